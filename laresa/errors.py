@@ -1,0 +1,33 @@
+"""Errors a user can mend. Each message names the value, what was expected, and where to look."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LaresaError(Exception):
+    """Base of the errors that the command line prints without a traceback (exit code 2)."""
+
+
+class ConfigError(LaresaError, ValueError):
+    """A configuration field, subset or option that can't be used."""
+
+
+class DataError(LaresaError, ValueError):
+    """A data set, image or taxonomy that can't be used."""
+
+
+class CheckpointError(LaresaError, OSError):
+    """A checkpoint could not be written or read; the one before it is intact."""
+
+
+class NonFiniteLossError(LaresaError, ArithmeticError):
+    """A loss term became NaN or infinite; training can't go on."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for a near match, else the sorted list of what is known."""
+    known = sorted(known)
+    match = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(known)}"

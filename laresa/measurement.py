@@ -1,0 +1,36 @@
+"""What one epoch measured. Free of torch, so that reports read it on any laptop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The metrics of one finished epoch.
+
+    epoch: 1 for the first epoch.
+    metrics: name -> value, names as in MLflow ("train/loss", "weight/ce", "val/top1").
+    seconds: wall time of the epoch (training and validation, without checkpointing).
+    timestamp: Unix time in milliseconds at which the epoch ended. It is kept in the checkpoint, so that
+        delivering the same measurement twice is the same fact twice and not two facts.
+    """
+
+    epoch: int
+    metrics: Mapping[str, float]
+    seconds: float
+    timestamp: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "metrics": dict(self.metrics),
+            "seconds": self.seconds,
+            "timestamp": self.timestamp,
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Measurement:
+        return cls(int(fields["epoch"]), dict(fields["metrics"]), float(fields["seconds"]), int(fields["timestamp"]))

@@ -58,9 +58,9 @@ def subset_terms(subset: str, *, group_reg: bool = False) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialConfig:
-    """One point of the search space. Fields that have no effect in a subset become None: equal learning, equal signature.
+    """One point of the search space.
 
-    Defaults are the LARESA paper's (App. A) where it states one. See README.md for each field's meaning.
+    A field that has no effect in a subset becomes None: equal learning, equal signature. Defaults are the LARESA paper's (App. A) where it states one. See README.md for each field's meaning.
     """
 
     # data
@@ -76,6 +76,7 @@ class TrialConfig:
     # model
     backbone: str = "test_resnet"
     pretrained: bool = False
+    input_size: int | None = None  # pixels the backbone sees, resized on the device; None: image_size
     latent_dim: int | None = None  # None: the width of the label embeddings
     # objective
     subset: str = "ce+anchor+triplet+reg"
@@ -102,7 +103,7 @@ class TrialConfig:
     patience: int = 100  # epochs without a better validation top-1 before training stops
     seed: int = 42
     # arithmetic
-    precision: str = "fp32"  # or "bf16", "fp16": autocast
+    precision: str = "fp32"  # or "bf16": autocast
     channels_last: bool = False
 
     def __post_init__(self) -> None:
@@ -188,7 +189,7 @@ class TrialConfig:
         object.__setattr__(self, name, None if not has_effect else default if value is None else value)
 
     def _check(self) -> None:
-        positive = ("lr", "batch_size", "epochs", "patience", "image_size", "latent_dim", "alpha_lr", "freeze_epoch")
+        positive = ("lr", "batch_size", "epochs", "patience", "image_size", "input_size", "latent_dim", "alpha_lr", "freeze_epoch")
         not_negative = ("fold", "seed", "split_seed", "weight_decay", "margin", "kl_tau", "aux_scale")
         for name in positive:
             _require(name, getattr(self, name), lambda value: value > 0, "a number > 0")
@@ -197,7 +198,7 @@ class TrialConfig:
         _require("floor_eps", self.floor_eps, lambda value: 0 < value <= 1, "a number in (0, 1]")
         _choice("weighting", self.weighting, WEIGHTINGS)
         _choice("schedule", self.schedule, ("none", "cosine"))
-        _choice("precision", self.precision, ("fp32", "bf16", "fp16"))
+        _choice("precision", self.precision, ("fp32", "bf16"))
         _choice("label_text", self.label_text, ("name", "description"))
         _choice("variance_reduction", self.variance_reduction, ("sum", "mean"))
         for name in self.augmentations:

@@ -1,0 +1,214 @@
+"""Is a difference more than luck? Every arm against `ce`, variants against the arm they vary, and over all blocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from reports.formats import MISSING, Cell, Column, Rows, Table, probability, signed
+from reports.select import BASELINE, TEST, Arm, Block
+from reports.statistics import (
+    ALPHA,
+    Floats,
+    Pooled,
+    bca_interval,
+    holm,
+    mean_sd,
+    paired_differences,
+    pooled,
+    probability_better,
+    replicates_for_effect,
+    replicates_needed,
+    sign_flip_p,
+    smallest_p,
+)
+from reports.tables import ARM, Context, Row, block_rows
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One arm against another, paired by seed and fold, in points of test top-1. points: one difference a pair.
+
+    p_holm is adjusted over all comparisons of the table.
+    """
+
+    block: Block
+    arm: str
+    against: str
+    points: Floats
+    mean: float
+    sd: float
+    low: float
+    high: float
+    p: float
+    better: float
+    p_holm: float = math.nan
+
+    @property
+    def n(self) -> int:
+        return int(self.points.size)
+
+    @property
+    def significant(self) -> bool:
+        return self.p_holm <= ALPHA
+
+
+def against_baseline(blocks: Iterable[Block], rng: np.random.Generator) -> list[Comparison]:
+    """Every other arm against `ce` of its block."""
+    pairs = [(block, arm, block.arm(BASELINE)) for block in blocks for arm in block.arms if arm.label != BASELINE]
+    return _compare(pairs, rng)
+
+
+def variants(blocks: Iterable[Block], rng: np.random.Generator) -> list[Comparison]:
+    """Every arm that changes something of a subset (shuffled labels, another weighting) against that subset's own."""
+    pairs = [(block, arm, block.arm(arm.subset)) for block in blocks for arm in block.arms if arm.label != arm.subset]
+    return _compare(pairs, rng)
+
+
+def _compare(pairs: Iterable[tuple[Block, Arm, Arm | None]], rng: np.random.Generator) -> list[Comparison]:
+    found = [_comparison(block, arm, other, rng) for block, arm, other in pairs if other is not None]
+    adjusted = holm([comparison.p for comparison in found])
+    return [replace(comparison, p_holm=p) for comparison, p in zip(found, adjusted, strict=True)]
+
+
+def _comparison(block: Block, arm: Arm, other: Arm, rng: np.random.Generator) -> Comparison:
+    # Rounded far below one image of a test set: equal accuracies must not differ by floating-point dust.
+    points_R = np.round(100 * paired_differences(arm.values(TEST), other.values(TEST)), 9)
+    mean, sd = mean_sd(points_R)
+    low, high = bca_interval(points_R, rng)
+    p, better = sign_flip_p(points_R, rng), probability_better(points_R, rng)
+    return Comparison(block, arm.label, other.label, points_R, mean, sd, low, high, p, better)
+
+
+# ---------------------------------------------------------------------------------------------------- tables
+COLUMNS = (
+    Column("pairs", ("n_pairs",)),
+    Column("difference [points]", ("difference_mean", "difference_sd")),
+    Column("95 % interval", ("low", "high")),
+    Column("p", ("p",)),
+    Column("p (Holm)", ("p_holm",)),
+    Column("P(better)", ("probability_better",)),
+    Column("pairs for 80 % power", ("pairs_for_power",)),
+)
+NOTES = (
+    "Difference: mean ± sample deviation (ddof 1) over the pairs, each one seed and fold.",
+    "Interval: BCa bootstrap of the mean over the pairs; under about 10 pairs it is shorter than its name promises.",
+    "p: exact sign-flip test, two-sided; p (Holm): adjusted over all rows of this table.",
+    "P(better): share of 9,999 Bayesian bootstrap draws (Dirichlet weights over the pairs) with a mean above 0; "
+    "it is 1 as soon as every difference is positive, however few there are.",
+    "Pairs for 80 % power: if the difference and deviation seen here were the true ones (paired t-test at .05).",
+)
+
+
+def baseline_table(context: Context, found: Sequence[Comparison]) -> Table | None:
+    """Every arm against `ce`; None where there is nothing to compare."""
+    return _table(context, "comparisons", f"Test top-1 against {BASELINE}", found)
+
+
+def variants_table(context: Context, found: Sequence[Comparison]) -> Table | None:
+    """Controls and remedies against the arm they vary; None where the study has none."""
+    return _table(context, "variants", "Controls and remedies against the arm they vary", found)
+
+
+def _table(context: Context, name: str, title: str, found: Sequence[Comparison]) -> Table | None:
+    rows = [
+        block_rows(block, [_row(comparison) for comparison in found if comparison.block is block])
+        for block in context.blocks
+    ]
+    columns = (ARM, Column("against", ("against",), "l"), *COLUMNS)
+    notes = context.notes(*NOTES, significance_note(found))
+    return Table(name, title, columns, tuple(block for block in rows if block.rows), notes) if found else None
+
+
+def _row(comparison: Comparison) -> Row:
+    c = comparison
+    needed = _pairs_for_power(c)
+    return (
+        Cell(c.arm, (c.arm,)),
+        Cell(c.against, (c.against,)),
+        Cell(str(c.n), (c.n,)),
+        Cell(difference(c), (c.mean, c.sd)),
+        Cell(interval(c.low, c.high), (c.low, c.high)),
+        Cell(probability(c.p), (c.p,)),
+        Cell(probability(c.p_holm) + "*" * c.significant, (c.p_holm,)),
+        Cell(MISSING if math.isnan(c.better) else f"{c.better:.2f}", (c.better,)),
+        Cell(MISSING if needed is None else f"{needed:,}", (needed,)),
+    )
+
+
+def difference(comparison: Comparison) -> str:
+    """ "+1.1 ± 0.8", in points."""
+    text = signed(comparison.mean, 1)
+    return text if math.isnan(comparison.sd) else f"{text} ± {comparison.sd:.1f}"
+
+
+def interval(low: float, high: float) -> str:
+    return MISSING if math.isnan(low) else f"{signed(low, 1)} to {signed(high, 1)}"
+
+
+def _pairs_for_power(comparison: Comparison) -> int | None:
+    if comparison.n < 2 or comparison.mean == 0:
+        return None
+    return replicates_for_effect(comparison.mean, comparison.sd)
+
+
+def significance_note(found: Sequence[Comparison]) -> str:
+    """What the number of pairs lets these tests say at all, in words."""
+    n, tests = max((c.n for c in found), default=0), sum(c.n > 0 for c in found)
+    if tests == 0:
+        return "No replicate has both arms of a row: nothing could be compared."
+    least = smallest_p(n)
+    if tests * least <= ALPHA:
+        return "*: p (Holm) at most .05."
+    needed = replicates_needed(ALPHA / tests)
+    if least <= ALPHA:
+        return (
+            f"With n = {n} pairs the smallest p this test can give is {least:.2g}; over {tests} comparisons Holm makes "
+            f"that {min(1, tests * least):.2g}, so no row can be significant at .05: that takes {needed} pairs."
+        )
+    return (
+        f"n too small: with n = {n} the smallest p this test can give is {least:.2g}, so no difference, however large, "
+        f"can be significant at .05: that takes {replicates_needed()} pairs for one comparison, {needed} for {tests} of them."
+    )
+
+
+def pooled_table(context: Context, found: Sequence[Comparison]) -> Table | None:
+    """Each arm against `ce` over all blocks; None unless there are several."""
+    rows = []
+    for label in dict.fromkeys(comparison.arm for comparison in found):
+        groups = [c.points for c in found if c.arm == label and c.n]
+        if len(groups) > 1:
+            rows.append(_pooled_row(label, pooled(groups)))
+    columns = (
+        ARM,
+        Column("data set and backbone pairs", ("pairs",)),
+        Column("replicates", ("replicates",)),
+        Column("difference [points]", ("difference_mean",)),
+        Column("95 % interval", ("low", "high")),
+        Column("sd between pairs", ("sd_between",)),
+        Column("sd within a pair", ("sd_within",)),
+    )
+    notes = (
+        "Replicates within pairs; every pair weighs the same. Interval: t over the pairs' means, "
+        "so it speaks of further pairs like these.",
+        "sd between: of the pairs' true differences, by the method of moments; sd within: of replicates in a pair.",
+    )
+    blocks = (Rows("all data sets and backbones", (), tuple(rows)),)
+    title = f"Test top-1 against {BASELINE}, pooled"
+    return Table("pooled", title, columns, blocks, context.notes(*notes), block_keys=()) if rows else None
+
+
+def _pooled_row(label: str, estimate: Pooled) -> Row:
+    e = estimate
+    return (
+        Cell(label, (label,)),
+        Cell(str(e.pairs), (e.pairs,)),
+        Cell(str(e.replicates), (e.replicates,)),
+        Cell(signed(e.mean, 1), (e.mean,)),
+        Cell(interval(e.low, e.high), (e.low, e.high)),
+        Cell(MISSING if math.isnan(e.sd_between) else f"{e.sd_between:.1f}", (e.sd_between,)),
+        Cell(MISSING if math.isnan(e.sd_within) else f"{e.sd_within:.1f}", (e.sd_within,)),
+    )

@@ -1,0 +1,166 @@
+"""How sure we may be: pure functions on paired differences, each small enough to check by hand.
+
+R: replicates. A difference is one replicate's (arm minus baseline), both trained on the same fold and seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+Key = TypeVar("Key", bound=tuple[int, ...])
+Floats = npt.NDArray[np.float64]
+
+ALPHA = 0.05
+PATTERNS = 99_999  # sign patterns: all 2^R of them while they are no more than this (R = 16), else so many are drawn
+
+
+def mean_sd(values: Sequence[float] | Floats) -> tuple[float, float]:
+    """Mean and sample standard deviation (ddof 1). No value: (nan, nan); one value: (value, nan)."""
+    x = np.asarray(values, dtype=np.float64)
+    return (float(x.mean()) if x.size else math.nan, float(x.std(ddof=1)) if x.size > 1 else math.nan)
+
+
+def paired_differences(arm: Mapping[Key, float], baseline: Mapping[Key, float]) -> Floats:
+    """arm - baseline over the replicates that both have, in the order of their keys. Shape R."""
+    return np.array([arm[key] - baseline[key] for key in sorted(arm.keys() & baseline.keys())], dtype=np.float64)
+
+
+def bca_interval(
+    differences_R: Floats, rng: np.random.Generator, *, level: float = 0.95, resamples: int = 9999
+) -> tuple[float, float]:
+    """Bias-corrected and accelerated bootstrap interval of the mean (Efron 1987).
+
+    R < 2: (nan, nan), nothing to resample. All equal: that value twice. R = 2: the two values themselves, for the
+    resampled means are only three. At R below about 10 the interval is too short: its true coverage is under `level`.
+    """
+    if differences_R.size < 2:
+        return math.nan, math.nan
+    if np.ptp(differences_R) == 0:
+        return float(differences_R[0]), float(differences_R[0])
+    result = stats.bootstrap(
+        (differences_R,), np.mean, confidence_level=level, n_resamples=resamples, method="BCa", rng=rng
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def sign_flip_p(differences_R: Floats, rng: np.random.Generator) -> float:
+    """Two-sided p of the paired permutation test: under the null each difference is as likely to have the other sign.
+
+    Exact (all 2^R patterns) up to R = 16, then from 99,999 drawn patterns. R = 0: nan. R = 1: 1.
+    """
+    if differences_R.size < 2:
+        return 1.0 if differences_R.size else math.nan
+    result = stats.permutation_test(
+        (differences_R,),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=PATTERNS,
+        rng=rng,
+    )
+    return float(result.pvalue)
+
+
+def smallest_p(n: int) -> float:
+    """The smallest two-sided p that an exact sign-flip test on n pairs can give: 2 / 2^n, at most 1."""
+    return min(1.0, 2.0 / 2.0**n)
+
+
+def replicates_needed(alpha: float = ALPHA) -> int:
+    """The fewest pairs with which the exact test can reach alpha at all; for m comparisons (Holm) ask for alpha / m."""
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha={alpha!r}: expected a number in (0, 1)")
+    return next(n for n in range(1, 1100) if smallest_p(n) <= alpha)
+
+
+def replicates_for_effect(difference: float, sd: float, *, power: float = 0.8, alpha: float = ALPHA) -> int:
+    """The fewest pairs with which a paired t-test finds `difference` with probability `power`.
+
+    sd: deviation of the paired differences. Exact power (noncentral t), never fewer than `replicates_needed(alpha)`.
+    Raises ValueError for a difference of 0, which no number of replicates finds.
+    """
+    if difference == 0 or not math.isfinite(difference) or not sd >= 0:
+        raise ValueError(f"difference={difference!r}, sd={sd!r}: expected a difference other than 0 and sd >= 0")
+    fewest = replicates_needed(alpha)
+    if sd == 0:
+        return fewest
+    effect = abs(difference) / sd
+    guess = ((stats.norm.isf(alpha / 2) + stats.norm.ppf(power)) / effect) ** 2  # the normal approximation, too small
+    n = max(fewest, math.floor(guess))
+    while _paired_t_power(effect, n, alpha) < power:
+        n += 1
+    return n
+
+
+def _paired_t_power(effect: float, n: int, alpha: float) -> float:
+    if n > 1000:  # the noncentral t loses precision where the normal is as good
+        return float(stats.norm.sf(stats.norm.isf(alpha / 2) - effect * math.sqrt(n)))
+    critical = stats.t.isf(alpha / 2, n - 1)
+    shift = effect * math.sqrt(n)
+    return float(stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjusted p, in the order given; nan (no test was made) stays nan and is not counted."""
+    adjusted = [math.nan] * len(p_values)
+    tested = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
+    running = 0.0
+    for rank, (p, i) in enumerate(tested):
+        running = max(running, min(1.0, p * (len(tested) - rank)))
+        adjusted[i] = running
+    return adjusted
+
+
+def probability_better(differences_R: Floats, rng: np.random.Generator, *, draws: int = 9999) -> float:
+    """P(mean difference > 0) under the Bayesian bootstrap (Rubin 1981): replicates weighted by Dirichlet(1, ..., 1).
+
+    A tie counts half. R < 2: nan. It is 1 as soon as all differences are positive, however few: not a test.
+    """
+    if differences_R.size < 2:
+        return math.nan
+    means = rng.dirichlet(np.ones(differences_R.size), size=draws) @ differences_R
+    return float((means > 0).mean() + 0.5 * (means == 0).mean())
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """A mean difference over pairs (data set, backbone), with its 95 % t interval.
+
+    sd_between: of the pairs' true differences, the replicates' noise taken out; sd_within: of replicates in a pair.
+    """
+
+    mean: float
+    low: float
+    high: float
+    pairs: int
+    replicates: int
+    sd_between: float
+    sd_within: float
+
+
+def pooled(differences: Sequence[Floats], *, level: float = 0.95) -> Pooled:
+    """Two-level estimate, replicates within pairs: every pair weighs the same, however many replicates it has.
+
+    The standard error comes from the spread of the pairs' means, which holds both levels of noise (t with P - 1 degrees
+    of freedom). With one pair it comes from its replicates, and says nothing about other pairs. Where no spread can be
+    estimated, the interval is nan. sd_between is the method of moments: max(0, var(means) - mean(sd_within^2 / R_p)).
+    """
+    groups = [np.asarray(group, dtype=np.float64) for group in differences if len(group)]
+    means = np.array([group.mean() for group in groups])
+    freedom = sum(group.size - 1 for group in groups)
+    within = sum(float(((group - group.mean()) ** 2).sum()) for group in groups) / freedom if freedom else math.nan
+    unit = groups[0] if len(groups) == 1 else means
+    mean, sd = mean_sd(unit)
+    half = float(stats.t.ppf(0.5 + level / 2, unit.size - 1)) * sd / math.sqrt(unit.size) if unit.size > 1 else math.nan
+    between = math.nan
+    if len(groups) > 1 and freedom:
+        noise = within * float(np.mean([1 / group.size for group in groups]))
+        between = math.sqrt(max(0.0, sd**2 - noise))
+    size = sum(group.size for group in groups)
+    return Pooled(mean, mean - half, mean + half, len(groups), size, between, math.sqrt(within))

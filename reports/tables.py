@@ -1,0 +1,315 @@
+"""What each table says: records in, `formats.Table` out. Failed trials are counted in every one of them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from reports.formats import MISSING, Cell, Column, Rows, Table, signed, spread
+from reports.published import published
+from reports.select import BASELINE, TEST, Arm, Block, Budget, SelectionRule, usable
+from reports.statistics import mean_sd, paired_differences
+from sweeps.service.records import STATES, TrialRecord
+
+Row = tuple[Cell, ...]
+SEED_AND_FOLD = "± is the sample standard deviation (ddof 1) over the n replicates, each one seed and fold."
+COUNTS = (
+    "ok: trials that finished with a test result / trials started; "
+    "failed, pruned, interrupted and running ones count in the second number."
+)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A metric as it is shown: its name in the records, a title, factor and decimals; stem: of its CSV columns."""
+
+    metric: str
+    title: str
+    stem: str
+    scale: float = 1.0
+    digits: int = 3
+    ranked: bool = True  # higher is better: mark the best and the second
+
+
+TOP1 = Quantity(TEST, "test top-1 [%]", "top1", 100, 1)
+NN_HIT = Quantity("test/nn_hit", "NN-hit [%]", "nn_hit", 100, 1)
+SILHOUETTE = Quantity("test/silhouette", "silhouette", "silhouette")
+CORRELATIONS = tuple(
+    Quantity(f"test/{kind}_{level}", f"{kind.capitalize()}, {level}", f"{kind}_{level}")
+    for level in ("fine", "coarse")
+    for kind in ("spearman", "pearson")
+)
+PEAK = Quantity("best_epoch", "epochs to peak", "epochs", digits=1, ranked=False)
+
+
+# ---------------------------------------------------------------------------------------------------- cells
+def label_cell(arm: Arm) -> Cell:
+    return Cell(arm.label, (arm.label,))
+
+
+def count_cell(arm: Arm) -> Cell:
+    """ "9/10"; where several trials stand for one replicate, also how many replicates are left."""
+    n = len(arm.chosen)
+    text = f"{arm.n_ok}/{arm.n_total}" + (f" (n = {n})" if n != arm.n_ok else "")
+    return Cell(text, (n, arm.n_ok, arm.n_total))
+
+
+COUNT = Column("ok", ("n", "n_ok", "n_total"))
+ARM = Column("arm", ("arm",), "l")
+
+
+def quantity_cell(arm: Arm, quantity: Quantity) -> Cell:
+    """Mean ± deviation over the replicates that have the metric; says n where some of them lack it."""
+    values = [quantity.scale * number for number in arm.values(quantity.metric).values()]
+    mean, sd = mean_sd(values)
+    text = spread(mean, sd, quantity.digits)
+    if 0 < len(values) < len(arm.chosen):
+        text += f" (n = {len(values)})"
+    return Cell(text, (mean, sd))
+
+
+def quantity_column(quantity: Quantity) -> Column:
+    return Column(quantity.title, (f"{quantity.stem}_mean", f"{quantity.stem}_sd"))
+
+
+def marked(rows: Sequence[Row], column: int) -> list[Row]:
+    """The highest mean of the column marked best, the next one second. A single row has no rival and no mark."""
+    ranks = sorted({_mean(row[column]) for row in rows if not math.isnan(_mean(row[column]))}, reverse=True)
+    marks = dict(zip(ranks, ("best", "second"), strict=False)) if len(rows) > 1 else {}
+    return [
+        (*row[:column], replace(row[column], mark=marks.get(_mean(row[column]), "")), *row[column + 1 :])
+        for row in rows
+    ]
+
+
+def _mean(cell: Cell) -> float:
+    mean = cell.values[0]
+    return mean if isinstance(mean, float) else math.nan
+
+
+def block_rows(block: Block, rows: Sequence[Row]) -> Rows:
+    return Rows(block.title, (block.dataset, block.backbone), tuple(rows))
+
+
+# ---------------------------------------------------------------------------------------------------- tables
+@dataclass(frozen=True)
+class Context:
+    """What every table has to say about itself."""
+
+    blocks: tuple[Block, ...]
+    rule: SelectionRule
+    budget: Budget
+
+    def notes(self, *own: str) -> tuple[str, ...]:
+        """n, the table's own notes, the selection rule, the budget."""
+        sizes = sorted({len(arm.chosen) for block in self.blocks for arm in block.arms})
+        n = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+        configs = [trial.config for block in self.blocks for trial in block.trials]
+        most = max(config.epochs for config in configs)
+        return (
+            f"n = {n} replicates an arm.",
+            *own,
+            f"Selection ({self.rule.name}): {self.rule.text}.",
+            f"Budget: {self.budget.text}, at most {most} epochs a trial.",
+        )
+
+
+def quantities_table(
+    context: Context, name: str, title: str, quantities: Sequence[Quantity], notes: Sequence[str]
+) -> Table:
+    """One row an arm, one column a quantity: the shape of the latent, correlation and epoch tables."""
+
+    def rows(block: Block) -> Sequence[Row]:
+        made: Sequence[Row] = [
+            (label_cell(arm), *(quantity_cell(arm, q) for q in quantities), count_cell(arm)) for arm in block.arms
+        ]
+        for number, quantity in enumerate(quantities, start=1):
+            made = marked(made, number) if quantity.ranked else made
+        return made
+
+    columns = (ARM, *map(quantity_column, quantities), COUNT)
+    ranked = ("Bold: the best mean of a block, underlined: the second.",) if any(q.ranked for q in quantities) else ()
+    return _table(context, name, title, columns, rows, (SEED_AND_FOLD, COUNTS, *ranked, *notes))
+
+
+def _table(
+    context: Context,
+    name: str,
+    title: str,
+    columns: tuple[Column, ...],
+    rows: Callable[[Block], Sequence[Row]],
+    notes: Sequence[str],
+) -> Table:
+    blocks = tuple(block_rows(block, rows(block)) for block in context.blocks)
+    return Table(name, title, columns, blocks, context.notes(*notes))
+
+
+def top1_table(context: Context) -> Table:
+    """Test top-1 by arm, with the paired gain over `ce` and the count of collapsed trials."""
+    columns = (
+        ARM,
+        quantity_column(TOP1),
+        Column("gain over ce [points]", ("gain_mean", "gain_sd", "n_pairs")),
+        COUNT,
+        Column("collapsed", ("collapsed",)),
+    )
+    notes = (
+        SEED_AND_FOLD,
+        f"Gain: mean ± deviation of the differences to {BASELINE}, paired by seed and fold.",
+        COUNTS,
+        "Bold: the best mean of a block, underlined: the second.",
+        "†k: in k trials the weighting collapsed, the weight of cross-entropy falling under 0.05.",
+    )
+    return _table(context, "top1", "Test top-1 by arm", columns, _top1_rows, notes)
+
+
+def _top1_rows(block: Block) -> list[Row]:
+    baseline = block.arm(BASELINE)
+    rows = [
+        (
+            label_cell(arm),
+            quantity_cell(arm, TOP1),
+            _gain_cell(arm, baseline),
+            count_cell(arm),
+            Cell(f"†{arm.collapsed}" if arm.collapsed else "0", (arm.collapsed,)),
+        )
+        for arm in block.arms
+    ]
+    return marked(rows, 1)
+
+
+def _gain_cell(arm: Arm, baseline: Arm | None) -> Cell:
+    if arm is baseline:
+        return Cell("baseline", (None, None, None))
+    gains = 100 * paired_differences(arm.values(TEST), baseline.values(TEST) if baseline else {})
+    mean, sd = mean_sd(gains)
+    text = signed(mean, 1) + ("" if math.isnan(sd) else f" ± {sd:.1f}")
+    if 0 < gains.size < len(arm.chosen):
+        text += f" (n = {gains.size})"
+    return Cell(text, (mean, sd, gains.size))
+
+
+def latent_table(context: Context) -> Table:
+    """NN-hit and silhouette of the test latents."""
+    notes = (
+        "NN-hit: share of fine classes whose nearest other class centroid (Euclidean) has the same coarse class.",
+        "Silhouette: over coarse classes, Euclidean, from -1 to 1.",
+    )
+    return quantities_table(context, "latents", "Latent space on test", (NN_HIT, SILHOUETTE), notes)
+
+
+def correlation_table(context: Context) -> Table:
+    """Correlation of distances in the latent space with those of the label embeddings, at both levels."""
+    notes = (
+        "Over all pairs of fine (coarse) classes: Euclidean distance between class centroids in the latent space "
+        "against cosine distance between the embeddings of the class names.",
+    )
+    title = "Correlation of latent with semantic distances on test"
+    return quantities_table(context, "correlations", title, CORRELATIONS, notes)
+
+
+def peak_table(context: Context) -> Table:
+    """Epochs until validation top-1 peaked."""
+    notes = ("The first epoch with the highest validation top-1; fewer is faster, not better.",)
+    return quantities_table(context, "epochs", "Epochs to peak validation accuracy", (PEAK,), notes)
+
+
+def failures_table(context: Context) -> Table:
+    """Trials by state and arm, with what the failed ones said."""
+    columns = (
+        ARM,
+        *(Column(state, (state,)) for state in STATES),
+        Column("no test result", ("no_test_result",)),
+        Column("first line of the error", ("error",), "wrap"),
+    )
+    notes = ("No test result: finished, but without a finite test top-1; such a trial is not ok.",)
+    return _table(
+        context, "failures", "What became of every trial", columns, lambda b: list(map(_failure_row, b.arms)), notes
+    )
+
+
+def _failure_row(arm: Arm) -> Row:
+    states = Counter(trial.state for trial in arm.trials)
+    mute = sum(trial.state == "finished" and not usable(trial) for trial in arm.trials)
+    errors = Counter(first_line(trial) for trial in arm.trials if trial.error)
+    text = "; ".join(f"{count} × {line}" for line, count in errors.most_common()) or MISSING
+    counts = [Cell(str(states[state]), (states[state],)) for state in STATES]
+    return (label_cell(arm), *counts, Cell(str(mute), (mute,)), Cell(text, (text if errors else None,)))
+
+
+def first_line(trial: TrialRecord, limit: int = 160) -> str:
+    """The error's first line; of a traceback, which begins with a heading, the last one. Cut at `limit` characters."""
+    lines = [line.strip() for line in (trial.error or "").splitlines() if line.strip()]
+    if not lines:
+        return ""
+    line = lines[-1] if lines[0].startswith("Traceback") else lines[0]
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def published_table(context: Context) -> Table | None:
+    """The paper's number beside ours, for pairs that are in the paper; None where there are none."""
+    quantities = {q.metric: q for q in (TOP1, NN_HIT, SILHOUETTE, *CORRELATIONS, PEAK)}
+    blocks = []
+    for block in context.blocks:
+        numbers = published(block.dataset, block.backbone)
+        rows = [
+            _published_row(arm, quantities[metric], number)
+            for (label, metric), number in numbers.items()
+            if (arm := block.arm(label)) is not None
+        ]
+        if rows:
+            blocks.append(block_rows(block, rows))
+    columns = (
+        ARM,
+        Column("quantity", ("quantity",), "l"),
+        Column("ours", ("ours_mean", "ours_sd")),
+        Column("paper", ("paper",)),
+        Column("ours − paper", ("difference",)),
+        COUNT,
+    )
+    notes = (
+        SEED_AND_FOLD,
+        COUNTS,
+        "Paper: LARESA, tables 2, 3, 7 and 8, a single seed (42) without an interval: "
+        "a difference is to be read against our deviation.",
+    )
+    return Table("published", "Beside the paper", columns, tuple(blocks), context.notes(*notes)) if blocks else None
+
+
+def _published_row(arm: Arm, quantity: Quantity, paper: float) -> Row:
+    """paper: in the unit that is shown (percent for top-1 and NN-hit)."""
+    ours = quantity_cell(arm, quantity)
+    mean = _mean(ours)
+    return (
+        label_cell(arm),
+        Cell(quantity.title, (quantity.stem,)),
+        ours,
+        Cell(spread(paper, math.nan, quantity.digits), (paper,)),
+        Cell(signed(mean - paper, quantity.digits), (mean - paper,)),
+        count_cell(arm),
+    )
+
+
+def plan_table(context: Context, plan: Mapping[str, tuple[float, float]]) -> Table:
+    """What was planned beside what came: name -> (planned, actual)."""
+    columns = (
+        Column("quantity", ("quantity",), "l"),
+        Column("planned", ("planned",)),
+        Column("actual", ("actual",)),
+        Column("actual / planned", ("ratio",)),
+    )
+    rows = []
+    for name, (planned, actual) in plan.items():
+        ratio = actual / planned if planned else math.nan
+        rows.append(
+            (
+                Cell(name, (name,)),
+                Cell(f"{planned:,.6g}", (planned,)),
+                Cell(f"{actual:,.6g}", (actual,)),
+                Cell(MISSING if math.isnan(ratio) else f"{ratio:.2f}", (ratio,)),
+            )
+        )
+    blocks = (Rows("all trials", (), tuple(rows)),)
+    return Table("plan", "Plan against actual", columns, blocks, context.notes(), block_keys=())

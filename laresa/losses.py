@@ -7,10 +7,11 @@ Sources: LARESA (its equation or section), HACE (arXiv 2605.06274), HXE and soft
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import normalize, pad, relu
 
 from laresa.hierarchy import Hierarchy, hierarchy, log_masses
@@ -18,37 +19,17 @@ from laresa.hierarchy import Hierarchy, hierarchy, log_masses
 if TYPE_CHECKING:
     from laresa.taxonomy import Taxonomy
 
-EPS = 1e-12  # norms below it count as it: the cosine of a zero latent is 0 and so is its gradient
+EPS = 1e-12  # a norm below it counts as zero
 
 
 # ---------------------------------------------------------------------- LARESA
-def cosines(z_ND: Tensor, unit_NKD: Tensor) -> Tensor:
-    """cos(z_n, u_nk) -> N x K, for unit vectors u.
-
-    The dot products are divided by |z|, which is cheaper than to write a normalised copy of z.
-    """
-    dot_NK = torch.bmm(unit_NKD, z_ND.unsqueeze(2)).squeeze(2)
-    return dot_NK / torch.linalg.vector_norm(z_ND, dim=1, keepdim=True).clamp_min(EPS)
-
-
-def anchor_from_cosines(fine_N: Tensor, coarse_N: Tensor, weights_2: Tensor) -> Tensor:
-    """`anchor_loss` where the cosines are known."""
-    return weights_2[0] * (1 - fine_N) + weights_2[1] * (1 - coarse_N)
-
-
-def triplet_from_cosines(positive_N: Tensor, negative_N: Tensor, *, margin: float) -> Tensor:
-    """`triplet_loss` where the cosines are known."""
-    return relu(margin - positive_N + negative_N)
-
-
 def anchor_loss(z_ND: Tensor, fine_ND: Tensor, coarse_ND: Tensor, weights_2: Tensor) -> Tensor:
     """b_f (1 - cos(z, e_y)) + b_c (1 - cos(z, g_c(y))), per sample (N). LARESA Eq. 1, sec. 2.2.
 
     fine_ND, coarse_ND: embeddings of each sample's class and of its coarse class, of any length but zero.
     weights_2: (b_f, b_c), convex.
     """
-    cosine_N2 = cosines(z_ND, normalize(torch.stack((fine_ND, coarse_ND), 1), dim=2))
-    return anchor_from_cosines(cosine_N2[:, 0], cosine_N2[:, 1], weights_2)
+    return anchor_from_cosines(cosines(z_ND, normalize(torch.stack((fine_ND, coarse_ND), 1), dim=2)), weights_2)
 
 
 def triplet_loss(z_ND: Tensor, positive_ND: Tensor, negative_ND: Tensor, *, margin: float) -> Tensor:
@@ -62,21 +43,94 @@ def triplet_loss(z_ND: Tensor, positive_ND: Tensor, negative_ND: Tensor, *, marg
 
 def center_loss(z_ND: Tensor) -> Tensor:
     """|mean of z over the batch|^2, a scalar. LARESA sec. 2.4; not the center loss of Wen et al."""
-    return z_ND.mean(0).square().sum()
+    return center_from_mean(z_ND.mean(0))
 
 
 def variance_loss(z_ND: Tensor, *, reduction: str = "sum") -> Tensor:
     """sum_i (sigma_i - 1)^2 over the D dimensions, a scalar. LARESA sec. 2.4.
 
-    sigma as torch.std (Bessel's correction); a batch of one has none and gives 0.
+    sigma as torch.std (Bessel's correction); a batch of one gives 0. A dimension that is constant over the batch has
+    no direction to grow in: its gradient is 0.
     reduction: "sum" (the paper) or "mean" over D.
     """
     if reduction not in ("sum", "mean"):
         raise ValueError(f"reduction={reduction!r}: expected 'sum' or 'mean'")
-    if len(z_ND) < 2:
-        return z_ND[:0].sum()  # a zero that still hangs on the graph
-    squares_D = (z_ND.std(0) - 1).square()
-    return squares_D.sum() if reduction == "sum" else squares_D.mean()
+    return variance_from_sigma(moments(z_ND)[1], reduction=reduction)
+
+
+# ---------------------------------------------------------------------- the same from what several terms share
+def cosines(z_ND: Tensor, unit_NKD: Tensor) -> Tensor:
+    """cos(z_n, u_nk) -> N x K, for unit vectors u (taken as constants). A zero z has cosine 0 and gradient 0."""
+    return _Cosines.apply(z_ND, unit_NKD)
+
+
+def moments(z_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """(mean_D, sigma_D) over the batch, sigma with Bessel's correction. A batch of one has sigma 1 and no gradient."""
+    return _Moments.apply(z_ND)
+
+
+def anchor_from_cosines(cosine_N2: Tensor, weights_2: Tensor) -> Tensor:
+    """`anchor_loss` from cosines to (fine, coarse). It is linear: from their means over N (2) follows its mean."""
+    return ((1 - cosine_N2) * weights_2).sum(-1)
+
+
+def triplet_from_cosines(positive_N: Tensor, negative_N: Tensor, *, margin: float) -> Tensor:
+    """`triplet_loss` from cosines."""
+    return relu(negative_N - positive_N + margin)
+
+
+def center_from_mean(mean_D: Tensor) -> Tensor:
+    """`center_loss` from the mean."""
+    return mean_D.dot(mean_D)
+
+
+def variance_from_sigma(sigma_D: Tensor, *, reduction: str) -> Tensor:
+    """`variance_loss` from sigma."""
+    away_D = sigma_D - 1
+    total = away_D.dot(away_D)
+    return total / len(away_D) if reduction == "mean" else total
+
+
+class _Cosines(torch.autograd.Function):
+    """By hand, because autograd's chain through norm and quotient writes N x D five times over (2x the time)."""
+
+    @staticmethod
+    def forward(ctx: Any, z_ND: Tensor, unit_NKD: Tensor) -> Tensor:
+        norm_N1 = torch.linalg.vector_norm(z_ND, dim=1, keepdim=True)
+        inverse_N1 = norm_N1.reciprocal().masked_fill_(norm_N1 < EPS, 0)
+        unit_ND = z_ND * inverse_N1
+        cosine_NK = (unit_NKD * unit_ND.unsqueeze(1)).sum(2)
+        ctx.save_for_backward(unit_ND, inverse_N1, unit_NKD, cosine_NK)
+        return cosine_NK
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_NK: Tensor) -> tuple[Tensor, None]:
+        unit_ND, inverse_N1, unit_NKD, cosine_NK = ctx.saved_tensors
+        along_N1 = (grad_NK * cosine_NK).sum(1, keepdim=True)
+        grad_ND = (unit_NKD * grad_NK.unsqueeze(2)).sum(1)
+        return grad_ND.addcmul_(unit_ND, along_N1, value=-1).mul_(inverse_N1), None
+
+
+class _Moments(torch.autograd.Function):
+    """By hand for the same reason; torch.std over the batch is also slow on a CPU (4x)."""
+
+    @staticmethod
+    def forward(ctx: Any, z_ND: Tensor) -> tuple[Tensor, Tensor]:
+        mean_D = z_ND.mean(0)
+        centred_ND = z_ND - mean_D
+        one = len(z_ND) < 2
+        sigma_D = torch.ones_like(mean_D) if one else (centred_ND.square().sum(0) / (len(z_ND) - 1)).sqrt()
+        ctx.save_for_backward(centred_ND, sigma_D)
+        return mean_D, sigma_D
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_mean_D: Tensor, grad_sigma_D: Tensor) -> Tensor:
+        centred_ND, sigma_D = ctx.saved_tensors
+        n = len(centred_ND)
+        slope_D = grad_sigma_D / (sigma_D * max(n - 1, 1)).clamp_min(EPS)
+        return torch.addcmul(grad_mean_D / n, centred_ND, slope_D)
 
 
 # ---------------------------------------------------------------------- losses over a tree

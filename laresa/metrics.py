@@ -37,9 +37,8 @@ def evaluate(logits_NC: Array, z_ND: Array, y_N: Array, tree: Taxonomy, labels: 
     """
     logits_NC, z_ND, y_N = _numpy(logits_NC), _numpy(z_ND), _numpy(y_N)
     parent_C, pred_N = _numpy(tree.parent_C), logits_NC.argmax(1)
-    _, first_K = np.unique(parent_C, return_index=True)  # coarse_CD repeats a parent for each of its classes
     spearman_fine, pearson_fine = semantic_correlation(z_ND, y_N, labels.fine_CD)
-    spearman_coarse, pearson_coarse = semantic_correlation(z_ND, parent_C[y_N], _numpy(labels.coarse_CD)[first_K])
+    spearman_coarse, pearson_coarse = semantic_correlation(z_ND, parent_C[y_N], labels.coarse_KD)
     return {
         "top1": top1(logits_NC, y_N),
         "nn_hit": nn_hit(z_ND, y_N, parent_C),

@@ -76,10 +76,13 @@ class Objective(nn.Module):
         values = {"ce": cross_entropy(logits_NC, y_N)}
         if "anchor" in self.parts or "triplet" in self.parts:
             values |= self._semantic_terms(z_ND, y_N, logits_NC.shape[1], generator)
+        if "center" in self.parts or "variance" in self.parts:
+            mean_D, sigma_D = losses.moments(z_ND)
         if "center" in self.parts:
-            values["center"] = losses.center_loss(z_ND)
+            values["center"] = losses.center_from_mean(mean_D)
         if "variance" in self.parts:
-            values["variance"] = losses.variance_loss(z_ND, reduction=str(self.config.variance_reduction))
+            reduction = str(self.config.variance_reduction)
+            values["variance"] = losses.variance_from_sigma(sigma_D, reduction=reduction)
         return torch.stack([values[part] for part in self.parts])
 
     def _semantic_terms(
@@ -92,12 +95,12 @@ class Objective(nn.Module):
         if "triplet" in self.parts:
             rows.append(negatives(y_N, n_classes, generator))
         cosine_NK = losses.cosines(z_ND, embedding(torch.stack(rows, 1), self.table.to(z_ND.dtype)))
-        own_N, *_, last_N = cosine_NK.unbind(1)
         values = {}
         if "anchor" in self.parts:
-            values["anchor"] = losses.anchor_from_cosines(own_N, cosine_NK[:, 1], self.beta_logits_2.softmax(0)).mean()
+            values["anchor"] = losses.anchor_from_cosines(cosine_NK[:, :2].mean(0), self.beta_logits_2.softmax(0))
         if "triplet" in self.parts:
-            values["triplet"] = losses.triplet_from_cosines(own_N, last_N, margin=float(self.config.margin or 0)).mean()
+            margin = float(self.config.margin or 0)
+            values["triplet"] = losses.triplet_from_cosines(cosine_NK[:, 0], cosine_NK[:, -1], margin=margin).mean()
         return values
 
     def set_epoch(self, epoch: int) -> None:

@@ -189,7 +189,17 @@ class TrialConfig:
         object.__setattr__(self, name, None if not has_effect else default if value is None else value)
 
     def _check(self) -> None:
-        positive = ("lr", "batch_size", "epochs", "patience", "image_size", "input_size", "latent_dim", "alpha_lr", "freeze_epoch")
+        positive = (
+            "lr",
+            "batch_size",
+            "epochs",
+            "patience",
+            "image_size",
+            "input_size",
+            "latent_dim",
+            "alpha_lr",
+            "freeze_epoch",
+        )
         not_negative = ("fold", "seed", "split_seed", "weight_decay", "margin", "kl_tau", "aux_scale")
         for name in positive:
             _require(name, getattr(self, name), lambda value: value > 0, "a number > 0")
@@ -249,7 +259,7 @@ def _coerce(name: str, annotation: str, value: Any) -> Any:
         return float(value)
     if kind == "int" and isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value):
         return int(value)
-    if kind == "bool" and isinstance(value, bool) or kind == "str" and isinstance(value, str):
+    if (kind == "bool" and isinstance(value, bool)) or (kind == "str" and isinstance(value, str)):
         return value
     raise ConfigError(f"{name}={value!r} is {type(value).__name__}: expected {annotation}")
 

@@ -37,7 +37,9 @@ def build_model(name: str, *, pretrained: bool, input_size: int, latent_dim: int
         with torch.no_grad():
             features = backbone.eval()(torch.zeros(1, 3, input_size, input_size))
     except Exception as error:  # timm raises many kinds here; every one means "this size does not fit"
-        raise ConfigError(f"backbone {name!r} can't take images of {input_size} px ({error}): set input_size") from error
+        raise ConfigError(
+            f"backbone {name!r} can't take images of {input_size} px ({error}): set input_size"
+        ) from error
     if features.ndim != 2:
         raise ConfigError(f"backbone {name!r} gives features of shape {tuple(features.shape)}: expected [N, width]")
     return LatentClassifier(backbone.train(), features.shape[1], latent_dim, classes)
@@ -58,7 +60,9 @@ def _backbone(name: str, pretrained: bool, input_size: int) -> nn.Module:
         except TypeError:  # convolutional models take any size and know no img_size
             return timm.create_model(name, pretrained=pretrained, num_classes=0)
     except (AssertionError, ValueError) as error:
-        raise ConfigError(f"backbone {name!r} can't take images of {input_size} px ({error}): set input_size") from error
+        raise ConfigError(
+            f"backbone {name!r} can't take images of {input_size} px ({error}): set input_size"
+        ) from error
     except Exception as error:  # hub, network and file errors of many libraries
         if not pretrained:
             raise

@@ -8,9 +8,8 @@ final weights are equal to the bit; on a GPU up to its nondeterministic kernels.
 from __future__ import annotations
 
 import math
-import random
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,8 @@ from laresa.measurement import Measurement
 from laresa.metrics import evaluate
 from laresa.model import LatentClassifier, build_model, input_statistics
 from laresa.objective import Objective
+from laresa.seeds import derive_seed, seed_everything
+from laresa.seeds import generator as generator_for
 
 EVALUATION_BATCH = 512
 ON_DEVICE_BYTES = 4 << 30  # a data set up to this size lives on the accelerator
@@ -94,7 +95,7 @@ class Trainer:
     def __init__(self, config: TrialConfig, *, dataset: Dataset | None, device: str | torch.device | None) -> None:
         self.config = config
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        _seed_everything(config.seed)
+        seed_everything(config.seed)
         self.dataset = dataset or load(
             config.dataset, fold=config.fold, split_seed=config.split_seed, image_size=config.image_size
         )
@@ -121,9 +122,13 @@ class Trainer:
             classes=len(data.taxonomy.names),
         )
         self.input_size = size
-        self.mean, self.std = input_statistics(model) if config.pretrained else (data.mean, data.std)
+        self.mean: Sequence[float] = data.mean
+        self.std: Sequence[float] = data.std
+        if config.pretrained:
+            self.mean, self.std = input_statistics(model)
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        return model.to(self.device, memory_format=layout)
+        model = model.to(self.device)
+        return model.to(memory_format=layout)  # type: ignore[call-overload]  # torch's own signature lacks it
 
     def _build_objective(self) -> Objective:
         labels = _labels(self.config, self.dataset, shuffled=True) if self.config.shuffle_labels else self.labels
@@ -149,7 +154,7 @@ class Trainer:
     @property
     def finished(self) -> bool:
         done = len(self.history)
-        return done >= self.config.epochs or done - self.best_epoch >= self.config.patience > 0 and done > 0
+        return done >= self.config.epochs or (done - self.best_epoch >= self.config.patience > 0 and done > 0)
 
     def epoch(self) -> Measurement:
         """Train one epoch, validate, remember the best weights."""
@@ -168,7 +173,7 @@ class Trainer:
 
     def _train_epoch(self, number: int) -> dict[str, float]:
         config = self.config
-        _seed_everything(derive_seed(config.seed, number, "network"))
+        seed_everything(derive_seed(config.seed, number, "network"))
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * _schedule(config.schedule, (number - 1) / config.epochs)
         self.model.train()
@@ -185,17 +190,12 @@ class Trainer:
         return self._epoch_metrics(torch.stack(losses).double().cpu(), number)
 
     def _epoch_metrics(self, losses_ST: Tensor, number: int) -> dict[str, float]:
-        """Means over the epoch's steps. The one transfer from the device finds a non-finite loss at its exact step."""
-        names = ("", *(f"_{part}" for part in self.config.parts))
+        """Means over the epoch's S steps of (total, each part): the one transfer from the device in an epoch."""
+        names = ("total", *self.config.parts)
         if not torch.isfinite(losses_ST).all():
-            step, term = (int(i) for i in (~torch.isfinite(losses_ST)).nonzero()[0])
-            bad = [name[1:] for name, value in zip(names[1:], losses_ST[step, 1:], strict=True) if not value.isfinite()]
-            values = ", ".join(f"{n[1:]} {v:.4g}" for n, v in zip(names[1:], losses_ST[step, 1:].tolist(), strict=True))
-            raise NonFiniteLossError(
-                f"loss is not finite at step {step + 1} of epoch {number}, first in {' and '.join(bad) or 'the total'} "
-                f"({values}): lower lr={self.config.lr:g}, or look at the weighting {self.config.weighting!r}"
-            )
-        metrics = {f"train/loss{name}": value for name, value in zip(names, losses_ST.mean(0).tolist(), strict=True)}
+            raise _blame(losses_ST, names, number)
+        means = dict(zip(names, losses_ST.mean(0).tolist(), strict=True))
+        metrics = {"train/loss": means.pop("total")} | {f"train/loss_{part}": value for part, value in means.items()}
         metrics |= {f"weight/{term}": value for term, value in self.objective.weights().items()}
         if len(self.config.terms) > 1:
             metrics["weight/entropy"] = self.objective.entropy()
@@ -206,8 +206,8 @@ class Trainer:
     def _batches(self, number: int) -> Iterator[tuple[Tensor, Tensor, torch.Generator]]:
         """Every image once, in batches of nearly equal size (none of one image alone, which batch norm can't take)."""
         config, split = self.config, self._train
-        order = torch.randperm(len(split.labels), generator=_generator("cpu", config.seed, number, "order"))
-        generator = _generator(self.device, config.seed, number, "batch")
+        order = torch.randperm(len(split.labels), generator=generator_for("cpu", config.seed, number, "order"))
+        generator = generator_for(self.device, config.seed, number, "batch")
         for index in order.tensor_split(math.ceil(len(order) / config.batch_size)):
             index = index.to(split.images.device)
             images = split.images[index].to(self.device, non_blocking=True)
@@ -301,23 +301,15 @@ class Trainer:
                     slots[name] = torch.empty_like(parameter, memory_format=torch.preserve_format).copy_(value)
 
 
-def derive_seed(seed: int, epoch: int, stream: str) -> int:
-    """An independent 63-bit seed for one epoch and one use of randomness."""
-    words = np.random.SeedSequence([seed, epoch, *stream.encode()]).generate_state(2, np.uint32)
-    return (int(words[0]) << 31) ^ int(words[1])
-
-
-def _generator(device: str | torch.device, seed: int, epoch: int, stream: str) -> torch.Generator:
-    return torch.Generator(device).manual_seed(derive_seed(seed, epoch, stream))
-
-
-def _seed_everything(seed: int) -> None:
-    """LARESA, App. A: random, numpy, torch on CPU and CUDA, deterministic kernels where they exist."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    torch.use_deterministic_algorithms(True, warn_only=True)
+def _blame(losses_ST: Tensor, names: Sequence[str], epoch: int) -> NonFiniteLossError:
+    """Which step of the epoch was the first without a finite loss, and which terms were to blame."""
+    step = int((~torch.isfinite(losses_ST)).any(1).nonzero()[0])
+    values = dict(zip(names, losses_ST[step].tolist(), strict=True))
+    guilty = [name for name in names if not math.isfinite(values[name]) and name != "total"]
+    what = ", ".join(f"{name} = {values[name]}" for name in guilty) or "the weights, every term being finite"
+    return NonFiniteLossError(
+        f"the loss is {values['total']} at step {step + 1} of epoch {epoch}: {what}. Lower lr or alpha_lr, or use fp32."
+    )
 
 
 def _schedule(name: str, done: float) -> float:

@@ -1,1 +1,19 @@
+"""The sweep service. From here, the query: what was the best, what was tried. Only MLflow is touched, never Ray."""
 
+from __future__ import annotations
+
+from typing import Any
+
+from sweeps.service import records
+from sweeps.service.records import TrialRecord, best, best_n
+
+__all__ = ["TrialRecord", "best", "best_n", "trials"]
+
+
+def trials(sweep: str, *, as_frame: bool = False, **options: Any) -> Any:
+    """Every trial of a sweep: a list of TrialRecord, or with as_frame a pandas frame, one row a trial.
+
+    options: where, tracking_uri, with_history (see sweeps.service.records.trials).
+    """
+    found = records.trials(sweep, **options)
+    return records.as_frame(found) if as_frame else found

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from laresa.config import TrialConfig
+from laresa.errors import ConfigError, nearest
 from laresa.measurement import Measurement
+from sweeps.service.server import LocalServer
+from sweeps.service.tracking import check, client
 
 SCHEMA_VERSION = 1
 STATES = ("finished", "pruned", "failed", "interrupted", "running")
@@ -50,3 +58,205 @@ class TrialRecord:
             "error": self.error,
             "provenance": dict(self.provenance),
         }
+
+
+def reading_uri(uri: str | None) -> str:
+    """Where to read: as given, else MLFLOW_TRACKING_URI, else the local server, else its database without a server."""
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if uri:
+        check(uri)
+        return uri
+    server = LocalServer()
+    return server.url() or server.store
+
+
+def tracked_states(sweep: str, uri: str | None) -> dict[str, str]:
+    """signature -> state of every trial the tracker holds for a sweep; empty for a sweep it does not know."""
+    uri = reading_uri(uri)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        return {}
+    experiment = client(uri).get_experiment_by_name(sweep)
+    if experiment is None:
+        return {}
+    runs = _runs(client(uri), experiment.experiment_id, "")
+    return {run.data.tags["laresa.signature"]: run.data.tags.get("laresa.state", "interrupted") for run in runs}
+
+
+def trials(
+    sweep: str,
+    *,
+    where: Mapping[str, Any] | None = None,
+    tracking_uri: str | None = None,
+    with_history: bool = False,
+) -> list[TrialRecord]:
+    """Every trial of a sweep, oldest first, in whatever state.
+
+    where: field of TrialConfig (or "arm", "state") -> value it must have.
+    with_history: also fetch each trial's measurements by epoch (one file a trial).
+    ConfigError: no such sweep; unknown field in `where`.
+    """
+    uri = reading_uri(tracking_uri)
+    api, experiment_id = _experiment(uri, sweep)
+    conditions = _conditions(where or {})
+    found = [_record(sweep, run) for run in _runs(api, experiment_id, conditions)]
+    return [_with_history(api, record) for record in found] if with_history else found
+
+
+def best_n(
+    sweep: str,
+    metric: str = "val/top1",
+    *,
+    n: int = 1,
+    by: str | None = None,
+    where: Mapping[str, Any] | None = None,
+    mode: str = "max",
+    tracking_uri: str | None = None,
+) -> list[TrialRecord]:
+    """The n best finished trials; with `by`, the n best of each value of that field.
+
+    A validation metric counts at the epoch best on validation top-1, not at the last one.
+    ConfigError: no such sweep, none finished, or none has the metric.
+    """
+    if n < 1 or mode not in ("max", "min"):
+        raise ConfigError(f"n={n}, mode={mode!r}: expected n >= 1 and mode 'max' or 'min'")
+    finished = trials(sweep, where={**(where or {}), "state": "finished"}, tracking_uri=tracking_uri)
+    if not finished:
+        raise ConfigError(f"sweep {sweep!r} has no finished trial{f' where {dict(where)}' if where else ''}")
+    name = f"best/{metric}" if metric.startswith("val/") else metric
+    scored = [record for record in finished if record.metrics.get(name) is not None]
+    if not scored:
+        known = {m.removeprefix("best/") for record in finished for m in record.metrics}
+        raise ConfigError(f"no finished trial of {sweep!r} has the metric {metric!r}{nearest(metric, known)}")
+    scored.sort(key=lambda record: record.metrics[name], reverse=mode == "max")
+    groups: dict[Any, list[TrialRecord]] = {}
+    for record in scored:
+        groups.setdefault(_value(record, by) if by else None, []).append(record)
+    return [record for group in groups.values() for record in group[:n]]
+
+
+def best(sweep: str, metric: str = "val/top1", **options: Any) -> TrialRecord:
+    """The best finished trial of a sweep (options as in best_n)."""
+    return best_n(sweep, metric, n=1, **options)[0]
+
+
+def latents(record: TrialRecord, *, tracking_uri: str | None = None) -> Mapping[str, Any] | None:
+    """The arrays of a trial's latents.npz; None for a trial that has none (it did not finish)."""
+    import numpy as np
+
+    if record.state != "finished":
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        api = client(reading_uri(tracking_uri))
+        with np.load(api.download_artifacts(record.run_id, "latents.npz", folder)) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+
+def attach_report(sweep: str, folder: Path, *, tracking_uri: str | None = None) -> None:
+    """Log a report to the sweep's parent run, so that it opens in MLflow's UI."""
+    uri = reading_uri(tracking_uri)
+    api, experiment_id = _experiment(uri, sweep)
+    for parent in api.search_runs([experiment_id], "tags.`laresa.kind` = 'sweep'", max_results=1):
+        api.log_artifacts(parent.info.run_id, str(folder), "report")
+
+
+def as_frame(records: Sequence[TrialRecord]) -> Any:
+    """pandas: one row a trial; columns are identity, state, config fields and metrics."""
+    import pandas as pd
+
+    rows = [
+        {
+            "signature": r.signature,
+            "run_id": r.run_id,
+            "arm": r.arm,
+            "state": r.state,
+            **r.config.to_dict(),
+            **r.metrics,
+        }
+        for r in records
+    ]
+    return pd.DataFrame(rows)
+
+
+def _experiment(uri: str, sweep: str) -> tuple[Any, str]:
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise ConfigError(f"no sweep {sweep!r}: nothing was tracked in {uri.removeprefix('sqlite:///')} yet")
+    api = client(uri)
+    experiment = api.get_experiment_by_name(sweep)
+    if experiment is None:
+        known = [e.name for e in api.search_experiments(max_results=1000) if e.name != "Default"]
+        raise ConfigError(f"no sweep {sweep!r} at {uri}{nearest(sweep, known)}")
+    return api, experiment.experiment_id
+
+
+def _runs(api: Any, experiment_id: str, conditions: str) -> Iterator[Any]:
+    token: str | None = None
+    while True:
+        page = api.search_runs(
+            [experiment_id],
+            f"tags.`laresa.kind` = 'trial'{conditions}",
+            max_results=1000,
+            order_by=["attributes.start_time ASC"],
+            page_token=token,
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _conditions(where: Mapping[str, Any]) -> str:
+    fields = {field.name for field in dataclasses.fields(TrialConfig)}
+    conditions = ""
+    for name, value in where.items():
+        if name in ("arm", "state"):
+            key = f"tags.`laresa.{name}`"
+        elif name in fields:
+            key = f"params.`{name}`"
+        else:
+            raise ConfigError(f"where: unknown field {name!r}{nearest(name, fields | {'arm', 'state'})}")
+        text = value if isinstance(value, str) else json.dumps(value)
+        quoted = text.replace("'", "''")
+        conditions += f" AND {key} = '{quoted}'"
+    return conditions
+
+
+def _record(sweep: str, run: Any) -> TrialRecord:
+    tags, params = run.data.tags, run.data.params
+    fields = {name: _parse(name, text) for name, text in params.items()}
+    return TrialRecord(
+        sweep=sweep,
+        signature=tags["laresa.signature"],
+        run_id=run.info.run_id,
+        arm=tags["laresa.arm"],
+        config=TrialConfig.from_dict(fields),
+        state=tags.get("laresa.state", "interrupted"),
+        metrics=dict(run.data.metrics),
+        error=tags.get("laresa.error"),
+        provenance={name.removeprefix("laresa."): value for name, value in tags.items() if name.startswith("laresa.")},
+    )
+
+
+_TEXT_FIELDS = {field.name for field in dataclasses.fields(TrialConfig) if str(field.type).startswith("str")}
+
+
+def _parse(name: str, text: str) -> Any:
+    """A parameter as MLflow keeps it: text fields as they are (or null), all others as JSON."""
+    return (None if text == "null" else text) if name in _TEXT_FIELDS else json.loads(text)
+
+
+def _with_history(api: Any, record: TrialRecord) -> TrialRecord:
+    if record.state not in ("finished", "failed", "pruned"):
+        return record
+    with tempfile.TemporaryDirectory() as folder:
+        rows = json.loads(Path(api.download_artifacts(record.run_id, "history.json", folder)).read_text())
+    return dataclasses.replace(record, history=tuple(Measurement.from_dict(row) for row in rows))
+
+
+def _value(record: TrialRecord, name: str) -> Any:
+    if name in ("arm", "state"):
+        return getattr(record, name)
+    fields = record.config.to_dict()
+    if name not in fields:
+        raise ConfigError(f"by: unknown field {name!r}{nearest(name, {*fields, 'arm', 'state'})}")
+    value = fields[name]
+    return tuple(value) if isinstance(value, list) else value

@@ -1,4 +1,6 @@
-"""A sweep's storage: checkpoints and outcomes under the trial's signature. The truth; the tracker holds a delivered copy.
+"""A sweep's storage: checkpoints and outcomes under the trial's signature.
+
+It is the truth; the tracker holds a delivered copy.
 
     <storage>/<sweep>/driver.lock
     <storage>/<sweep>/trials/<signature>/attempt-0001/checkpoint.safetensors

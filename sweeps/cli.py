@@ -1,0 +1,203 @@
+"""The `laresa` command. Exit code 0: done; 1: work failed; 2: bad use."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from laresa.errors import LaresaError, NonFiniteLossError
+from sweeps.service.options import add_place_options, run_options
+
+STUDIES = {"ablation": "sweeps.ablation"}
+DEMO = ["--sweep", "demo", "--dataset", "emoji120"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        return int(args.handler(args) or 0)
+    except NonFiniteLossError as error:
+        print(f"laresa: {error}", file=sys.stderr)
+        return 1
+    except LaresaError as error:
+        print(f"laresa: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+    except BrokenPipeError:
+        return 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="laresa", description="Sweeps for classifiers trained with label semantics.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+    demo = verbs.add_parser("demo", help="the main job on the embedded data: ten arms, three replicates, a report")
+    importlib.import_module(STUDIES["ablation"]).add_options(demo)
+    demo.set_defaults(handler=_demo)
+    for verb, handler, text in (
+        ("plan", _plan, "every trial a study would run, and what is finished already; runs nothing"),
+        ("run", _run, "run a study; run again = continue, nothing is trained twice"),
+    ):
+        studies = verbs.add_parser(verb, help=text).add_subparsers(dest="study", required=True, metavar="STUDY")
+        for name, module in STUDIES.items():
+            study = studies.add_parser(name, help=(importlib.import_module(module).__doc__ or "").splitlines()[0])
+            importlib.import_module(module).add_options(study)
+            if verb == "plan":
+                study.add_argument("--json", action="store_true", help="print a list of trials as JSON")
+            study.set_defaults(handler=handler)
+    _add_query_verbs(verbs)
+    return parser
+
+
+def _add_query_verbs(verbs: Any) -> None:
+    status = verbs.add_parser("status", help="a sweep's trials by state")
+    best = verbs.add_parser("best", help="the best configurations of a sweep")
+    report = verbs.add_parser("report", help="tables, figures and report.html of a sweep")
+    for verb in (status, best, report):
+        verb.add_argument("sweep", metavar="SWEEP")
+        add_place_options(verb)
+    for verb in (status, best):
+        verb.add_argument("--json", action="store_true", help="print a list of records as JSON")
+    best.add_argument("--metric", default="val/top1", help="at the epoch best on validation (default: val/top1)")
+    best.add_argument("--n", type=int, default=1, help="how many (default: 1)")
+    best.add_argument("--by", metavar="FIELD", help="the best of each value of a field, such as subset")
+    report.add_argument("--out", metavar="DIR", help="folder to write (default: build/SWEEP)")
+    ui = verbs.add_parser("ui", help="MLflow's address; starts the local server if none runs")
+    ui.add_argument("--stop", action="store_true", help="end the local server")
+    status.set_defaults(handler=_status)
+    best.set_defaults(handler=_best)
+    report.set_defaults(handler=_report)
+    ui.set_defaults(handler=_ui)
+
+
+# ---------------------------------------------------------------------- running
+
+
+def _demo(args: argparse.Namespace) -> int:
+    args.sweep = args.sweep or "demo"
+    args.study = "ablation"
+    return _run(args)
+
+
+def _study(args: argparse.Namespace) -> Any:
+    return importlib.import_module(STUDIES[args.study]).build(args)
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from sweeps.service import plan as planning
+    from sweeps.service.records import tracked_states
+    from sweeps.service.runner import sweep_folder
+
+    study, options = _study(args), run_options(args)
+    rows = planning.plan(study, sweep_folder(study.name, options), tracked_states(study.name, options.tracking_uri))
+    if args.json:
+        print(json.dumps([row.to_dict() for row in rows], indent=1))
+        return 0
+    for row in rows:
+        config = row.trial.config
+        print(f"{row.trial.signature}  {row.state:10s} {row.trial.arm}, seed {config.seed}, fold {config.fold}")
+    done = sum(row.done for row in rows)
+    print(f"{study.name}: {len(rows)} trials, {done} done, {len(rows) - done} to train")
+    return 0
+
+
+def _run(args: argparse.Namespace) -> int:
+    from sweeps.service.runner import run
+
+    study = _study(args)
+    result = run(study, run_options(args))
+    report = _write_report(study.name, args.tracking_uri, Path("build") / study.name)
+    print(report.top1)
+    print(f"states      {', '.join(f'{count} {state}' for state, count in sorted(result.states.items()))}")
+    print(
+        f"time        {result.wall_seconds:.0f} s for the sweep, {result.training_seconds:.0f} s of it training "
+        f"on {result.concurrency} workers: efficiency {result.efficiency:.2f}"
+    )
+    print(f"report      {report.html}")
+    print(f"MLflow      {result.sweep.uri}/#/experiments/{result.sweep.experiment_id}")
+    return 0 if set(result.states) <= {"finished", "pruned"} else 1
+
+
+# ---------------------------------------------------------------------- asking
+
+
+def _status(args: argparse.Namespace) -> int:
+    from sweeps import trials
+
+    records = trials(args.sweep, tracking_uri=args.tracking_uri)
+    if args.json:
+        print(json.dumps([_brief(record) for record in records], indent=1))
+        return 0
+    counts: dict[str, int] = {}
+    for record in records:
+        counts[record.state] = counts.get(record.state, 0) + 1
+    print(f"{args.sweep}: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}")
+    for record in records:
+        if record.state == "running":
+            print(f"  running {record.arm}, seed {record.config.seed}, fold {record.config.fold}")
+    return 0
+
+
+def _best(args: argparse.Namespace) -> int:
+    from sweeps import best_n
+
+    records = best_n(args.sweep, metric=args.metric, n=args.n, by=args.by, tracking_uri=args.tracking_uri)
+    if args.json:
+        print(json.dumps([_brief(record) for record in records], indent=1))
+        return 0
+    for record in records:
+        values = ", ".join(
+            f"{k} {v:.4f}"
+            for k, v in sorted(record.metrics.items())
+            if k in (f"best/{args.metric}", args.metric, "test/top1")
+        )
+        print(f"{record.signature}  {record.arm}, seed {record.config.seed}, fold {record.config.fold}: {values}")
+        print("  " + json.dumps(record.config.to_dict()))
+    return 0
+
+
+def _brief(record: Any) -> dict[str, Any]:
+    fields: dict[str, Any] = record.to_dict()
+    fields.pop("history")
+    return fields
+
+
+def _report(args: argparse.Namespace) -> int:
+    report = _write_report(args.sweep, args.tracking_uri, Path(args.out) if args.out else Path("build") / args.sweep)
+    print(report.top1)
+    print(f"report      {report.html}")
+    return 0
+
+
+def _write_report(sweep: str, tracking_uri: str | None, out: Path) -> Any:
+    from reports.build import build_report
+    from sweeps.service import records
+
+    uri = records.reading_uri(tracking_uri)
+    found = records.trials(sweep, tracking_uri=uri, with_history=True)
+    report = build_report(found, out, latents=lambda record: records.latents(record, tracking_uri=uri), title=sweep)
+    records.attach_report(sweep, out, tracking_uri=uri)
+    return report
+
+
+def _ui(args: argparse.Namespace) -> int:
+    from sweeps.service.server import LocalServer
+
+    server = LocalServer()
+    if args.stop:
+        print("stopped" if server.stop() else "no local server runs")
+        return 0
+    url = server.launch()
+    server.wait(url)
+    print(url)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""The options every study shares, and what they make of a TrialConfig."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from laresa.config import TrialConfig, parse_field
+from laresa.errors import ConfigError
+from sweeps.recipes import RECIPES
+from sweeps.service.study import Replicate
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """Where and how a sweep runs; nothing here changes what is learned."""
+
+    tracking_uri: str | None = None
+    storage: Path | None = None
+    cpus_per_trial: float = 1.0
+    gpus_per_trial: float = 0.0
+    concurrency: int | None = None
+
+
+def add_study_options(parser: argparse.ArgumentParser) -> None:
+    """The options that interface stability promises to every study."""
+    what = parser.add_argument_group("what is trained")
+    what.add_argument(
+        "--sweep", metavar="NAME", help="name of the sweep; run again = continue (default: STUDY-DATASET)"
+    )
+    what.add_argument("--dataset", default="emoji120", metavar="NAME_OR_PATH", help="see `laresa data list`")
+    what.add_argument("--backbone", metavar="TIMM_NAME", help="any timm model (default: the data set's recipe)")
+    what.add_argument("--seeds", default="0,1,2", metavar="S,S,...", help="one replicate a seed (default: 0,1,2)")
+    what.add_argument(
+        "--folds", metavar="F,F,...", help="fold of each replicate (default: seed modulo number of folds)"
+    )
+    what.add_argument("--epochs", type=int, metavar="N")
+    what.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="any TrialConfig field; repeatable"
+    )
+    add_run_options(parser)
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    how = parser.add_argument_group("where and how it runs")
+    how.add_argument("--gpus-per-trial", type=float, default=0.0, metavar="F", help="a fraction packs a GPU")
+    how.add_argument("--cpus-per-trial", type=float, default=1.0, metavar="N", help="also the trial's threads")
+    how.add_argument("--concurrency", type=int, metavar="N", help="trials at once (default: as many as fit)")
+    add_place_options(how)
+
+
+def add_place_options(parser: Any) -> None:
+    parser.add_argument(
+        "--tracking-uri", metavar="URI", help="MLflow server (default: MLFLOW_TRACKING_URI, else a local one)"
+    )
+    parser.add_argument("--storage", metavar="PATH", help="checkpoints and outcomes (default: .laresa/storage)")
+
+
+def run_options(args: argparse.Namespace) -> RunOptions:
+    """Checked options; ConfigError names the one that can't be."""
+    if args.cpus_per_trial <= 0 or args.gpus_per_trial < 0:
+        raise ConfigError("--cpus-per-trial must be > 0 and --gpus-per-trial >= 0")
+    if args.concurrency is not None and args.concurrency < 1:
+        raise ConfigError(f"--concurrency {args.concurrency}: expected 1 or more")
+    return RunOptions(
+        tracking_uri=args.tracking_uri,
+        storage=Path(args.storage) if args.storage else None,
+        cpus_per_trial=args.cpus_per_trial,
+        gpus_per_trial=args.gpus_per_trial,
+        concurrency=args.concurrency,
+    )
+
+
+def base_config(args: argparse.Namespace) -> TrialConfig:
+    """The data set's recipe, overridden by the options, overridden by --set."""
+    fields: dict[str, Any] = {**RECIPES.get(args.dataset, {}), "dataset": args.dataset}
+    if args.backbone is not None:
+        fields["backbone"] = args.backbone
+    if args.epochs is not None:
+        fields["epochs"] = args.epochs
+    fields |= set_fields(args.set)
+    return TrialConfig.from_dict(fields)
+
+
+def set_fields(assignments: list[str]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {assignment!r}: expected FIELD=VALUE, such as --set lr=0.001")
+        if name in fields:
+            raise ConfigError(f"--set {name} given more than once")
+        fields[name] = parse_field(name, text)
+    return fields
+
+
+def replicates(args: argparse.Namespace) -> tuple[Replicate, ...]:
+    """One replicate a seed; its fold is given, or the seed modulo the data set's number of folds."""
+    from laresa.data import folds
+
+    seeds, available = _integers("--seeds", args.seeds), folds(args.dataset)
+    chosen = _integers("--folds", args.folds) if args.folds else [seed % available for seed in seeds]
+    if len(chosen) != len(seeds):
+        raise ConfigError(f"--folds {args.folds}: expected {len(seeds)} folds, one for each of --seeds {args.seeds}")
+    for fold in chosen:
+        if fold >= available:
+            raise ConfigError(f"--folds {args.folds}: data set {args.dataset!r} has folds 0 to {available - 1}")
+    return tuple(Replicate(seed, fold) for seed, fold in zip(seeds, chosen, strict=True))
+
+
+def _integers(option: str, text: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{option} {text!r}: expected whole numbers with commas between, such as 0,1,2") from None
+    if min(numbers) < 0:
+        raise ConfigError(f"{option} {text!r}: expected numbers >= 0")
+    return numbers

@@ -1,0 +1,302 @@
+"""Write side of MLflow: one run a trial for ever, found by (sweep, signature); metrics in batches, from a thread.
+
+Delivery is idempotent: measurements carry their own timestamps, so that sending one again changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from laresa.errors import ConfigError
+from laresa.measurement import Measurement
+from sweeps.service.server import TrackingError, healthy
+from sweeps.service.storage import TrialFolder
+
+# The client's own back-off lasts minutes; ours knows what still has to be sent.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "KILLED", "running": "RUNNING"}
+METRICS_A_BATCH = 1000
+PARAMS_A_BATCH = 100
+log = logging.getLogger("laresa.tracking")
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """Where a sweep's trials are written: plain data, sent to every worker."""
+
+    uri: str
+    sweep: str
+    experiment_id: str
+    parent_run_id: str
+
+
+@dataclass(frozen=True)
+class TrialRun:
+    """What identifies and describes one trial's run."""
+
+    sweep: SweepRun
+    signature: str
+    arm: str
+    config: Mapping[str, Any]
+    tags: Mapping[str, str]
+
+
+def client(uri: str) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def check(uri: str) -> None:
+    """TrackingError now rather than after hours of training."""
+    if uri.startswith("http") and not healthy(uri, timeout=10):
+        raise TrackingError(
+            f"no MLflow server answers at {uri}: start it, correct --tracking-uri (or MLFLOW_TRACKING_URI), "
+            "or leave both out for a local server"
+        )
+
+
+def open_sweep(uri: str, sweep: str, description: Mapping[str, str]) -> SweepRun:
+    """The sweep's experiment and parent run, made when they don't exist."""
+    from mlflow.exceptions import MlflowException
+
+    api = client(uri)
+    try:
+        experiment = api.get_experiment_by_name(sweep)
+        experiment_id = experiment.experiment_id if experiment else api.create_experiment(sweep)
+    except MlflowException as error:
+        raise TrackingError(f"the tracking server at {uri} refused the sweep {sweep!r}: {error}") from error
+    if experiment is not None and experiment.lifecycle_stage != "active":
+        raise ConfigError(f"sweep {sweep!r} was deleted in MLflow: restore it there, or choose another --sweep")
+    parents = api.search_runs([experiment_id], "tags.`laresa.kind` = 'sweep'", max_results=1)
+    if parents:
+        parent = parents[0]
+        api.update_run(parent.info.run_id, status="RUNNING")
+    else:
+        tags = {"mlflow.runName": sweep, "laresa.kind": "sweep", "laresa.sweep": sweep}
+        parent = api.create_run(experiment_id, tags=tags)
+    for name, value in description.items():
+        api.set_tag(parent.info.run_id, name, value)
+    return SweepRun(uri, sweep, experiment_id, parent.info.run_id)
+
+
+def open_trial(api: Any, trial: TrialRun) -> str:
+    """The run id of this trial: found, or made once. Its status becomes RUNNING."""
+    run_id = find_run(api, trial.sweep.experiment_id, trial.signature)
+    if run_id:
+        api.update_run(run_id, status="RUNNING")
+        api.set_tag(run_id, "laresa.state", "running")
+        return run_id
+    tags = {
+        "mlflow.parentRunId": trial.sweep.parent_run_id,
+        "mlflow.runName": f"{trial.arm}, seed {trial.config['seed']}, fold {trial.config['fold']}",
+        "laresa.kind": "trial",
+        "laresa.sweep": trial.sweep.sweep,
+        "laresa.signature": trial.signature,
+        "laresa.arm": trial.arm,
+        "laresa.subset": trial.config["subset"],
+        "laresa.state": "running",
+        **trial.tags,
+    }
+    run_id = api.create_run(trial.sweep.experiment_id, tags=tags).info.run_id
+    log_params(api, run_id, trial.config)
+    return run_id
+
+
+def find_run(api: Any, experiment_id: str, signature: str) -> str | None:
+    runs = api.search_runs(
+        [experiment_id],
+        f"tags.`laresa.signature` = '{signature}'",
+        max_results=1,
+        order_by=["attributes.start_time ASC"],
+    )
+    return runs[0].info.run_id if runs else None
+
+
+def log_params(api: Any, run_id: str, config: Mapping[str, Any]) -> None:
+    from mlflow.entities import Param
+
+    params = [Param(name, value if isinstance(value, str) else json.dumps(value)) for name, value in config.items()]
+    for start in range(0, len(params), PARAMS_A_BATCH):
+        api.log_batch(run_id, params=params[start : start + PARAMS_A_BATCH])
+
+
+def log_measurements(api: Any, run_id: str, measurements: Sequence[Measurement]) -> None:
+    from mlflow.entities import Metric
+
+    metrics = [
+        Metric(name, float(value), measurement.timestamp, measurement.epoch)
+        for measurement in measurements
+        for name, value in {**measurement.metrics, "seconds/epoch": measurement.seconds}.items()
+    ]
+    for start in range(0, len(metrics), METRICS_A_BATCH):
+        api.log_batch(run_id, metrics=metrics[start : start + METRICS_A_BATCH])
+
+
+def deliver(api: Any, trial: TrialRun, folder: TrialFolder, *, after_epoch: int = 0) -> str:
+    """Bring a concluded trial's run to the state its storage says, whatever was sent before. Returns the run id.
+
+    after_epoch: the caller knows that measurements up to it have arrived.
+    """
+    outcome = folder.outcome()
+    if outcome is None:
+        raise TrackingError(f"{folder.root} has no outcome to deliver")
+    from mlflow.entities import Metric, RunTag
+
+    run_id = open_trial(api, trial)
+    history = [Measurement.from_dict(fields) for fields in outcome["history"]]
+    log_measurements(api, run_id, [m for m in history if m.epoch > after_epoch])
+    last = history[-1] if history else Measurement(0, {}, 0.0)
+    final = [Metric(name, float(v), last.timestamp, last.epoch) for name, v in outcome["metrics"].items()]
+    tags = {"laresa.state": outcome["state"], "laresa.attempts": str(outcome["attempts"]), **outcome["provenance"]}
+    if outcome["error"]:
+        tags["laresa.error"] = outcome["error"][:4000]
+    tags["laresa.collapsed"] = str(outcome["metrics"].get("collapse_step", -1) >= 0).lower()
+    api.log_batch(run_id, metrics=final, tags=[RunTag(name, value) for name, value in tags.items()])
+    for path, target in artifacts(folder):
+        api.log_artifact(run_id, str(path), target)
+    api.set_terminated(run_id, STATUS[outcome["state"]])
+    folder.delivered.write_text(run_id)
+    for path, _ in artifacts(folder):
+        if path.suffix in (".safetensors", ".npz", ".svg"):
+            path.unlink(missing_ok=True)  # MLflow has them now
+    return run_id
+
+
+def interrupt(api: Any, sweep: SweepRun, signature: str) -> None:
+    """Close the run of a trial that nobody trains any more; it goes on when the sweep is run again."""
+    if run_id := find_run(api, sweep.experiment_id, signature):
+        api.set_tag(run_id, "laresa.state", "interrupted")
+        api.set_terminated(run_id, STATUS["interrupted"])
+
+
+def artifacts(folder: TrialFolder) -> list[tuple[Path, str | None]]:
+    """(file, artifact folder) of what a concluded trial left on storage."""
+    places = {
+        "config.json": None,
+        "history.json": None,
+        "traceback.txt": None,
+        "model.safetensors": "checkpoint",
+        "latents.npz": None,
+        "weights.svg": "figures",
+    }
+    return [(folder.root / name, target) for name, target in places.items() if (folder.root / name).exists()]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    signature: str
+    measurements: tuple[Measurement, ...]
+
+
+class Courier(threading.Thread):
+    """Sends a worker's measurements from a thread of its own: training never waits for the server.
+
+    What waits together travels together, at most one batch of metrics every FLUSH_SECONDS. A job that fails because
+    the server is away is tried again until it succeeds; one that the server refuses is logged and left to the runner,
+    as is whatever was not sent when the worker ends: storage has it all.
+    """
+
+    FLUSH_SECONDS = 3.0
+    BACKOFF_SECONDS = (0.5, 1, 2, 4, 8, 15)
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(daemon=True, name="laresa-courier")
+        self._uri, self._stopping = uri, threading.Event()
+        self._messages: queue.SimpleQueue[_Measured | Callable[[Any], None] | None] = queue.SimpleQueue()
+        self._run_ids: dict[str, str] = {}
+        self._sent: dict[str, int] = {}  # last epoch delivered, by signature
+
+    def open(self, trial: TrialRun) -> None:
+        def job(api: Any) -> None:
+            self._run_ids[trial.signature] = open_trial(api, trial)
+            self._sent[trial.signature] = 0
+
+        self._messages.put(job)
+
+    def measured(self, signature: str, measurements: Sequence[Measurement]) -> None:
+        self._messages.put(_Measured(signature, tuple(measurements)))
+
+    def conclude(self, trial: TrialRun, folder: TrialFolder) -> None:
+        def job(api: Any) -> None:
+            deliver(api, trial, folder, after_epoch=self._sent.get(trial.signature, 0))
+
+        self._messages.put(job)
+
+    def stop(self, seconds: float) -> None:
+        """Send what is queued, for at most `seconds`."""
+        self._messages.put(None)
+        self.join(seconds)
+        self._stopping.set()
+
+    def run(self) -> None:
+        api = client(self._uri)
+        held: _Measured | Callable[[Any], None] | None = None
+        while True:
+            message = held or self._messages.get()
+            held = None
+            if message is None:
+                return
+            if isinstance(message, _Measured):
+                message, held, ending = self._gather(message)
+                self._until_done(api, self._send_job(message))
+                if ending:
+                    return
+            else:
+                self._until_done(api, message)
+
+    def _gather(self, first: _Measured) -> tuple[_Measured, Callable[[Any], None] | _Measured | None, bool]:
+        """(all measurements of `first`'s trial that come within FLUSH_SECONDS, the next other message, end seen)."""
+        measurements, deadline = list(first.measurements), time.monotonic() + self.FLUSH_SECONDS
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                message = self._messages.get(timeout=left)
+            except queue.Empty:
+                break
+            if not isinstance(message, _Measured) or message.signature != first.signature:
+                return _Measured(first.signature, tuple(measurements)), message, message is None
+            measurements.extend(message.measurements)
+        return _Measured(first.signature, tuple(measurements)), None, False
+
+    def _send_job(self, message: _Measured) -> Callable[[Any], None]:
+        def job(api: Any) -> None:
+            log_measurements(api, self._run_ids[message.signature], message.measurements)
+            self._sent[message.signature] = message.measurements[-1].epoch
+
+        return job
+
+    def _until_done(self, api: Any, job: Callable[[Any], None]) -> None:
+        tries = 0
+        while not self._stopping.is_set():
+            try:
+                return job(api)
+            except Exception as error:
+                if refused(error):
+                    log.warning("the tracking server refused a record, the runner will try again: %s", error)
+                    return None
+            self._stopping.wait(self.BACKOFF_SECONDS[min(tries, len(self.BACKOFF_SECONDS) - 1)])
+            tries += 1
+        return None
+
+
+def refused(error: Exception) -> bool:
+    """Whether trying again is useless: the server understood and said no, or the fault is ours."""
+    from mlflow.exceptions import MlflowException, RestException
+
+    if isinstance(error, RestException):
+        return error.error_code not in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
+    return not isinstance(error, (MlflowException, OSError))

@@ -1,0 +1,200 @@
+"""What runs on a worker: train() between Tune and the tracker. The one place that catches a trial's failure."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ray import tune
+from safetensors.torch import save_file
+
+from laresa.config import TrialConfig
+from laresa.data import Dataset, load
+from laresa.errors import CheckpointError
+from laresa.measurement import Measurement
+from laresa.train import Result, Trainer
+from sweeps.service.storage import Attempt, FencedError, SweepFolder, TrialFolder, write_json
+from sweeps.service.tracking import Courier, SweepRun, TrialRun
+
+log = logging.getLogger("laresa.trial")
+FAREWELL_SECONDS = 20.0  # how long a worker that ends may go on sending; the runner delivers the rest
+
+
+@dataclass(frozen=True)
+class TrialContext:
+    """What all trials of a sweep share: plain data that travels to the workers."""
+
+    sweep: SweepRun
+    folder: str
+    cpus: float
+    tags: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> TrialContext:
+        return cls(SweepRun(**fields["sweep"]), fields["folder"], fields["cpus"], fields["tags"])
+
+    def trial_folder(self, signature: str) -> TrialFolder:
+        return SweepFolder(Path(self.folder)).trial(signature)
+
+
+class TuneTrial(tune.Trainable):
+    """One worker, one trial after another (`reuse_actors`); one step() an epoch.
+
+    Tune's config: {"arm", "config" (TrialConfig as a dict), "context" (TrialContext as a dict)}.
+    """
+
+    _courier: Courier | None = None
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        try:
+            return self._session.step()
+        except FencedError as error:
+            log.warning("%s", error)
+            return {"done": True, "state": "fenced"}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        return {}  # ours lie under the signature; Tune keeps nothing that matters
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        return None
+
+    def cleanup(self) -> None:
+        if self._courier is not None:
+            self._courier.stop(FAREWELL_SECONDS)
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        context = TrialContext.from_dict(config["context"])
+        torch.set_num_threads(max(1, int(context.cpus)))
+        if self._courier is None:
+            self._courier = Courier(context.sweep.uri)
+            self._courier.start()
+        self._session = Session(TrialConfig.from_dict(config["config"]), config["arm"], context, self._courier)
+
+
+class Session:
+    """One trial on this worker, from its checkpoint (if any) to its outcome on storage and in the tracker."""
+
+    def __init__(self, config: TrialConfig, arm: str, context: TrialContext, courier: Courier) -> None:
+        self.config, self.arm, self.courier = config, arm, courier
+        self.signature = config.signature()
+        self.folder = context.trial_folder(self.signature)
+        self._attempt: Attempt | None = None
+        self.trainer: Trainer | None = None
+        tags = {**context.tags, "laresa.host": platform.node()}
+        self.run = TrialRun(context.sweep, self.signature, arm, config.to_dict(), tags)
+
+    def step(self) -> dict[str, Any]:
+        """Train one epoch, or conclude. Whatever the trial itself does wrong ends here, as its outcome."""
+        try:
+            if self.trainer is None:
+                self.trainer = self._start()
+            if self.trainer.finished:
+                return self._finish(self.trainer.result())
+            measurement = self.trainer.epoch()
+            self.attempt.check()
+            self.trainer.save(self.attempt.checkpoint)
+        except (FencedError, CheckpointError):
+            raise  # not the trial's fault: what is on storage stays as it is
+        except Exception as error:
+            return self._fail(error)
+        self.courier.measured(self.signature, [measurement])
+        seconds = {"seconds": measurement.seconds}
+        return {"epoch": measurement.epoch, "state": "running", **seconds, **measurement.metrics, "done": False}
+
+    @property
+    def attempt(self) -> Attempt:
+        """Taken when first needed: the right to write this trial's files."""
+        if self._attempt is None:
+            self._attempt = self.folder.new_attempt()
+        return self._attempt
+
+    def _start(self) -> Trainer:
+        self.attempt.check()
+        self.courier.open(self.run)
+        trainer = Trainer(self.config, dataset=_dataset(self.config), device=None)
+        for path in self.folder.checkpoints():
+            try:
+                trainer.restore(path)
+                break
+            except CheckpointError as error:
+                log.warning("%s; trying the one before it", error)
+                trainer = Trainer(self.config, dataset=trainer.dataset, device=None)
+        if trainer.history:
+            self.courier.measured(self.signature, trainer.history)
+        return trainer
+
+    def _finish(self, result: Result) -> dict[str, Any]:
+        self._write_artifacts(result.history)
+        save_file(dict(result.weights), self.folder.root / "model.safetensors")
+        np.savez_compressed(self.folder.root / "latents.npz", allow_pickle=False, **result.latents)
+        return self._conclude("finished", result.metrics, result.history)
+
+    def _fail(self, error: Exception) -> dict[str, Any]:
+        history = tuple(self.trainer.history) if self.trainer else ()
+        self._write_artifacts(history)
+        (self.folder.root / "traceback.txt").write_text("".join(traceback.format_exception(error)))
+        return self._conclude("failed", {}, history, error=f"{type(error).__name__}: {error}")
+
+    def _write_artifacts(self, history: tuple[Measurement, ...]) -> None:
+        write_json(self.folder.root / "config.json", self.config.to_dict())
+        write_json(self.folder.root / "history.json", [measurement.to_dict() for measurement in history])
+        if any("weight/entropy" in measurement.metrics for measurement in history):
+            from sweeps.service.weight_figure import draw_weights
+
+            draw_weights(history, self.folder.root / "weights.svg", title=f"{self.arm}, seed {self.config.seed}")
+
+    def _conclude(
+        self, state: str, metrics: Mapping[str, float], history: tuple[Measurement, ...], error: str | None = None
+    ) -> dict[str, Any]:
+        outcome = {
+            "schema_version": 1,
+            "signature": self.signature,
+            "arm": self.arm,
+            "state": state,
+            "error": error,
+            "metrics": dict(metrics),
+            "history": [measurement.to_dict() for measurement in history],
+            "provenance": self._provenance(),
+        }
+        self.attempt.conclude(outcome)
+        self.courier.conclude(self.run, self.folder)
+        summary = {"epoch": len(history), "state": state, "error": error or ""}
+        return {**summary, **metrics, "val/top1": metrics.get("best/val/top1", float("nan")), "done": True}
+
+    def _provenance(self) -> dict[str, str]:
+        provenance = {"laresa.device": "none"}
+        if self.trainer is not None:
+            data: Dataset = self.trainer.dataset
+            provenance["laresa.device"] = str(self.trainer.device)
+            provenance["laresa.data_fingerprint"], provenance["laresa.fold"] = data.fingerprint, data.fold_note
+        return provenance
+
+
+_loaded: dict[tuple[Any, ...], Dataset] = {}
+
+
+def _dataset(config: TrialConfig) -> Dataset:
+    """The trial's data set; the last one stays open, as the next trial on this worker mostly wants the same."""
+    key = (config.dataset, config.fold, config.split_seed, config.image_size)
+    if key not in _loaded:
+        _loaded.clear()
+        name, fold, split_seed, size = key
+        _loaded[key] = load(name, fold=fold, split_seed=split_seed, image_size=size)
+    return _loaded[key]

@@ -169,4 +169,7 @@ def _mean(values: NDArray[Any]) -> float:
 
 
 def _numpy(array: Array) -> NDArray[Any]:
-    return array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array)
+    if not isinstance(array, Tensor):
+        return np.asarray(array)
+    array = array.detach().cpu()
+    return (array.float() if array.dtype == torch.bfloat16 else array).numpy()  # numpy has no bfloat16

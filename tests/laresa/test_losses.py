@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
 
 from laresa import losses
 from laresa.hierarchy import hierarchy
@@ -153,7 +153,7 @@ def test_variance_is_the_naive_loop() -> None:
 
 
 def test_hand_written_gradients_pass_gradcheck() -> None:
-    unit = F.normalize(draw(10, N, 3, D), dim=2)
+    unit = normalize(draw(10, N, 3, D), dim=2)
     assert torch.autograd.gradcheck(lambda z: losses.cosines(z, unit), draw(9, N, D).requires_grad_())
     assert torch.autograd.gradcheck(losses.moments, draw(9, N, D).requires_grad_())
 
@@ -276,7 +276,7 @@ def test_hace_identities(tree: Taxonomy, seed: int, d: float) -> None:
     leaf_only[:, tree.leaves :] = -torch.inf
     torch.testing.assert_close(
         losses.hace_loss(leaf_only, y, tree, dilution=1.0),
-        F.cross_entropy(leaf_only[:, : tree.leaves], y, reduction="none"),
+        cross_entropy(leaf_only[:, : tree.leaves], y, reduction="none"),
     )
 
 
@@ -285,7 +285,7 @@ def test_hace_identities(tree: Taxonomy, seed: int, d: float) -> None:
 @given(seed=seeds, shift=st.floats(-50, 50))
 def test_tree_losses_reduce_to_cross_entropy_and_ignore_a_shift(tree: Taxonomy, seed: int, shift: float) -> None:
     y, x = labels(seed, tree.leaves), draw(seed, N, tree.leaves)
-    entropy = F.cross_entropy(x, y, reduction="none")
+    entropy = cross_entropy(x, y, reduction="none")
     torch.testing.assert_close(losses.hxe_loss(x, y, tree, alpha=0.0), entropy)
     torch.testing.assert_close(losses.soft_label_loss(x, y, tree, beta=1e7), entropy)
     for loss in (

@@ -1,0 +1,252 @@
+"""Metrics against scikit-learn, scipy and plain loops; and what degenerate input gives."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import kendalltau, pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, silhouette_samples
+from torch import Tensor
+
+from laresa import metrics
+from laresa.labels import LabelEmbeddings
+from laresa.taxonomy import Taxonomy
+
+N, D = 60, 7
+TREE = Taxonomy.from_paths(
+    {
+        "oak": ("tree", "plant"),
+        "elm": ("tree", "plant"),
+        "rose": ("flower", "plant"),
+        "crab": ("animal",),
+        "owl": ("bird", "animal"),
+        "jay": ("bird", "animal"),
+    }
+)
+C, K = TREE.leaves, len(TREE.coarse_names)
+few = settings(max_examples=25, deadline=None)
+seeds = st.integers(0, 2**31)
+
+
+def draw(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def labels(seed: int, count: int = N, classes: int = C) -> Tensor:
+    return torch.randint(classes, (count,), generator=torch.Generator().manual_seed(seed))
+
+
+def embeddings() -> LabelEmbeddings:
+    coarse_KD = draw(21, K, D)
+    return LabelEmbeddings(draw(20, C, D), coarse_KD[torch.from_numpy(TREE.parent_C)], coarse_KD)
+
+
+def centroid(z: Tensor, y: Tensor, label: int) -> np.ndarray:
+    return np.mean([z[n].double().numpy() for n in range(len(y)) if y[n] == label], axis=0)
+
+
+def naive_correlation_sides(z: Tensor, y: Tensor, e: Tensor) -> tuple[list[float], list[float]]:
+    present = sorted({int(label) for label in y})
+    latent, semantic = [], []
+    for i, j in combinations(present, 2):
+        latent.append(math.dist(centroid(z, y, i), centroid(z, y, j)))
+        a, b = e[i].double().numpy(), e[j].double().numpy()
+        semantic.append(1 - float(a @ b) / math.sqrt(float(a @ a) * float(b @ b)))
+    return latent, semantic
+
+
+# ---------------------------------------------------------------------- accuracy
+def test_top1() -> None:
+    logits, y = draw(1, N, C), labels(2)
+    assert metrics.top1(logits, y) == accuracy_score(y, logits.argmax(1))
+    assert metrics.top1(logits.numpy(), y.numpy()) == metrics.top1(logits, y)
+    assert metrics.top1(torch.eye(C).bfloat16(), torch.arange(C)) == 1.0
+    nodes = torch.zeros(1, TREE.nodes)
+    nodes[0, TREE.parents[0]] = 1  # an internal node on top is no answer
+    assert metrics.top1(nodes, torch.tensor([0])) == 0.0
+    assert math.isnan(metrics.top1(logits[:0], y[:0]))
+
+
+def test_sibling_and_level_accuracies() -> None:
+    pred, y = labels(3), labels(4)
+    siblings = [TREE.parents[p] == TREE.parents[t] for p, t in zip(pred, y, strict=True)]
+    assert metrics.sibling_accuracy(pred, y, TREE) == pytest.approx(np.mean(siblings))
+    levels = metrics.level_accuracies(pred, y, TREE)
+    assert levels == [
+        pytest.approx(np.mean([TREE.lca_height(p, t) <= h for p, t in zip(pred, y, strict=True)])) for h in (0, 1, 2)
+    ]
+    assert levels[0] == accuracy_score(y, pred)
+    assert levels[0] < levels[1] < levels[2] < 1  # two trees: even the tops can be wrong
+    internal = TREE.parents[y.numpy()]
+    assert metrics.sibling_accuracy(internal, y, TREE) < 1
+
+
+@few
+@given(seed=seeds)
+def test_crm_is_the_least_expected_height(seed: int) -> None:
+    logits = draw(seed, 5, C)
+    p = logits.double().softmax(1)
+    for row, chosen in zip(p, metrics.crm_predict(logits, TREE), strict=True):
+        cost = [sum(TREE.lca_height(k, j) * float(row[j]) for j in range(C)) for k in range(C)]
+        assert cost[chosen] == pytest.approx(min(cost))
+
+
+def test_crm_hedges_and_survives_great_logits() -> None:
+    p = torch.tensor([[0.0, 0.0, 0.34, 0.0, 0.33, 0.33]])  # rose is likeliest, but a bird is the safer guess
+    assert metrics.crm_predict(torch.log(p + 1e-9), TREE)[0] in (4, 5)
+    assert metrics.crm_predict(1e4 * torch.eye(C), TREE).tolist() == list(range(C))
+
+
+# ---------------------------------------------------------------------- mistakes
+def test_mistake_severity_and_hierarchical_distance() -> None:
+    pred, y = labels(5), labels(6)
+    heights = [TREE.lca_height(p, t) for p, t in zip(pred, y, strict=True)]
+    wrong = [height for height, p, t in zip(heights, pred, y, strict=True) if p != t]
+    assert metrics.hierarchical_distance(pred, y, TREE) == pytest.approx(sum(heights) / N)
+    assert metrics.mistake_severity(pred, y, TREE) == pytest.approx(sum(wrong) / len(wrong))
+    assert metrics.hierarchical_distance(y, y, TREE) == 0.0
+    assert math.isnan(metrics.mistake_severity(y, y, TREE))
+    assert math.isnan(metrics.hierarchical_distance(y[:0], y[:0], TREE))
+
+
+def test_severity_by_hand() -> None:
+    oak, elm, rose, crab = (torch.tensor([i]) for i in range(4))
+    assert metrics.mistake_severity(oak, elm, TREE) == 1
+    assert metrics.mistake_severity(oak, rose, TREE) == 2
+    assert metrics.mistake_severity(oak, crab, TREE) == 3  # they meet above both trees
+
+
+# ---------------------------------------------------------------------- latent space
+def test_centroids_leave_out_classes_without_samples() -> None:
+    z, y = draw(7, N, D), labels(8)
+    y[y == 2] = 3
+    centroids, present = metrics.class_centroids(z, y)
+    assert present.tolist() == [0, 1, 3, 4, 5]
+    for row, label in zip(centroids, present, strict=True):
+        np.testing.assert_allclose(row, centroid(z, y, label), rtol=1e-12)
+
+
+@few
+@given(seed=seeds)
+def test_nn_hit_is_the_naive_loop(seed: int) -> None:
+    z, y, parent = draw(seed, N, D), labels(seed), TREE.parent_C
+    y[y == seed % C] = (seed + 1) % C  # one class is missing
+    present = sorted({int(label) for label in y})
+    hits = 0
+    for i in present:
+        near = min((j for j in present if j != i), key=lambda j: math.dist(centroid(z, y, i), centroid(z, y, j)))
+        hits += int(parent[i] == parent[near])
+    assert metrics.nn_hit(z, y, parent) == pytest.approx(hits / len(present))
+
+
+def test_nn_hit_by_hand() -> None:
+    z = torch.tensor([[0.0], [1.0], [10.0], [11.0]])
+    y = torch.arange(4)
+    assert metrics.nn_hit(z, y, [0, 0, 1, 1]) == 1.0
+    assert metrics.nn_hit(z, y, [0, 1, 0, 1]) == 0.0
+    assert metrics.nn_hit(z[:3], y[:3], [0, 0, 1, 1]) == pytest.approx(2 / 3)
+    assert math.isnan(metrics.nn_hit(z[:1], y[:1], [0, 0, 1, 1]))
+
+
+def test_silhouette() -> None:
+    z, group = draw(9, N, D), labels(10, classes=4)
+    assert metrics.silhouette(z, group) == pytest.approx(silhouette_samples(z.double(), group).mean(), abs=1e-5)
+    i = 0
+    within = np.mean([math.dist(z[i], z[j]) for j in range(N) if group[j] == group[i] and j != i])
+    between = min(
+        np.mean([math.dist(z[i], z[j]) for j in range(N) if group[j] == g]) for g in range(4) if g != group[i]
+    )
+    sample = (between - within) / max(between, within)
+    assert silhouette_samples(z.double(), group)[i] == pytest.approx(sample)
+    assert metrics.silhouette(torch.tensor([[0.0], [0.1], [9.0], [9.1]]), torch.tensor([0, 0, 1, 1])) > 0.98
+
+
+@few
+@given(seed=seeds)
+def test_semantic_correlation_is_the_naive_loop(seed: int) -> None:
+    z, y, e = draw(seed, N, D), labels(seed), draw(seed + 1, C, D)
+    y[y == seed % C] = (seed + 1) % C
+    latent, semantic = naive_correlation_sides(z, y, e)
+    spearman, pearson = metrics.semantic_correlation(z, y, e)
+    assert pearson == pytest.approx(np.corrcoef(latent, semantic)[0, 1])
+    ranks = [np.argsort(np.argsort(side)) for side in (latent, semantic)]
+    assert spearman == pytest.approx(np.corrcoef(*ranks)[0, 1])
+    assert (spearman, pearson) == pytest.approx(
+        (spearmanr(latent, semantic).statistic, pearsonr(latent, semantic).statistic)
+    )
+
+
+@few
+@given(seed=seeds, scale=st.floats(0.01, 100))
+def test_correlation_ignores_scale_and_place_of_the_latents(seed: int, scale: float) -> None:
+    z, y, e = draw(seed, N, D).double(), labels(seed), draw(seed + 1, C, D)
+    assert metrics.semantic_correlation(scale * z + 3, y, e) == pytest.approx(metrics.semantic_correlation(z, y, e))
+
+
+def test_latents_that_are_the_embeddings_correlate() -> None:
+    e = torch.nn.functional.normalize(draw(11, 30, D).double(), dim=1)
+    spearman, pearson = metrics.semantic_correlation(e, torch.arange(30), e)
+    assert spearman == pytest.approx(1.0)
+    assert pearson > 0.95  # Euclidean against cosine: the same order, not the same scale
+    assert kendalltau(*naive_correlation_sides(e, torch.arange(30), e)).statistic > 0.999
+
+
+# ---------------------------------------------------------------------- what is not defined
+def test_degenerate_input_gives_nan() -> None:
+    z, y, e = draw(12, N, D), labels(13), draw(14, C, D)
+    one, two = torch.zeros_like(y), y % 2
+    broken = z.clone()
+    broken[0, 0] = torch.nan
+    for value in (
+        metrics.silhouette(z, one),
+        metrics.silhouette(z[:5], torch.arange(5)),
+        metrics.silhouette(broken, y),
+        metrics.silhouette(z[:0], y[:0]),
+        metrics.nn_hit(z, one, TREE.parent_C),
+        metrics.nn_hit(broken, y, TREE.parent_C),
+        *metrics.semantic_correlation(z, one, e),
+        *metrics.semantic_correlation(z, two, e),
+        *metrics.semantic_correlation(torch.zeros_like(z), y, e),
+        *metrics.semantic_correlation(z, y, torch.ones_like(e)),
+        *metrics.semantic_correlation(z, y, torch.zeros_like(e)),
+        *metrics.semantic_correlation(broken, y, e),
+        *metrics.semantic_correlation(torch.eye(C), torch.arange(C), e),  # distances that are all equal
+    ):
+        assert math.isnan(value)
+
+
+# ---------------------------------------------------------------------- evaluate
+def test_evaluate_gathers_every_metric() -> None:
+    logits, z, y, e = draw(15, N, C), draw(16, N, D), labels(17), embeddings()
+    y[y == 1] = 0
+    parent, pred = torch.from_numpy(TREE.parent_C), logits.argmax(1)
+    fine, coarse = (
+        metrics.semantic_correlation(z, y, e.fine_CD),
+        metrics.semantic_correlation(z, parent[y], e.coarse_KD),
+    )
+    assert metrics.evaluate(logits, z, y, TREE, e) == {
+        "top1": metrics.top1(logits, y),
+        "nn_hit": metrics.nn_hit(z, y, parent),
+        "silhouette": metrics.silhouette(z, parent[y]),
+        "spearman_fine": fine[0],
+        "pearson_fine": fine[1],
+        "spearman_coarse": coarse[0],
+        "pearson_coarse": coarse[1],
+        "classes_without_samples": 1.0,
+        "mistake_severity": metrics.mistake_severity(pred, y, TREE),
+        "hierarchical_distance": metrics.hierarchical_distance(pred, y, TREE),
+        "sibling_accuracy": metrics.sibling_accuracy(pred, y, TREE),
+    }
+
+
+def test_evaluate_one_sample() -> None:
+    scores = metrics.evaluate(draw(18, 1, C), draw(19, 1, D), torch.tensor([2]), TREE, embeddings())
+    assert scores["classes_without_samples"] == C - 1
+    assert math.isnan(scores["silhouette"])
+    assert scores["top1"] in (0.0, 1.0)

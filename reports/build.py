@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from reports import comparisons, formats, tables
+from reports import comparisons, figures, formats, tables
+from reports.figures import Saved
 from reports.formats import Table
 from reports.html import Page, to_html
-from reports.select import BEST_VALIDATION, SelectionRule, budget, to_blocks
+from reports.latent_map import PAPER_PANELS, Latents, latent_figure
+from reports.select import BEST_VALIDATION, Block, SelectionRule, budget, to_blocks
 from reports.summary import summarise
 from sweeps.service.records import TrialRecord
 
-Latents = Callable[[TrialRecord], Mapping[str, np.ndarray] | None]
 RESAMPLING_SEED = 0  # of bootstrap and permutation: the same records give the same report
 
 
@@ -42,11 +43,13 @@ def build_report(
     tracking_url: str | None = None,
     plan: Mapping[str, tuple[float, float]] | None = None,
     rule: SelectionRule = BEST_VALIDATION,
+    latent_arms: Sequence[str] | None = PAPER_PANELS,
 ) -> Report:
     """Write report.html, tables/*.{md,tex,csv} and figures/*.{svg,png} under `out`, replacing what has the same name.
 
     latents: gives a trial's test latents (the arrays of latents.npz) or None; asked only for the panels drawn.
-    plan: name -> (planned, actual), for a table of its own. Raises DataError where `records` is empty.
+    plan: name -> (planned, actual), for a table of its own. latent_arms: the arms with a UMAP panel; None for all.
+    Raises DataError where `records` is empty.
     """
     blocks = to_blocks(records, rule)
     rng = np.random.default_rng(RESAMPLING_SEED)
@@ -56,10 +59,10 @@ def build_report(
     made = _tables(context, against_ce, variants, plan)
     summary = summarise(blocks, against_ce, variants)
     written = _write_tables(made, out / "tables")
-    page = Page(title, summary, made, (), records, context, tracking_url)
+    drawn = _draw(blocks, latents, latent_arms, out / "figures")
     html = out / "report.html"
-    html.write_text(to_html(page), encoding="utf-8")
-    return Report(html, written, (), summary)
+    html.write_text(to_html(Page(title, summary, made, drawn, records, context, tracking_url)), encoding="utf-8")
+    return Report(html, written, tuple(path for saved in drawn for path in (saved.svg, saved.png)), summary)
 
 
 def _tables(
@@ -82,6 +85,26 @@ def _tables(
         tables.failures_table(context),
     ]
     return tuple(table for table in made if table is not None)
+
+
+def _draw(
+    blocks: Sequence[Block], latents: Latents, latent_arms: Sequence[str] | None, folder: Path
+) -> tuple[Saved, ...]:
+    """Every figure that has something to show; with several blocks each has its own, numbered and named after it."""
+    saved = []
+    for number, block in enumerate(blocks, start=1):
+        drawings = (
+            figures.top1_figure(block),
+            figures.weights_figure(block),
+            figures.betas_figure(block),
+            latent_figure(block, latents, latent_arms),
+            figures.validation_figure(block),
+        )
+        for drawing in filter(None, drawings):
+            if len(blocks) > 1:
+                drawing = replace(drawing, name=f"{drawing.name}-{number}", title=f"{drawing.title} ({block.title})")
+            saved.append(figures.save(drawing, folder))
+    return tuple(saved)
 
 
 def _write_tables(made: Sequence[Table], folder: Path) -> tuple[Path, ...]:

@@ -119,7 +119,7 @@ def _table(context: Context, name: str, title: str, found: Sequence[Comparison])
         for block in context.blocks
     ]
     columns = (ARM, Column("against", ("against",), "l"), *COLUMNS)
-    notes = context.notes(*NOTES, significance_note(found))
+    notes = (significance_note(found), *context.notes(*NOTES))
     return Table(name, title, columns, tuple(block for block in rows if block.rows), notes) if found else None
 
 
@@ -171,7 +171,8 @@ def significance_note(found: Sequence[Comparison]) -> str:
         )
     return (
         f"n too small: with n = {n} the smallest p this test can give is {least:.2g}, so no difference, however large, "
-        f"can be significant at .05: that takes {replicates_needed()} pairs for one comparison, {needed} for {tests} of them."
+        f"can be significant at .05: that takes {replicates_needed()} pairs for one comparison and {needed} "
+        f"for {tests} of them."
     )
 
 

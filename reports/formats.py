@@ -130,7 +130,11 @@ def to_latex(table: Table) -> str:
     """A `table` environment to \\input; it needs \\usepackage{booktabs} and T1 fonts, nothing else."""
     width = len(table.columns)
     align = "".join("p{0.38\\linewidth}" if column.align == "wrap" else column.align for column in table.columns)
-    lines = ["\\begin{table}[htbp]", "\\centering\\small", f"\\caption{{{escape_latex(table.caption)}}}"]
+    lines = [
+        "\\begin{table}[htbp]",
+        "\\centering\\small\\setlength{\\tabcolsep}{4pt}",
+        f"\\caption{{{escape_latex(table.caption)}}}",
+    ]
     lines += [f"\\label{{tab:{table.name}}}", f"\\begin{{tabular}}{{{align}}}", "\\toprule"]
     lines += [_ampersands([escape_latex(column.title) for column in table.columns]), "\\midrule"]
     for number, block in enumerate(table.blocks):

@@ -30,14 +30,12 @@ def _block(
     if not ranked:
         return [f"{where}: no trial has finished with a test result yet."]
     best = ranked[0]
-    sentences = [f"{where}, {best.label} has the best mean top-1: {_score(best)} %, n = {len(best.values(TEST))}."]
-    baseline = block.arm(BASELINE)
-    if best is baseline and len(ranked) > 1:
-        sentences.append(f"No arm beats {BASELINE}; the next is {ranked[1].label} with {_score(ranked[1])} %.")
-    own = [c for c in against_ce if c.block is block]
-    sentences += [_gain(c, len(ranked)) for c in own if c.arm == best.label and c.n]
-    sentences += [_variant(c) for c in variants if c.block is block and c.n]
-    return sentences
+    headline = f"{where}, {best.label} has the best mean top-1: {_score(best)} % (n = {len(best.values(TEST))})"
+    own = [c for c in against_ce if c.block is block and c.n]
+    gains = [_gain(c, len(ranked)) for c in own if c.arm == best.label]
+    if best.label == BASELINE and len(ranked) > 1:
+        gains = [f"No arm beats it; the next is {ranked[1].label} with {_score(ranked[1])} %."]
+    return [" ".join([f"{headline}.", *gains]), *(_variant(c) for c in variants if c.block is block and c.n)]
 
 
 def _mean(arm: Arm) -> float:
@@ -51,13 +49,15 @@ def _score(arm: Arm) -> str:
 
 def _gain(comparison: Comparison, arms: int) -> str:
     c = comparison
-    found = f"Against {c.against} that is {signed(c.mean, 1)} points over {c.n} pairs"
+    found = f"That is {signed(c.mean, 1)} points over {c.against} in {c.n} pairs"
     if not math.isnan(c.low):
         found += f" (95 % interval {interval(c.low, c.high)})"
     if c.significant:
-        return f"{found}, more than luck explains: p = {probability(c.p_holm)} after Holm."
-    luck = "which so few pairs can't tell from luck" if smallest_p(c.n) > ALPHA else "which luck may explain"
-    return f"{found}, {luck}: p = {probability(c.p_holm)} after Holm. Picked as the best of {arms}, it flatters itself."
+        return f"{found}, more than luck explains (p = {probability(c.p_holm)} after Holm)."
+    luck = "too few to tell it from luck" if smallest_p(c.n) > ALPHA else "which luck may explain"
+    return (
+        f"{found}, {luck} (p = {probability(c.p_holm)} after Holm); picked as the best of {arms}, it flatters itself."
+    )
 
 
 def _variant(comparison: Comparison) -> str:
@@ -82,6 +82,6 @@ def _troubles(blocks: Sequence[Block]) -> list[str]:
         sentences.append(f"{lost} of {len(trials)} trials gave no test result ({listed}).")
     if collapsed:
         sentences.append(
-            f"In {collapsed} of {len(trials)} trials the weighting collapsed: the weight of cross-entropy fell under 0.05."
+            f"In {collapsed} of {len(trials)} trials the weighting collapsed: cross-entropy's weight fell under 0.05."
         )
     return sentences

@@ -102,14 +102,18 @@ class Context:
     rule: SelectionRule
     budget: Budget
 
+    @property
+    def n(self) -> str:
+        """Replicates an arm: "3", or "2 to 3" where arms differ."""
+        sizes = sorted({len(arm.chosen) for block in self.blocks for arm in block.arms})
+        return str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+
     def notes(self, *own: str) -> tuple[str, ...]:
         """n, the table's own notes, the selection rule, the budget."""
-        sizes = sorted({len(arm.chosen) for block in self.blocks for arm in block.arms})
-        n = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
         configs = [trial.config for block in self.blocks for trial in block.trials]
         most = max(config.epochs for config in configs)
         return (
-            f"n = {n} replicates an arm.",
+            f"n = {self.n} replicates an arm.",
             *own,
             f"Selection ({self.rule.name}): {self.rule.text}.",
             f"Budget: {self.budget.text}, at most {most} epochs a trial.",

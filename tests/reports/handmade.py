@@ -117,11 +117,11 @@ def _history(
 
 def latents(trial: TrialRecord, n: int = 150, classes: int = 30, groups: int = 6) -> dict[str, np.ndarray]:
     """Test latents in clusters, as latents.npz has them."""
-    rng = np.random.default_rng(trial.config.seed)
+    rng = np.random.default_rng([trial.config.seed, len(trial.arm)])
     parent_C = np.arange(classes) % groups
-    centers_KD, offsets_CD = rng.normal(size=(groups, 64)) * 1.5, rng.normal(size=(classes, 64))
+    centers_KD, offsets_CD = rng.normal(size=(groups, 64)) * 0.7, rng.normal(size=(classes, 64))
     y_N = np.arange(n) % classes
-    z_ND = centers_KD[parent_C[y_N]] + offsets_CD[y_N] + 0.5 * rng.normal(size=(n, 64))
+    z_ND = centers_KD[parent_C[y_N]] + offsets_CD[y_N] + 0.9 * rng.normal(size=(n, 64))
     return {
         "z_ND": z_ND.astype(np.float32),
         "y_N": y_N,

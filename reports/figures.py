@@ -1,0 +1,215 @@
+"""Figures of one block: weights over epochs, validation curves, every replicate's test top-1."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from reports.select import BASELINE, COLLAPSE_WEIGHT, TEST, Arm, Block, collapse_step
+
+# Okabe and Ito (2008): eight colours that stay apart for every common kind of colour blindness.
+BLACK, BLUE, SKY, GREEN = "#000000", "#0072B2", "#56B4E9", "#009E73"
+ORANGE, VERMILION, PURPLE, GREY = "#E69F00", "#D55E00", "#CC79A7", "#767676"
+TERM_COLORS = {
+    "ce": BLUE,
+    "anchor": VERMILION,
+    "triplet": GREEN,
+    "center": PURPLE,
+    "variance": ORANGE,
+    "reg": SKY,
+    "fine": BLUE,
+    "coarse": VERMILION,
+}
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "svg.hashsalt": "reports",  # same records, same bytes
+}
+LINES = "Thin lines: replicates; thick: their mean, as long as at least half of them still train."
+Curve = tuple[np.ndarray, np.ndarray]  # epochs, values
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure and what it shows. name: stem of its files; alt: for those who can't see it."""
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    figure: Figure
+
+
+@dataclass(frozen=True)
+class Saved:
+    drawing: Drawing
+    svg: Path
+    png: Path
+
+
+def save(drawing: Drawing, folder: Path) -> Saved:
+    """Write the drawing as SVG and PNG (150 dots per inch)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    svg, png = folder / f"{drawing.name}.svg", folder / f"{drawing.name}.png"
+    with mpl.rc_context(STYLE):
+        drawing.figure.savefig(svg, metadata={"Date": None})
+        drawing.figure.set_layout_engine("none")  # keeps the layout just found, which took half of the time
+        drawing.figure.savefig(png, dpi=150)
+    return Saved(drawing, svg, png)
+
+
+# ---------------------------------------------------------------------------------------------------- curves
+def curves(arm: Arm, metric: str) -> list[Curve]:
+    """The metric over the epochs, one curve a replicate; epochs without a finite value are left out."""
+    found = []
+    for trial in arm.chosen.values():
+        points = [(m.epoch, m.metrics.get(metric, math.nan)) for m in trial.history]
+        finite = [(epoch, number) for epoch, number in points if math.isfinite(number)]
+        if finite:
+            epochs, values = zip(*finite, strict=True)
+            found.append((np.array(epochs), np.array(values, dtype=np.float64)))
+    return found
+
+
+def mean_curve(several: Sequence[Curve]) -> Curve:
+    """Mean by epoch over the curves that reach it, as long as at least half of them do."""
+    values: dict[int, list[float]] = {}
+    for epochs, numbers in several:
+        for epoch, number in zip(epochs, numbers, strict=True):
+            values.setdefault(int(epoch), []).append(float(number))
+    kept = [epoch for epoch in sorted(values) if 2 * len(values[epoch]) >= len(several)]
+    return np.array(kept), np.array([np.mean(values[epoch]) for epoch in kept])
+
+
+def plot_curves(ax: Axes, several: Sequence[Curve], color: str, scale: float = 1.0) -> None:
+    """Thin: each replicate; thick: their mean."""
+    for epochs, values in several:
+        ax.plot(epochs, scale * values, color=color, linewidth=0.7, alpha=0.45)
+    epochs, values = mean_curve(several)
+    ax.plot(epochs, scale * values, color=color, linewidth=2.2)
+
+
+def panels(titles: Sequence[str], *, x: str, y: str, height: float = 2.3) -> tuple[Figure, list[Axes]]:
+    """One panel for each title, at most four in a row, on common axes; the legend is left to the caller."""
+    count = len(titles)
+    columns = 2 if count in (2, 4) else min(count, 3 if count <= 9 else 4)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(5.6 if columns == 1 else 10, height * rows + 0.9), layout="constrained")
+    grid = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    for number, (ax, title) in enumerate(zip(grid, titles, strict=False)):
+        lowest = number + columns >= count  # of its column, also where the last row has a gap below it
+        ax.set_title(title.replace(", ", ",\n"), loc="left")
+        ax.tick_params(labelbottom=lowest)
+        ax.set_xlabel(x if lowest else "")
+        ax.set_ylabel("" if number % columns else y)
+    for ax in grid[count:]:
+        ax.remove()
+    return figure, grid[:count]
+
+
+def legend(figure: Figure, entries: Iterable[tuple[str, str]]) -> None:
+    handles = [Line2D([], [], color=color, linewidth=2.2, label=name) for name, color in entries]
+    figure.legend(handles=handles, loc="outside lower center", ncols=6)
+
+
+# ---------------------------------------------------------------------------------------------------- the figures
+def weights_figure(block: Block) -> Drawing | None:
+    """alpha: each term's share of the loss over the epochs, a panel for each arm with several terms."""
+    figure = _shares(block, "weight/", lambda arm: arm.trials[0].config.terms, "weight")
+    if figure is None:
+        return None
+    for ax in figure.axes:
+        ax.axhline(COLLAPSE_WEIGHT, color=BLACK, linewidth=1, linestyle=":")
+    caption = (
+        f"Weight of each loss term over the epochs. {LINES} "
+        f"Dotted: {COLLAPSE_WEIGHT}; where the weight of ce falls under it, the trial counts as collapsed."
+    )
+    return Drawing("weights", "Loss weights over epochs", caption, "Loss weights by epoch, a panel an arm", figure)
+
+
+def betas_figure(block: Block) -> Drawing | None:
+    """beta: how the anchor loss is shared between the fine and the coarse label."""
+    figure = _shares(block, "beta/", lambda arm: ("fine", "coarse"), "share")
+    if figure is None:
+        return None
+    caption = f"Share of the fine and of the coarse label in the anchor loss (beta) over the epochs. {LINES}"
+    return Drawing("betas", "Anchor shares over epochs", caption, "Anchor shares by epoch, a panel an arm", figure)
+
+
+def _shares(block: Block, prefix: str, names: Callable[[Arm], Sequence[str]], label: str) -> Figure | None:
+    """Panels of the arms in which at least two of the names were measured; None where there is no such arm."""
+    drawn = {arm.label: {name: curves(arm, prefix + name) for name in names(arm)} for arm in block.arms}
+    drawn = {arm: found for arm, found in drawn.items() if sum(map(bool, found.values())) > 1}
+    if not drawn:
+        return None
+    with mpl.rc_context(STYLE):
+        figure, axes = panels(list(drawn), x="epoch", y=label)
+        for ax, found in zip(axes, drawn.values(), strict=True):
+            for name, several in found.items():
+                plot_curves(ax, several, TERM_COLORS.get(name, GREY))
+            ax.set_ylim(-0.02, 1.02)
+        legend(figure, [(n, c) for n, c in TERM_COLORS.items() if any(n in found for found in drawn.values())])
+    return figure
+
+
+def validation_figure(block: Block) -> Drawing | None:
+    """Validation top-1 over the epochs, a panel an arm, with the mean of `ce` in each for comparison."""
+    drawn = {arm.label: found for arm in block.arms if (found := curves(arm, "val/top1"))}
+    if not drawn:
+        return None
+    with mpl.rc_context(STYLE):
+        figure, axes = panels(list(drawn), x="epoch", y="validation top-1 [%]")
+        for ax, (label, several) in zip(axes, drawn.items(), strict=True):
+            if label != BASELINE and BASELINE in drawn:
+                epochs, values = mean_curve(drawn[BASELINE])
+                ax.plot(epochs, 100 * values, color=BLACK, linewidth=1, linestyle="--")
+            plot_curves(ax, several, BLUE, scale=100)
+    caption = f"Validation top-1 over the epochs. {LINES} Dashed: the mean of ce. Finished trials only."
+    return Drawing("validation", "Validation curves", caption, "Validation top-1 by epoch, a panel an arm", figure)
+
+
+def top1_figure(block: Block) -> Drawing | None:
+    """Test top-1 by arm: a dot for every replicate, a line for every pair, a tick for the mean."""
+    arms = [arm for arm in block.arms if arm.values(TEST)]
+    if not arms:
+        return None
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10, 0.42 * len(arms) + 1.1), layout="constrained")
+        ax = figure.subplots()
+        for key in sorted({key for arm in arms for key in arm.chosen}):
+            line = [(100 * arm.values(TEST)[key], row) for row, arm in enumerate(arms) if key in arm.chosen]
+            ax.plot(*zip(*line, strict=True), color="#b8b8b8", linewidth=0.8, zorder=1)
+        for row, arm in enumerate(arms):
+            _dots(ax, arm, row)
+        ax.set_yticks(range(len(arms)), [f"{arm.label}   {arm.n_ok}/{arm.n_total}" for arm in arms])
+        ax.set_ylim(len(arms) - 0.5, -0.5)
+        ax.set_xlabel("test top-1 [%]")
+    caption = (
+        "Test top-1: a dot for every replicate (hollow: its weighting collapsed), thin lines join the same seed and "
+        "fold across arms, the black tick is the mean. Beside each arm: trials with a test result / trials started."
+    )
+    return Drawing("top1", "Test top-1, every replicate", caption, "Dots of test top-1 by arm", figure)
+
+
+def _dots(ax: Axes, arm: Arm, row: int) -> None:
+    values = 100 * np.array(list(arm.values(TEST).values()))
+    collapsed = [collapse_step(trial) is not None for trial in arm.chosen.values()]
+    faces = ["white" if hollow else BLUE for hollow in collapsed]
+    ax.scatter(values, np.full(len(values), row), s=34, c=faces, edgecolors=BLUE, linewidths=1.4, zorder=3)
+    ax.plot([values.mean()] * 2, [row - 0.3, row + 0.3], color=BLACK, linewidth=2.2, zorder=2)

@@ -1,0 +1,187 @@
+"""UMAP panels of the test latents of one replicate, an arm a panel. Imports umap only when one is drawn."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from reports.figures import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, STYLE, VERMILION, Drawing
+from reports.select import FULL, Arm, Block, Replicate
+from sweeps.service.records import TrialRecord
+
+PAPER_PANELS = ("ce", "ce+anchor+reg", "ce+triplet+reg", FULL)  # as LARESA, Fig. 3
+NEIGHBORS, MIN_DISTANCE, SEED = 15, 0.1, 0
+FEWEST_POINTS, MOST_POINTS = 10, 2000
+COLORS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, "#8c6d31", BLACK)
+MARKERS = "os^Dv"  # 8 colours x 5 shapes keep 40 coarse classes apart
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Latents = Callable[[TrialRecord], Mapping[str, np.ndarray] | None]
+
+
+@dataclass(frozen=True)
+class Points:
+    """What one panel shows: latents N x D and class centroids P x D with their classes; coarse label by class."""
+
+    latents: Floats
+    classes: Ints
+    centroids: Floats
+    centroid_classes: Ints
+    parents: Ints
+    coarse_names: tuple[str, ...]
+
+
+def latent_figure(block: Block, latents: Latents, arms: Sequence[str] | None = PAPER_PANELS) -> Drawing | None:
+    """One panel for each arm of `arms` (None: for all) that has latents; None where no arm has any."""
+    wanted = [arm for arm in block.arms if arms is None or arm.label in arms]
+    key = _common_replicate(wanted)
+    if key is None:
+        return None
+    found = {arm.label: to_points(latents(arm.chosen[key])) for arm in wanted if key in arm.chosen}
+    drawn = {label: points for label, points in found.items() if points is not None}
+    if not drawn:
+        return None
+    missing = [arm.label for arm in wanted if arm.label not in drawn]
+    return Drawing(
+        "latents",
+        "Latent space by UMAP",
+        _caption(key, missing),
+        "Scatter plots of the latent space, a panel an arm",
+        _draw(drawn),
+    )
+
+
+def _common_replicate(arms: Sequence[Arm]) -> Replicate | None:
+    """The replicate that most of the arms have; of equals the first."""
+    keys = sorted({key for arm in arms for key in arm.chosen})
+    return min(keys, key=lambda key: -sum(key in arm.chosen for arm in arms), default=None)
+
+
+def _caption(key: Replicate, missing: Sequence[str]) -> str:
+    return (
+        f"Test latents of one replicate (seed {key[0]}, fold {key[1]}), coloured by coarse class; larger, with a black "
+        "border: centroids of the fine classes, computed in the latent space and placed by the same map. "
+        "UMAP is lossy: it keeps neighbourhoods, while gaps, sizes and densities of clusters mean little "
+        f"and another seed draws another picture ({NEIGHBORS} neighbours, min_dist {MIN_DISTANCE}, Euclidean, PCA start, seed {SEED}; "
+        f"at most {MOST_POINTS:,} points)." + (f" Without latents: {', '.join(missing)}." if missing else "")
+    )
+
+
+def to_points(arrays: Mapping[str, np.ndarray] | None) -> Points | None:
+    """The arrays of latents.npz with centroids added; None where there are none, too few, or all are the same."""
+    if arrays is None:
+        return None
+    z_ND, y_N = np.asarray(arrays["z_ND"], dtype=np.float32), np.asarray(arrays["y_N"], dtype=np.int64)
+    finite = np.isfinite(z_ND).all(axis=1)
+    z_ND, y_N = z_ND[finite], y_N[finite]
+    if len(z_ND) < FEWEST_POINTS or float(np.ptp(z_ND, axis=0).max()) == 0:
+        return None
+    p_P = np.unique(y_N)
+    c_PD = np.stack([z_ND[y_N == label].mean(axis=0) for label in p_P])
+    if len(z_ND) > MOST_POINTS:
+        kept = np.sort(np.random.default_rng(SEED).choice(len(z_ND), MOST_POINTS, replace=False))
+        z_ND, y_N = z_ND[kept], y_N[kept]
+    names = tuple(str(name) for name in arrays["coarse_names"])
+    return Points(z_ND, y_N, c_PD, p_P, np.asarray(arrays["parent_C"], dtype=np.int64), names)
+
+
+# ---------------------------------------------------------------------------------------------------- UMAP
+def embed(z_MD: Floats) -> Floats:
+    """UMAP to two dimensions, the same for the same input. M >= 10.
+
+    The neighbours are found here and handed over: umap's own search would be compiled first, for about 7 s, and on
+    some thousand points gains nothing.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    umap = _umap()
+    neighbors = min(NEIGHBORS, len(z_MD) - 1)
+    distance_MK, index_MK = NearestNeighbors(n_neighbors=neighbors).fit(z_MD).kneighbors(z_MD)
+    known = (index_MK.astype(np.int32), distance_MK.astype(np.float32), None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that new points can't be added later, which nobody wants to
+        model = umap.UMAP(
+            n_neighbors=neighbors,
+            min_dist=MIN_DISTANCE,
+            init="pca",
+            random_state=SEED,
+            n_jobs=1,
+            precomputed_knn=known,
+            force_approximation_algorithm=True,
+        )
+        return np.asarray(model.fit_transform(z_MD), dtype=np.float32)
+
+
+def warm_up() -> None:
+    """Compile what `embed` needs, once for an installation; worth calling when the environment is set up."""
+    embed(np.random.default_rng(SEED).normal(size=(4 * NEIGHBORS, 4)).astype(np.float32))
+
+
+@cache
+def _umap() -> Any:
+    """The umap package, its compiled functions kept on disk: that saves the next process about 6 s."""
+    import umap
+    from umap import layouts, umap_
+
+    names = ("smooth_knn_dist", "compute_membership_strengths", "_nb_optimize_layout_euclidean_single_epoch")
+    for function in (getattr(module, name, None) for module in (umap_, layouts) for name in names):
+        # Only a matter of speed: another version may lack a function, and perhaps no folder can be written to.
+        with contextlib.suppress(RuntimeError):
+            if function is not None:
+                function.enable_caching()
+    return umap
+
+
+# ---------------------------------------------------------------------------------------------------- drawing
+def _draw(drawn: Mapping[str, Points]) -> Figure:
+    columns = min(len(drawn), 2 if len(drawn) <= 4 else 3)
+    rows = math.ceil(len(drawn) / columns)
+    with mpl.rc_context(STYLE | {"axes.grid": False, "axes.spines.top": True, "axes.spines.right": True}):
+        figure = Figure(figsize=(10 if columns > 1 else 6, rows * 10 / columns * 0.8 + 0.8), layout="constrained")
+        grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+        for ax, (label, points) in zip(grid, drawn.items(), strict=False):
+            _panel(ax, label, points)
+        for ax in grid[len(drawn) :]:
+            ax.remove()
+        handles, names = _legend(list(drawn.values()))
+        figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=9, handletextpad=0.3)
+    return figure
+
+
+def _panel(ax: Axes, label: str, points: Points) -> None:
+    """Latents small and translucent, centroids of their fine classes over them."""
+    map_M2 = embed(np.concatenate([points.latents, points.centroids]))
+    latent_N2, centroid_P2 = map_M2[: len(points.latents)], map_M2[len(points.latents) :]
+    for group in range(len(points.coarse_names)):
+        color, marker = COLORS[group % len(COLORS)], MARKERS[group // len(COLORS) % len(MARKERS)]
+        mine = latent_N2[points.parents[points.classes] == group]
+        centers = centroid_P2[points.parents[points.centroid_classes] == group]
+        # Many points in an SVG file are slow to show: the dots become one picture in it, the text stays text.
+        many = len(latent_N2) > 500
+        ax.scatter(mine[:, 0], mine[:, 1], s=14, color=color, marker=marker, alpha=0.6, linewidths=0, rasterized=many)
+        ax.scatter(centers[:, 0], centers[:, 1], s=46, color=color, marker=marker, edgecolors=BLACK, linewidths=1.1)
+    ax.set_title(label.replace(", ", ",\n"), loc="left")
+    ax.set_xticks([])
+    ax.set_yticks([])
+
+
+def _legend(drawn: Sequence[Points]) -> tuple[list[Line2D], list[str]]:
+    names = max((list(points.coarse_names) for points in drawn), key=len)
+    handles = [
+        Line2D([], [], linestyle="", color=COLORS[k % len(COLORS)], marker=MARKERS[k // len(COLORS) % len(MARKERS)])
+        for k in range(len(names))
+    ]
+    return handles, names

@@ -224,8 +224,7 @@ def shipped(name: str) -> Taxonomy:
     what is changed stands in "not_classes" and "added", and in the taxonomy's `notes`, logged as warnings:
     a name that no class bears is left out; a class that the paper doesn't map gets a group of ours.
     """
-    source = resources.files("laresa") / "data" / f"{name}.json"
-    fields = json.loads(source.read_text(encoding="utf-8"))
+    fields = shipped_json(name)
     spare = set(fields.get("not_classes", ()))
     groups = {group: [n for n in members if n not in spare] for group, members in fields["groups"].items()}
     groups = {group: members for group, members in groups.items() if members}
@@ -234,6 +233,12 @@ def shipped(name: str) -> Taxonomy:
     for note in fields.get("notes", ()):
         log.warning("%s: %s", name, note)
     return Taxonomy.from_groups(groups, classes=fields["classes"], notes=fields.get("notes", ()))
+
+
+def shipped_json(name: str) -> dict[str, Any]:
+    source = resources.files("laresa") / "data" / f"{name}.json"
+    fields: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
+    return fields
 
 
 # ---------------------------------------------------------------------- checks

@@ -5,12 +5,14 @@ A batch is augmented by a few tensor operations instead of a Python call an imag
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from laresa.config import AUGMENTATIONS
+from laresa.data.autoaugment import autoaugment
 from laresa.errors import DataError, nearest
 
 
@@ -25,6 +27,10 @@ def augment(images: Tensor, names: Sequence[str], generator: torch.Generator) ->
             raise DataError(f"unknown augmentation {name!r}{nearest(name, AUGMENTATIONS)}")
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise DataError(f"augment takes uint8 [N, 3, H, W], not {images.dtype} {list(images.shape)}")
+    if "autoaugment" in names:
+        images = autoaugment(images, generator)
+    if "resizedcrop" in names:
+        images = resized_crop(images, generator)
     if "crop" in names or "flip" in names:
         images = crop_flip(images, generator, crop="crop" in names, flip="flip" in names)
     return images
@@ -60,6 +66,52 @@ def crop_flip(images: Tensor, generator: torch.Generator, *, crop: bool = True, 
     start_NCH = row_NCH * padded_width + left_N[:, None, None]
     runs = images.flatten().unfold(0, width, 1)  # a view: the run that starts at each byte
     return runs.index_select(0, start_NCH.flatten()).view(count, channels, height, width)
+
+
+def resized_crop(images: Tensor, generator: torch.Generator) -> Tensor:
+    """RandomResizedCrop to the images' own size: 8 to 100% of the area, aspect 3/4 to 4/3 (torchvision's defaults).
+
+    Bilinear; as boxes are no larger than the image, nothing is made smaller and antialiasing has nothing to do.
+    """
+    count, _, height, width = images.shape
+    top, left, box_height, box_width = random_boxes(count, height, width, generator).to(images.device).unbind(1)
+    y_NH = _sample_points(height, top, box_height)
+    x_NW = _sample_points(width, left, box_width)
+    shape = (count, height, width)
+    x_NHW, y_NHW = x_NW[:, None, :].expand(shape), y_NH[:, :, None].expand(shape)
+    # grid_sample counts in [-1, 1] from edge to edge
+    grid_NHW2 = torch.stack([(2 * x_NHW + 1) / width - 1, (2 * y_NHW + 1) / height - 1], -1)
+    sampled = nn.functional.grid_sample(images.float(), grid_NHW2, mode="bilinear", align_corners=False)
+    return sampled.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def random_boxes(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """int64 [count, 4] of (top, left, height, width), on the generator's device.
+
+    As torchvision: ten draws of area and aspect, the first that fits is taken; else the largest centred box within the
+    aspect's limits.
+    """
+    device, tries = generator.device, 10
+    area_NT = torch.empty(count, tries, device=device).uniform_(0.08, 1.0, generator=generator) * (height * width)
+    bound = math.log(4 / 3)
+    aspect_NT = torch.empty(count, tries, device=device).uniform_(-bound, bound, generator=generator).exp()
+    sides_NT2 = torch.stack([(area_NT / aspect_NT).sqrt(), (area_NT * aspect_NT).sqrt()], -1).round().long()
+    limit_2 = torch.tensor([height, width], device=device)
+    fits_NT = ((sides_NT2 > 0) & (sides_NT2 <= limit_2)).all(-1)
+    first_N = fits_NT.int().argmax(1)
+    sides_N2 = sides_NT2[torch.arange(count, device=device), first_N]
+    room_N2 = limit_2 - sides_N2
+    corner_N2 = (torch.rand(count, 2, generator=generator, device=device) * (room_N2 + 1)).long().minimum(room_N2)
+    largest_2 = torch.tensor([min(height, round(width * 4 / 3)), min(width, round(height * 4 / 3))], device=device)
+    centred_4 = torch.cat([(limit_2 - largest_2) // 2, largest_2])
+    return torch.where(fits_NT.any(1)[:, None], torch.cat([corner_N2, sides_N2], 1), centred_4)
+
+
+def _sample_points(size: int, start_N: Tensor, length_N: Tensor) -> Tensor:
+    """float32 [N, size]: pixel coordinates of `size` points over each box, none beyond its outer pixels' centres."""
+    start_N1, length_N1 = start_N[:, None].float(), length_N[:, None].float()
+    points = start_N1 + (torch.arange(size, device=start_N.device) + 0.5) * (length_N1 / size) - 0.5
+    return points.maximum(start_N1).minimum(start_N1 + length_N1 - 1)
 
 
 def _randint(high: int, count: int, generator: torch.Generator, device: torch.device) -> Tensor:

@@ -71,6 +71,11 @@ def taxonomy(path: str | Path | None = None) -> Taxonomy:
     return Taxonomy.from_paths({str(fine): (str(coarse), str(category)) for fine, coarse, category in rows})
 
 
+def image_count() -> int:
+    """Images in the embedded file, all families and renderings."""
+    return len(_read(None)["labels"])
+
+
 @lru_cache(maxsize=2)
 def _read(path: str | None) -> dict[str, NDArray[Any]]:
     source = resources.files("laresa.data") / "emoji120.npz" if path is None else Path(path)

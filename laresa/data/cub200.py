@@ -1,0 +1,64 @@
+"""CUB-200-2011 (Wah et al., 2011): 11,788 photographs of 200 species of birds; images.txt and its sisters, images/.
+
+The paper names CenterCrop(224) alone. Cut from photographs of some 500 x 375 pixels that would lose much of many birds,
+so the shorter side is first made 256 pixels (8/7 of the image size), as is usual for networks of 224 pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laresa.data import pictures
+from laresa.data.cache import Source, stamp
+from laresa.data.dataset import IMAGENET_MEAN, IMAGENET_STD
+from laresa.data.known import About, find, lines
+from laresa.errors import DataError
+from laresa.taxonomy import shipped
+
+ABOUT = About(
+    name="cub200",
+    folders=("CUB_200_2011",),
+    marker="images.txt",
+    url="https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
+    licence="non-commercial research and education",
+    classes=200,
+    images=11_788,
+)
+TABLES = ("classes", "images", "image_class_labels", "train_test_split")
+
+
+def source(root: Path | None = None) -> Source:
+    """Raises DataError if the files aren't there, don't fit each other, or the classes aren't CUB-200-2011's."""
+    folder = find(ABOUT, root)
+    tables = {name: {row[0]: row[1] for row in lines(folder / f"{name}.txt", " ")} for name in TABLES}
+    tree = shipped("cub200")
+    # "001.Black_footed_Albatross" -> "Black-footed-Albatross", as the paper writes it
+    names = {number: name.split(".", 1)[-1].replace("_", "-") for number, name in tables["classes"].items()}
+    if tuple(names.values()) != tree.names:
+        raise DataError(f"{folder / 'classes.txt'}: the class names are not those of CUB-200-2011, in its order")
+    index = {number: i for i, number in enumerate(names)}
+    pairs: dict[str, list[tuple[Path, int]]] = {"train": [], "test": []}
+    for number, path in tables["images"].items():
+        try:
+            label, trains = index[tables["image_class_labels"][number]], tables["train_test_split"][number]
+        except KeyError as error:
+            raise DataError(f"{folder}: image {number} has no class or no split (looked up {error})") from error
+        pairs["train" if trains == "1" else "test"].append((folder / "images" / path, label))
+
+    def images(part: str, size: int) -> Iterator[NDArray[np.uint8]]:
+        for path, _ in pairs.get(part, ()):
+            yield pictures.read(path, size, margin=8 / 7)
+
+    return Source(
+        name=ABOUT.name,
+        taxonomy=tree,
+        labels={part: np.array([label for _, label in found], dtype=np.int64) for part, found in pairs.items()},
+        images=images,
+        stamp=stamp([*(folder / f"{name}.txt" for name in TABLES), folder / "images"], folder),
+        size=224,
+        normalisation=(IMAGENET_MEAN, IMAGENET_STD),
+    )

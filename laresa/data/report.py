@@ -1,0 +1,110 @@
+"""What `laresa data list` and `laresa data check` print: which data sets there are, and whether one is sound."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laresa import data
+from laresa.data import cifar100, cub200, emoji120, tinyimagenet
+from laresa.data.dataset import Dataset, Split
+from laresa.data.known import places
+from laresa.errors import DataError
+
+FETCHED = (cifar100.ABOUT, cub200.ABOUT, tinyimagenet.ABOUT)
+
+
+def describe(root: str | Path | None = None) -> list[dict[str, Any]]:
+    """One record a data set that has a name: name, origin, present, classes, images, folds, licence. Opens no image.
+
+    root: where the data sets that aren't embedded are looked for, as in `laresa.data.load`.
+    """
+    embedded = {
+        "name": "emoji120",
+        "origin": "in this package",
+        "present": True,
+        "classes": emoji120.taxonomy().leaves,
+        "images": emoji120.image_count(),
+        "folds": emoji120.FOLDS,
+        "licence": "Apache-2.0, MIT, CC-BY-4.0 (see NOTICE)",
+    }
+    fetched = [
+        {
+            "name": about.name,
+            "origin": about.url,
+            "present": any((place / about.marker).is_file() for place in places(about, root)),
+            "classes": about.classes,
+            "images": about.images,
+            "folds": data.folds(about.name),
+            "licence": about.licence,
+        }
+        for about in FETCHED
+    ]
+    return [embedded, *fetched]
+
+
+def check(name: str, *, root: str | Path | None = None, image_size: int | None = None) -> list[str]:
+    """What is wrong or worth knowing, one sentence each; empty if there is nothing. Decodes every image.
+
+    What `load` refuses comes back as the only sentence. Else: the taxonomy's notes, classes missing from the validation
+    or test split, uneven numbers of training images, groups of one class, images that stand in two splits.
+    """
+    try:
+        dataset = data.load(name, root=root, image_size=image_size)
+    except DataError as error:
+        return [str(error)]
+    return [
+        *dataset.taxonomy.notes,
+        *_coverage(dataset),
+        *_balance(dataset),
+        *_lonely_groups(dataset),
+        *_leaks(dataset),
+    ]
+
+
+def _coverage(dataset: Dataset) -> list[str]:
+    findings = []
+    for part, split in (("train", dataset.train), ("validation", dataset.val), ("test", dataset.test)):
+        absent = [dataset.taxonomy.names[i] for i in np.flatnonzero(_counts(dataset, split) == 0)]
+        if absent:
+            findings.append(f"{len(absent)} classes have no {part} image ({dataset.fold_note}): {_some(absent)}")
+    return findings
+
+
+def _balance(dataset: Dataset) -> list[str]:
+    counts = _counts(dataset, dataset.train)
+    if counts.max() < 10 * max(counts.min(), 1):
+        return []
+    most, least = dataset.taxonomy.names[counts.argmax()], dataset.taxonomy.names[counts.argmin()]
+    return [f"training images a class differ widely: {counts.min()} of {least!r}, {counts.max()} of {most!r}"]
+
+
+def _lonely_groups(dataset: Dataset) -> list[str]:
+    tree = dataset.taxonomy
+    sizes = np.bincount(tree.parent_C, minlength=len(tree.coarse_names))
+    lonely = [tree.coarse_names[k] for k in np.flatnonzero(sizes == 1)]
+    return [f"{len(lonely)} groups hold one class only: {_some(lonely)}"] if lonely else []
+
+
+def _leaks(dataset: Dataset) -> list[str]:
+    """Equal pixels in two splits: what is learned by heart would count as recognised."""
+    seen: dict[bytes, str] = {}
+    twice: dict[tuple[str, str], int] = {}
+    for part, split in (("train", dataset.train), ("validation", dataset.val), ("test", dataset.test)):
+        for image in split.images.numpy():
+            first = seen.setdefault(hashlib.blake2b(image.tobytes(), digest_size=16).digest(), part)
+            if first != part:
+                twice[first, part] = twice.get((first, part), 0) + 1
+    return [f"{n} {part} images have the very pixels of a {first} image" for (first, part), n in twice.items()]
+
+
+def _counts(dataset: Dataset, split: Split) -> NDArray[np.int64]:
+    return np.bincount(split.labels.numpy(), minlength=dataset.taxonomy.leaves)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

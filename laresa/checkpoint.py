@@ -9,13 +9,45 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from laresa.errors import CheckpointError
 
 FORMAT = 1
+
+
+def pack(*, model: nn.Module, objective: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The tensors of a training state under flat names ("model/...", "objective/...", "optimizer/3/exp_avg")."""
+    tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"objective/{name}": value for name, value in objective.state_dict().items()}
+    for index, slots in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{index}/{name}": value for name, value in slots.items()}
+    return tensors
+
+
+def unpack(
+    tensors: Mapping[str, Tensor], *, model: nn.Module, objective: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Put what `pack` gave back in place."""
+    model.load_state_dict(under("model/", tensors))
+    objective.load_state_dict(under("objective/", tensors))
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in under("optimizer/", tensors).items():
+        index, slot = name.split("/")
+        state.setdefault(int(index), {})[slot] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    for parameter, slots in optimizer.state.items():
+        for name, value in slots.items():
+            if value.shape == parameter.shape:
+                # The file keeps no memory layout; the parameter's own means the same kernels and the same bits.
+                slots[name] = torch.empty_like(parameter, memory_format=torch.preserve_format).copy_(value)
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:

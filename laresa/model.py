@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm
 import torch
 from torch import Tensor, nn
@@ -47,7 +49,7 @@ def build_model(name: str, *, pretrained: bool, input_size: int, latent_dim: int
 
 def input_statistics(model: LatentClassifier) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Channel mean and deviation the backbone's pretrained weights expect, for pixels in [0, 1]."""
-    cfg = model.backbone.pretrained_cfg
+    cfg: dict[str, Any] = vars(model.backbone)["pretrained_cfg"]
     return tuple(cfg["mean"]), tuple(cfg["std"])
 
 

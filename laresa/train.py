@@ -128,7 +128,7 @@ class Trainer:
             self.mean, self.std = input_statistics(model)
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         model = model.to(self.device)
-        return model.to(memory_format=layout)  # type: ignore[call-overload]  # torch's own signature lacks it
+        return model.to(memory_format=layout)
 
     def _build_objective(self) -> Objective:
         labels = _labels(self.config, self.dataset, shuffled=True) if self.config.shuffle_labels else self.labels
@@ -226,7 +226,7 @@ class Trainer:
         """(logits_NC, z_ND) of a whole split, in float32 on the device."""
         self.model.eval()
         outputs = []
-        for images in split.images.split(EVALUATION_BATCH):
+        for images in torch.split(split.images, EVALUATION_BATCH):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
                 logits, z = self.model(self._prepare(images.to(self.device)))
             outputs.append((logits.float(), z.float()))
@@ -259,11 +259,8 @@ class Trainer:
     # ------------------------------------------------------------------ checkpoints
     def save(self, path: Path) -> None:
         """Everything a resumed run needs, in one file (see laresa.checkpoint)."""
-        tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"objective/{k}": v for k, v in self.objective.state_dict().items()}
-        tensors |= {f"best/{k}": v for k, v in self.best_weights.items()}
-        for index, slots in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{index}/{k}": v for k, v in slots.items()}
+        tensors = checkpoint.pack(model=self.model, objective=self.objective, optimizer=self.optimizer)
+        tensors |= {f"best/{name}": value for name, value in self.best_weights.items()}
         checkpoint.save(path, tensors, self.state())
 
     def state(self) -> dict[str, Any]:
@@ -281,24 +278,10 @@ class Trainer:
         for key, own in (("signature", self.config.signature()), ("fingerprint", self.dataset.fingerprint)):
             if state[key] != own:
                 raise CheckpointError(f"checkpoint {path} has {key} {state[key]!r}: this trial has {own!r}")
-        self.model.load_state_dict(_under("model/", tensors))
-        self.objective.load_state_dict(_under("objective/", tensors))
-        self.best_weights = _under("best/", tensors)
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, value in _under("optimizer/", tensors).items():
-            index, slot = name.split("/")
-            slots.setdefault(int(index), {})[slot] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
-        self._match_layout()
+        checkpoint.unpack(tensors, model=self.model, objective=self.objective, optimizer=self.optimizer)
+        self.best_weights = checkpoint.under("best/", tensors)
         self.best_epoch, self.best_top1 = state["best_epoch"], state["best_top1"]
         self.history = [Measurement.from_dict(fields) for fields in state["history"]]
-
-    def _match_layout(self) -> None:
-        """Adam's moments in their parameter's memory layout, which the file does not keep: same kernel, same bits."""
-        for parameter, slots in self.optimizer.state.items():
-            for name, value in slots.items():
-                if value.shape == parameter.shape:
-                    slots[name] = torch.empty_like(parameter, memory_format=torch.preserve_format).copy_(value)
 
 
 def _blame(losses_ST: Tensor, names: Sequence[str], epoch: int) -> NonFiniteLossError:
@@ -323,7 +306,3 @@ def _labels(config: TrialConfig, dataset: Dataset, *, shuffled: bool) -> LabelEm
         label_text=config.label_text,
         shuffle_seed=config.seed if shuffled else None,
     )
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,36 @@
+"""A tiny data set that a tiny network learns in a second."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from laresa.config import TrialConfig
+from laresa.data import Dataset, Split
+from laresa.taxonomy import Taxonomy
+
+GROUPS = {"pet": ["cat", "dog"], "vehicle": ["truck", "car"], "fruit": ["apple", "pear"]}
+
+
+def tiny_split(count: int, seed: int) -> Split:
+    """Class i is a picture of its own brightness pattern under noise: learnable, not trivial."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 6
+    patterns = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    images = patterns[labels] * 150 + torch.rand(count, 3, 16, 16, generator=generator) * 105
+    return Split(images.to(torch.uint8), labels)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Dataset:
+    tree = Taxonomy.from_groups(GROUPS)
+    half = (0.5, 0.5, 0.5)
+    splits = [tiny_split(count, seed) for seed, count in enumerate((50, 24, 24))]
+    return Dataset("tiny", tree, *splits, half, half, "fold 0 of 1", "0123456789abcdef")
+
+
+@pytest.fixture
+def config() -> TrialConfig:
+    return TrialConfig(
+        dataset="tiny", backbone="test_vit", input_size=32, batch_size=16, epochs=4, patience=4, lr=1e-3, seed=1
+    )

@@ -91,7 +91,7 @@ COLUMNS = (
     Column("p", ("p",)),
     Column("p (Holm)", ("p_holm",)),
     Column("P(better)", ("probability_better",)),
-    Column("pairs for 80 % power", ("pairs_for_power",)),
+    Column("pairs for power .8", ("pairs_for_power",)),
 )
 NOTES = (
     "Difference: mean ± sample deviation (ddof 1) over the pairs, each one seed and fold.",
@@ -99,7 +99,7 @@ NOTES = (
     "p: exact sign-flip test, two-sided; p (Holm): adjusted over all rows of this table.",
     "P(better): share of 9,999 Bayesian bootstrap draws (Dirichlet weights over the pairs) with a mean above 0; "
     "it is 1 as soon as every difference is positive, however few there are.",
-    "Pairs for 80 % power: if the difference and deviation seen here were the true ones (paired t-test at .05).",
+    "Pairs for power .8: if the difference and deviation seen here were the true ones (paired t-test at .05).",
 )
 
 
@@ -119,8 +119,9 @@ def _table(context: Context, name: str, title: str, found: Sequence[Comparison])
         for block in context.blocks
     ]
     columns = (ARM, Column("against", ("against",), "l"), *COLUMNS)
-    notes = (significance_note(found), *context.notes(*NOTES))
-    return Table(name, title, columns, tuple(block for block in rows if block.rows), notes) if found else None
+    blocks = tuple(block for block in rows if block.rows)
+    verdict = significance_note(found)
+    return Table(name, title, columns, blocks, context.notes(*NOTES), verdict=verdict) if found else None
 
 
 def _row(comparison: Comparison) -> Row:
@@ -193,8 +194,8 @@ def pooled_table(context: Context, found: Sequence[Comparison]) -> Table | None:
         Column("sd within a pair", ("sd_within",)),
     )
     notes = (
-        "Replicates within pairs; every pair weighs the same. Interval: t over the pairs' means, "
-        "so it speaks of further pairs like these.",
+        "Replicates within pairs; every pair weighs the same. Interval: t with one degree of freedom fewer than pairs, "
+        "so it speaks of further pairs like these and is wide for few.",
         "sd between: of the pairs' true differences, by the method of moments; sd within: of replicates in a pair.",
     )
     blocks = (Rows("all data sets and backbones", (), tuple(rows)),)

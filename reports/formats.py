@@ -42,7 +42,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Table:
-    """name: stem of the files; notes: what n, the +- and the symbols mean, one sentence each."""
+    """name: stem of the files; verdict: what must be read first; notes: what n, the +- and the symbols mean."""
 
     name: str
     title: str
@@ -50,6 +50,7 @@ class Table:
     blocks: tuple[Rows, ...]
     notes: tuple[str, ...]
     block_keys: tuple[str, ...] = ("dataset", "backbone")
+    verdict: str = ""
 
     def __post_init__(self) -> None:
         for row in (row for block in self.blocks for row in block.rows):
@@ -66,6 +67,7 @@ class Table:
 def to_markdown(table: Table) -> str:
     """The caption, a GitHub table, the notes."""
     lines = [f"**{escape_markdown(table.caption)}**", ""]
+    lines += [escape_markdown(table.verdict), ""] if table.verdict else []
     lines.append(_pipes([escape_markdown(column.title) for column in table.columns]))
     lines.append(_pipes(["---:" if column.align == "r" else ":---" for column in table.columns]))
     for block in table.blocks:
@@ -130,11 +132,8 @@ def to_latex(table: Table) -> str:
     """A `table` environment to \\input; it needs \\usepackage{booktabs} and T1 fonts, nothing else."""
     width = len(table.columns)
     align = "".join("p{0.38\\linewidth}" if column.align == "wrap" else column.align for column in table.columns)
-    lines = [
-        "\\begin{table}[htbp]",
-        "\\centering\\small\\setlength{\\tabcolsep}{4pt}",
-        f"\\caption{{{escape_latex(table.caption)}}}",
-    ]
+    lines = ["\\begin{table}[htbp]", "\\centering\\small\\setlength{\\tabcolsep}{4pt}"]
+    lines.append(f"\\caption{{{escape_latex(table.caption)}}}")
     lines += [f"\\label{{tab:{table.name}}}", f"\\begin{{tabular}}{{{align}}}", "\\toprule"]
     lines += [_ampersands([escape_latex(column.title) for column in table.columns]), "\\midrule"]
     for number, block in enumerate(table.blocks):
@@ -142,9 +141,9 @@ def to_latex(table: Table) -> str:
             lines += ["\\midrule"] * (number > 0)
             lines.append(f"\\multicolumn{{{width}}}{{l}}{{\\textit{{{escape_latex(block.title)}}}}} \\\\")
         lines += [_ampersands([_latex_cell(cell) for cell in row]) for row in block.rows]
-    notes = " ".join(escape_latex(note) for note in table.notes)
+    notes = " ".join(escape_latex(note) for note in (table.verdict, *table.notes))
     lines += ["\\bottomrule", "\\end{tabular}", "", "\\smallskip"]
-    lines += [f"\\begin{{minipage}}{{0.95\\linewidth}}\\footnotesize {notes}\\end{{minipage}}", "\\end{table}"]
+    lines += [f"\\begin{{minipage}}{{0.95\\linewidth}}\\footnotesize {notes.strip()}\\end{{minipage}}", "\\end{table}"]
     return "\n".join(lines) + "\n"
 
 

@@ -106,9 +106,10 @@ def _table(table: Table) -> str:
         f'<th scope="col" class="{k}">{escape(c.title)}</th>' for c, k in zip(table.columns, kinds, strict=True)
     )
     body = "".join(_block(block, kinds, named=len(table.blocks) > 1) for block in table.blocks)
+    verdict = f"<p>{escape(table.verdict)}</p>" if table.verdict else ""
     notes = " ".join(escape(note) for note in table.notes)
     return (
-        f'<article id="table-{escape(table.name)}"><h3>{escape(table.caption)}</h3><div class="wide"><table>'
+        f'<article id="table-{escape(table.name)}"><h3>{escape(table.caption)}</h3>{verdict}<div class="wide"><table>'
         f'<thead><tr>{head}</tr></thead>{body}</table></div><p class="notes">{notes}</p></article>'
     )
 

@@ -25,7 +25,8 @@ li { margin: .35rem 0; }
 .tiles span { color: var(--soft); font-size: .9rem; }
 article, figure { margin: 0 0 2.4rem; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .93rem; font-variant-numeric: tabular-nums;
+article p { margin: 0 0 .7rem; max-width: 62rem; }
+table { border-collapse: collapse; min-width: min(100%, 36rem); font-size: .93rem; font-variant-numeric: tabular-nums;
   border-top: 2px solid var(--ink); border-bottom: 2px solid var(--ink); }
 th, td { padding: .34rem .6rem; vertical-align: top; text-align: left; }
 th.r, td.r { text-align: right; white-space: nowrap; }
@@ -36,8 +37,7 @@ tbody tr + tr td { border-top: 1px solid var(--line); }
 tbody tr:hover td { background: var(--tint); }
 tr.block th { padding-top: .9rem; font-style: italic; border-bottom: 1px solid var(--line); }
 u { text-underline-offset: .18em; }
-.notes::first-line { color: var(--ink); }
-.notes, figcaption { color: var(--soft); font-size: .88rem; line-height: 1.5; margin: .6rem 0 0; max-width: 62rem; }
+article .notes, figcaption { color: var(--soft); font-size: .88rem; line-height: 1.5; margin: .6rem 0 0; max-width: 62rem; }
 figure img { display: block; width: 100%; min-width: 640px; height: auto; }
 dl { display: grid; grid-template-columns: minmax(8rem, max-content) 1fr; gap: .5rem 1.4rem; margin: 0; }
 dt { font-weight: 600; }

@@ -47,8 +47,10 @@ class Taxonomy:
         object.__setattr__(self, "parents", parents)
         _check_nodes(self.names, self.internal, parents)
         for name in self.descriptions:
-            if name not in self.node_names:
-                raise DataError(f"description of {name!r}: no such class or group{nearest(name, self.node_names)}")
+            if name not in self.node_names or not isinstance(self.descriptions[name], str):
+                raise DataError(
+                    f"description of {name!r}: no such class or group, or no text{nearest(name, self.node_names)}"
+                )
 
     # ------------------------------------------------------------------ construction
     @classmethod
@@ -56,7 +58,7 @@ class Taxonomy:
         """Two levels from {"coarse": ["fine", ...]}; keyword arguments as in `from_paths`."""
         paths: dict[str, tuple[str, ...]] = {}
         for group, members in groups.items():
-            if isinstance(members, str) or not members:
+            if isinstance(members, str) or not isinstance(members, Sequence) or not members:
                 raise DataError(f"group {group!r} is empty: expected a list of class names, got {members!r}")
             for name in members:
                 if name in paths:
@@ -94,12 +96,11 @@ class Taxonomy:
         """From a taxonomy.json: {"groups": ...} or {"paths": ...}, optional "descriptions" and "notes"."""
         try:
             fields = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_unique_keys)
+            return cls.from_dict(fields, classes=classes)
         except OSError as error:
             raise DataError(f"can't read the taxonomy {path}: {error.strerror}") from error
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise DataError(f"{path} is not JSON: {error}") from error
-        try:
-            return cls.from_dict(fields, classes=classes)
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
 
@@ -107,18 +108,18 @@ class Taxonomy:
     def from_dict(cls, fields: Mapping[str, Any], *, classes: Sequence[str] | None = None) -> Taxonomy:
         """The inverse of `to_dict`; also takes {"groups": ...}."""
         known = ("groups", "paths", "descriptions", "notes")
+        if not isinstance(fields, Mapping):
+            raise DataError(f"a taxonomy is a JSON object, not {type(fields).__name__}")
         for name in fields:
             if name not in known:
                 raise DataError(f"unknown key {name!r} in a taxonomy{nearest(name, known)}")
         if ("groups" in fields) == ("paths" in fields):
             raise DataError('a taxonomy needs either "groups" or "paths"')
-        tree = fields.get("groups", fields.get("paths"))
-        if not isinstance(tree, Mapping):
-            raise DataError(f"a taxonomy's groups or paths are a JSON object, not {type(tree).__name__}")
+        tree, descriptions = fields.get("groups", fields.get("paths")), fields.get("descriptions", {})
+        if not isinstance(tree, Mapping) or not isinstance(descriptions, Mapping):
+            raise DataError("groups, paths and descriptions are JSON objects: {name: ...}")
         make = cls.from_groups if "groups" in fields else cls.from_paths
-        return make(
-            tree, classes=classes, descriptions=fields.get("descriptions", {}), notes=tuple(fields.get("notes", ()))
-        )
+        return make(tree, classes=classes, descriptions=descriptions, notes=tuple(fields.get("notes", ())))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types: {"paths": ..., "descriptions": ..., "notes": ...}, classes in class order."""
@@ -130,11 +131,6 @@ class Taxonomy:
     def leaves(self) -> int:
         """C, the number of classes."""
         return len(self.names)
-
-    @property
-    def nodes(self) -> int:
-        """V, the number of nodes."""
-        return len(self.parents)
 
     @cached_property
     def node_names(self) -> tuple[str, ...]:
@@ -155,7 +151,7 @@ class Taxonomy:
     @cached_property
     def heights(self) -> NDArray[np.int64]:
         """int64 [V]: edges on the longest way down to a leaf."""
-        heights = np.zeros(self.nodes, dtype=np.int64)
+        heights = np.zeros(len(self.parents), dtype=np.int64)
         for node, parent in enumerate(self.parents):  # children come before their parents
             if parent >= 0:
                 heights[parent] = max(heights[parent], heights[node] + 1)
@@ -204,17 +200,6 @@ class Taxonomy:
         if unsaid:
             log.warning("no description of %s: read by name", _some(unsaid))
         return tuple(self.descriptions.get(name, text) for name, text in zip(self.node_names, spoken, strict=True))
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Taxonomy):
-            return NotImplemented
-        return self._key() == other._key() and dict(self.descriptions) == dict(other.descriptions)
-
-    def __hash__(self) -> int:
-        return hash(self._key())
-
-    def _key(self) -> tuple[Any, ...]:
-        return self.names, self.internal, tuple(self.parents.tolist())
 
 
 def shipped(name: str) -> Taxonomy:
@@ -271,7 +256,7 @@ def _parent_of(paths: Mapping[str, Sequence[str]]) -> dict[str, str]:
     parent: dict[str, str] = {}
     inner: set[str] = set()
     for leaf, above in paths.items():
-        if isinstance(above, str) or not above:
+        if isinstance(above, str) or not isinstance(above, Sequence) or not above:
             raise DataError(f"class {leaf!r} has no parent: expected a list of at least one name, got {above!r}")
         steps = [leaf, *above]
         for name in steps:

@@ -70,7 +70,7 @@ def prepare(
 def folds(name: str, *, root: str | Path | None = None) -> int:
     """The number of different folds: 6 design families in emoji120; elsewhere see `Source.folds`."""
     if _embedded(name):
-        return emoji120.FOLDS
+        return emoji120.folds(None if name == "emoji120" else name)
     return 2 if name in _SOURCES else source(name, root=root).folds
 
 

@@ -26,8 +26,6 @@ from laresa.errors import DataError
 from laresa.taxonomy import Taxonomy
 
 FAMILIES = ("noto", "noto-v1", "fxemoji", "fluent", "twemoji", "emojione")
-FOLDS = len(FAMILIES)
-TESTED_RENDERING = {"fluent": "fluent-emoji"}
 
 
 def load(*, fold: int = 0, image_size: int | None = None, path: str | Path | None = None) -> Dataset:
@@ -37,31 +35,41 @@ def load(*, fold: int = 0, image_size: int | None = None, path: str | Path | Non
     families. Raises DataError for a fold that isn't there or a file that isn't such a build.
     """
     arrays = _read(str(path) if path else None)
-    check_fold("emoji120", fold, FOLDS)
+    count, families = folds(path), _families(arrays)
+    check_fold("emoji120", fold, count)
     images = resize(arrays["images"], image_size or arrays["images"].shape[-1])
-    tested, validated = FAMILIES[fold], FAMILIES[(fold + 1) % FOLDS]
+    tested, validated = families[fold], families[(fold + 1) % count]
     parts = {
         "train": ~np.isin(arrays["families"], (tested, validated)),
         "val": _one_a_class(arrays, validated),
         "test": _one_a_class(arrays, tested),
     }
-    splits = {}
-    for part, chosen in parts.items():
-        if not chosen.any():
-            raise DataError(f"emoji120, fold {fold}: no {part} image in {path or 'the embedded file'}")
-        splits[part] = Split(torch.from_numpy(images[chosen]), torch.from_numpy(arrays["labels"][chosen]))
+    splits = {
+        part: Split(torch.from_numpy(images[chosen]), torch.from_numpy(arrays["labels"][chosen]))
+        for part, chosen in parts.items()
+    }
     mean, std = statistics(images[parts["train"]])
     tree = taxonomy(path)
-    note = f"tests family {_described(tested)}, validates on {_described(validated)}, trains on the rest"
+    note = (
+        f"tests family {_described(arrays, tested)}, validates on {_described(arrays, validated)}, trains on the rest"
+    )
     return Dataset(
         name="emoji120" if path is None else Path(path).stem,
         taxonomy=tree,
         **splits,
         mean=mean,
         std=std,
-        fold_note=f"fold {fold} of {FOLDS}: {note}",
+        fold_note=f"fold {fold} of {count}: {note}",
         fingerprint=fingerprint(images, arrays["labels"], tree.names),
     )
+
+
+def folds(path: str | Path | None = None) -> int:
+    """One fold for each design family in the file; DataError below three, which a fold needs."""
+    count = len(_families(_read(str(path) if path else None)))
+    if count < 3:
+        raise DataError(f"{path} holds {count} design families: a fold tests one, validates on one, trains on the rest")
+    return count
 
 
 def taxonomy(path: str | Path | None = None) -> Taxonomy:
@@ -90,10 +98,20 @@ def _read(path: str | None) -> dict[str, NDArray[Any]]:
     return arrays
 
 
+def _families(arrays: dict[str, NDArray[Any]]) -> list[str]:
+    return list(dict.fromkeys(arrays["families"].tolist()))
+
+
+def _renderings(arrays: dict[str, NDArray[Any]], family: str) -> list[str]:
+    return list(dict.fromkeys(arrays["sets"][arrays["families"] == family].tolist()))
+
+
 def _one_a_class(arrays: dict[str, NDArray[Any]], family: str) -> NDArray[np.bool_]:
-    chosen: NDArray[np.bool_] = arrays["families"] == family
-    return chosen & (arrays["sets"] == TESTED_RENDERING[family]) if family in TESTED_RENDERING else chosen
+    """The family's first rendering; of fluent that is the one in colour."""
+    chosen: NDArray[np.bool_] = arrays["sets"] == _renderings(arrays, family)[0]
+    return chosen
 
 
-def _described(family: str) -> str:
-    return f"{family} (rendering {TESTED_RENDERING[family]} only)" if family in TESTED_RENDERING else family
+def _described(arrays: dict[str, NDArray[Any]], family: str) -> str:
+    first, *others = _renderings(arrays, family)
+    return f"{family} (rendering {first} only)" if others else family

@@ -29,7 +29,7 @@ def describe(root: str | Path | None = None) -> list[dict[str, Any]]:
         "present": True,
         "classes": emoji120.taxonomy().leaves,
         "images": emoji120.image_count(),
-        "folds": emoji120.FOLDS,
+        "folds": emoji120.folds(),
         "licence": "Apache-2.0, MIT, CC-BY-4.0 (see NOTICE)",
     }
     fetched = [

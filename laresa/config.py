@@ -68,6 +68,7 @@ class TrialConfig:
     fold: int = 0
     split_seed: int = 42
     image_size: int | None = None  # pixels; None: the data set's own
+    skip_bad_images: bool = False  # leave out images of a folder that don't decode, instead of refusing
     augment: str = "crop+flip"  # "+"-joined AUGMENTATIONS, or "none"
     # label semantics
     encoder: str = "all-MiniLM-L6-v2"

@@ -96,9 +96,7 @@ class Trainer:
         self.config = config
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         seed_everything(config.seed)
-        self.dataset = dataset or load(
-            config.dataset, fold=config.fold, split_seed=config.split_seed, image_size=config.image_size
-        )
+        self.dataset = dataset or load(config)
         self.labels = _labels(config, self.dataset, shuffled=False)
         self.model = self._build_model()
         self.objective = self._build_objective()

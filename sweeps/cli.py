@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from laresa.errors import LaresaError, NonFiniteLossError
-from sweeps.service.options import add_place_options, run_options
+from sweeps.service.options import add_place_options, dataset_name, run_options
 
 STUDIES = {"ablation": "sweeps.ablation"}
 DEMO = ["--sweep", "demo", "--dataset", "emoji120"]
@@ -68,6 +68,7 @@ def _add_query_verbs(verbs: Any) -> None:
     best.add_argument("--n", type=int, default=1, help="how many (default: 1)")
     best.add_argument("--by", metavar="FIELD", help="the best of each value of a field, such as subset")
     report.add_argument("--out", metavar="DIR", help="folder to write (default: build/SWEEP)")
+    _add_data_verb(verbs)
     ui = verbs.add_parser("ui", help="MLflow's address; starts the local server if none runs")
     ui.add_argument("--stop", action="store_true", help="end the local server")
     status.set_defaults(handler=_status)
@@ -77,6 +78,23 @@ def _add_query_verbs(verbs: Any) -> None:
 
 
 # ---------------------------------------------------------------------- running
+
+
+def _add_data_verb(verbs: Any) -> None:
+    actions = verbs.add_parser("data", help="data sets: what is there, where it comes from, does it fit its taxonomy")
+    actions = actions.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="the data sets that have a name")
+    listing.add_argument("--json", action="store_true", help="print a list of records as JSON")
+    check = actions.add_parser("check", help="decode every image and hold the data set against its taxonomy")
+    check.add_argument("dataset", metavar="NAME_OR_PATH")
+    build = actions.add_parser("build", help="make emoji120 from the vendors' npm packages")
+    build.add_argument("dataset", choices=["emoji120"])
+    build.add_argument("--out", default="emoji120.npz", metavar="FILE", help="use it with --dataset FILE")
+    build.add_argument("--size", type=int, default=32, metavar="PIXELS")
+    build.add_argument("--classes", metavar="CSV", help="another class list (columns: codepoint,fine,coarse,category)")
+    listing.set_defaults(handler=_data_list)
+    check.set_defaults(handler=_data_check)
+    build.set_defaults(handler=_data_build)
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -113,7 +131,7 @@ def _run(args: argparse.Namespace) -> int:
     study = _study(args)
     result = run(study, run_options(args))
     report = _write_report(study.name, args.tracking_uri, Path("build") / study.name)
-    print(report.top1)
+    _print_top1(report)
     print(f"states      {', '.join(f'{count} {state}' for state, count in sorted(result.states.items()))}")
     print(
         f"time        {result.wall_seconds:.0f} s for the sweep, {result.training_seconds:.0f} s of it training "
@@ -170,7 +188,7 @@ def _brief(record: Any) -> dict[str, Any]:
 
 def _report(args: argparse.Namespace) -> int:
     report = _write_report(args.sweep, args.tracking_uri, Path(args.out) if args.out else Path("build") / args.sweep)
-    print(report.top1)
+    _print_top1(report)
     print(f"report      {report.html}")
     return 0
 
@@ -184,6 +202,44 @@ def _write_report(sweep: str, tracking_uri: str | None, out: Path) -> Any:
     report = build_report(found, out, latents=lambda record: records.latents(record, tracking_uri=uri), title=sweep)
     records.attach_report(sweep, out, tracking_uri=uri)
     return report
+
+
+def _print_top1(report: Any) -> None:
+    """The top-1 table as it reads on a terminal, and what it says in a sentence or two."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    Console().print(Markdown((report.html.parent / "tables" / "top1.md").read_text()))
+    print("\n".join(report.summary))
+
+
+def _data_list(args: argparse.Namespace) -> int:
+    from laresa.data.report import describe
+
+    records = describe()
+    if args.json:
+        print(json.dumps(records, indent=1))
+        return 0
+    for record in records:
+        there = "here" if record["present"] else "not here"
+        print(f"{record['name']:14s} {there:9s} {record['classes']:4d} classes {record['images']:7d} images", end="  ")
+        print(f"{record['folds']} folds  {record['licence']}; {record['origin']}")
+    return 0
+
+
+def _data_check(args: argparse.Namespace) -> int:
+    from laresa.data.report import check
+
+    findings = check(dataset_name(args.dataset))
+    print("\n".join(findings) or f"{args.dataset}: nothing to remark")
+    return 1 if findings else 0
+
+
+def _data_build(args: argparse.Namespace) -> int:
+    from laresa.data.emoji120_build import build
+
+    print(build(args.out, size=args.size, classes_csv=args.classes))
+    return 0
 
 
 def _ui(args: argparse.Namespace) -> int:

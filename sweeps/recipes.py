@@ -5,6 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 RECIPES: dict[str, dict[str, Any]] = {
-    # 620 small pictures: a small network, a small batch, minutes on two cores.
-    "emoji120": {"backbone": "test_resnet", "lr": 2e-3, "batch_size": 32, "epochs": 60, "patience": 60},
+    # Some 700 small pictures: a small network and a small batch, half a second of one core an epoch. Batch size, lr and
+    # schedule are the best of twelve by validation top-1 (mean of folds 0 and 2).
+    "emoji120": {
+        "backbone": "test_resnet",
+        "channels_last": True,
+        "lr": 2e-3,
+        "batch_size": 32,
+        "epochs": 30,
+        "patience": 30,
+    },
 }

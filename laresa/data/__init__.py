@@ -50,6 +50,7 @@ def load(
         fold = config.fold if fold is None else fold
         split_seed = config.split_seed if split_seed is None else split_seed
         image_size = config.image_size if image_size is None else image_size
+        skip_bad = skip_bad or config.skip_bad_images
     fold, split_seed = fold or 0, DEFAULT_SPLIT_SEED if split_seed is None else split_seed
     if _embedded(name):
         return emoji120.load(fold=fold, image_size=image_size, path=None if name == "emoji120" else name)

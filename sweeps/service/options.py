@@ -75,13 +75,19 @@ def run_options(args: argparse.Namespace) -> RunOptions:
 
 def base_config(args: argparse.Namespace) -> TrialConfig:
     """The data set's recipe, overridden by the options, overridden by --set."""
-    fields: dict[str, Any] = {**RECIPES.get(args.dataset, {}), "dataset": args.dataset}
+    fields: dict[str, Any] = {**RECIPES.get(args.dataset, {}), "dataset": dataset_name(args.dataset)}
     if args.backbone is not None:
         fields["backbone"] = args.backbone
     if args.epochs is not None:
         fields["epochs"] = args.epochs
     fields |= set_fields(args.set)
     return TrialConfig.from_dict(fields)
+
+
+def dataset_name(given: str) -> str:
+    """A folder by its whole path, since workers have another current folder; a name as it is."""
+    path = Path(given).expanduser()
+    return str(path.resolve()) if path.exists() and (path.is_dir() or path.suffix == ".npz") else given
 
 
 def set_fields(assignments: list[str]) -> dict[str, Any]:
@@ -100,7 +106,7 @@ def replicates(args: argparse.Namespace) -> tuple[Replicate, ...]:
     """One replicate a seed; its fold is given, or the seed modulo the data set's number of folds."""
     from laresa.data import folds
 
-    seeds, available = _integers("--seeds", args.seeds), folds(args.dataset)
+    seeds, available = _integers("--seeds", args.seeds), folds(dataset_name(args.dataset))
     chosen = _integers("--folds", args.folds) if args.folds else [seed % available for seed in seeds]
     if len(chosen) != len(seeds):
         raise ConfigError(f"--folds {args.folds}: expected {len(seeds)} folds, one for each of --seeds {args.seeds}")

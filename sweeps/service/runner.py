@@ -94,42 +94,26 @@ def prepare(study: Study) -> None:
     from laresa.labels import label_embeddings
     from laresa.model import build_model
 
-    seen: set[tuple[Any, ...]] = set()
-    for trial in study.trials():
-        c = trial.config
-        data_key = (c.dataset, c.fold, c.split_seed, c.image_size)
-        if data_key not in seen:
-            seen.add(data_key)
-            load(c.dataset, fold=c.fold, split_seed=c.split_seed, image_size=c.image_size)
-        model_key = (
-            c.dataset,
-            c.image_size,
-            c.backbone,
-            c.pretrained,
-            c.input_size,
-            c.latent_dim,
-            c.encoder,
-            c.label_text,
-        )
-        if model_key in seen:
-            continue
-        seen.add(model_key)
-        data = load(c.dataset, fold=c.fold, split_seed=c.split_seed, image_size=c.image_size)
-        labels = label_embeddings(data.taxonomy, encoder=c.encoder, label_text=c.label_text)
+    datasets: dict[tuple[Any, ...], Any] = {}
+    models: set[tuple[Any, ...]] = set()
+    for config in (trial.config for trial in study.trials()):
+        data_key = (config.dataset, config.fold, config.split_seed, config.image_size, config.skip_bad_images)
+        if data_key not in datasets:
+            datasets[data_key] = load(config)
+        data = datasets[data_key]
+        labels = label_embeddings(data.taxonomy, encoder=config.encoder, label_text=config.label_text)
         width = labels.fine_CD.shape[1]
-        if c.latent_dim not in (None, width) and {"anchor", "triplet"} & set(c.parts):
+        if config.latent_dim not in (None, width) and {"anchor", "triplet"} & set(config.parts):
             raise ConfigError(
-                f"latent_dim={c.latent_dim}: anchor and triplet compare latents with label embeddings, "
-                f"which have {width} dimensions with encoder {c.encoder!r}; leave latent_dim out"
+                f"latent_dim={config.latent_dim}: anchor and triplet compare latents with label embeddings, "
+                f"which have {width} dimensions with encoder {config.encoder!r}; leave latent_dim out"
             )
-        size = c.input_size or data.train.images.shape[-1]
-        build_model(
-            c.backbone,
-            pretrained=c.pretrained,
-            input_size=size,
-            latent_dim=c.latent_dim or width,
-            classes=len(data.taxonomy.names),
-        )
+        size = config.input_size or data.train.images.shape[-1]
+        shape = {"input_size": size, "latent_dim": config.latent_dim or width, "classes": len(data.taxonomy.names)}
+        model_key = (config.backbone, config.pretrained, *shape.values())
+        if model_key not in models:
+            models.add(model_key)
+            build_model(config.backbone, pretrained=config.pretrained, **shape)
 
 
 def describe(study: Study) -> dict[str, str]:

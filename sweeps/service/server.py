@@ -114,7 +114,9 @@ class LocalServer:
 
     def _alive(self, pid: int) -> bool:
         """Whether `pid` is still our server, and not a process that took over its number."""
-        shown = subprocess.run(["ps", "-o", "stat=,command=", "-p", str(pid)], capture_output=True, text=True).stdout
+        shown = subprocess.run(
+            ["ps", "-ww", "-o", "stat=,command=", "-p", str(pid)], capture_output=True, text=True
+        ).stdout
         return self.store in shown and not shown.startswith("Z")
 
     @contextlib.contextmanager

@@ -192,9 +192,8 @@ _loaded: dict[tuple[Any, ...], Dataset] = {}
 
 def _dataset(config: TrialConfig) -> Dataset:
     """The trial's data set; the last one stays open, as the next trial on this worker mostly wants the same."""
-    key = (config.dataset, config.fold, config.split_seed, config.image_size)
+    key = (config.dataset, config.fold, config.split_seed, config.image_size, config.skip_bad_images)
     if key not in _loaded:
         _loaded.clear()
-        name, fold, split_seed, size = key
-        _loaded[key] = load(name, fold=fold, split_seed=split_seed, image_size=size)
+        _loaded[key] = load(config)
     return _loaded[key]

@@ -18,14 +18,6 @@ from laresa.train import Result, Trainer, fit, train
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def learned(result: Result) -> dict[str, object]:
     """What a trial learnt, without when and how fast."""
     epochs = [(m.epoch, dict(m.metrics)) for m in result.history]
@@ -162,7 +154,7 @@ def test_every_image_is_seen_once_an_epoch_and_no_batch_has_one_image(tiny: Data
 def test_unknown_backbone_and_size_that_does_not_fit(tiny: Dataset, config: TrialConfig):
     with pytest.raises(ConfigError, match="did you mean 'resnet50'"):
         build_model("resnet5O", pretrained=False, input_size=32, latent_dim=8, classes=2)
-    with pytest.raises(ConfigError, match="33 px.*input_size"):
+    with pytest.raises(ConfigError, match=r"33 px.*input_size"):
         build_model("test_vit", pretrained=False, input_size=33, latent_dim=8, classes=2)
 
 

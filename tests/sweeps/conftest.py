@@ -1,4 +1,4 @@
-"""A user's own folder of pictures, small enough for a whole sweep in seconds, and a home of its own for every test run."""
+"""A user's own folder of pictures, small enough for a whole sweep in seconds, and a home of its own for the tests."""
 
 from __future__ import annotations
 

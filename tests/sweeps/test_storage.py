@@ -17,7 +17,7 @@ def test_a_newer_attempt_fences_its_predecessor(tmp_path: Path):
     first.check()
     second = folder.new_attempt()
     assert (first.number, second.number) == (1, 2)
-    with pytest.raises(FencedError, match="attempt 1 .* gives way to attempt 2"):
+    with pytest.raises(FencedError, match=r"attempt 1 .* gives way to attempt 2"):
         first.check()
     with pytest.raises(FencedError):
         first.conclude({"state": "finished"})
@@ -63,9 +63,9 @@ with SweepFolder(Path({str(tmp_path / "mine")!r})).lock():
 
 def test_storage_that_cant_be_written_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"file/sweep can't be written .*choose another --storage"):
-        with SweepFolder(tmp_path / "file" / "sweep").lock():
-            pass
+    folder = SweepFolder(tmp_path / "file" / "sweep")
+    with pytest.raises(StorageError, match=r"file/sweep can't be written .*another --storage"), folder.lock():
+        pass
 
 
 def test_damaged_json_is_named(tmp_path: Path):

@@ -1,0 +1,153 @@
+"""Real sweeps: Ray Tune, a real MLflow server, pictures on disk; killed, disturbed, run again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from laresa.train import fit
+from sweeps import best, best_n, trials
+from sweeps.service.storage import SweepFolder
+from sweeps.service.tracking import client
+from tests.sweeps.conftest import QUICK, laresa
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("server", "one_thread")]
+EPOCHS = 6
+
+
+def arguments(sweep: str, pictures: Path, *more: str) -> list[str]:
+    study = ["ablation", "--sweep", sweep, "--dataset", str(pictures), "--subsets", "ce,ce+anchor", "--seeds", "0,1"]
+    return ["run", *study, "--epochs", str(EPOCHS), *QUICK, *more]
+
+
+def runs(url: str, sweep: str):
+    api = client(url)
+    experiment = api.get_experiment_by_name(sweep)
+    return api, list(api.search_runs([experiment.experiment_id]))
+
+
+def assert_complete(url: str, sweep: str, count: int = 4) -> None:
+    """Every trial one finished run, each epoch's metrics once, one parent, nothing left RUNNING."""
+    api, found = runs(url, sweep)
+    kinds = Counter(run.data.tags["laresa.kind"] for run in found)
+    assert kinds == {"sweep": 1, "trial": count}
+    assert {run.info.status for run in found} == {"FINISHED"}
+    for run in found:
+        if run.data.tags["laresa.kind"] == "trial":
+            for name in ("val/top1", "train/loss", "weight/ce"):
+                steps = [metric.step for metric in api.get_metric_history(run.info.run_id, name)]
+                assert sorted(steps) == list(range(1, EPOCHS + 1)), (name, steps)
+
+
+def test_sweep_from_nothing_to_report(server: str, pictures: Path, tmp_path: Path):
+    done = laresa(*arguments("whole", pictures), cwd=tmp_path)
+    assert "4 finished" in done.stdout
+    assert_complete(server, "whole")
+    report = tmp_path / "build" / "whole" / "report.html"
+    assert "ce+anchor" in report.read_text()
+
+    api, found = runs(server, "whole")
+    parent = next(run for run in found if run.data.tags["laresa.kind"] == "sweep")
+    assert "report/report.html" in [item.path for item in api.list_artifacts(parent.info.run_id, "report")]
+    child = next(run for run in found if run.data.tags.get("laresa.arm") == "ce+anchor")
+    names = {
+        item.path for place in ("", "checkpoint", "figures") for item in api.list_artifacts(child.info.run_id, place)
+    }
+    assert {
+        "config.json",
+        "history.json",
+        "latents.npz",
+        "checkpoint/model.safetensors",
+        "figures/weights.svg",
+    } <= names
+    assert {"test/top1", "test/nn_hit", "test/silhouette", "test/spearman_fine", "best_epoch"} <= set(
+        child.data.metrics
+    )
+    assert child.data.params["subset"] == "ce+anchor"
+    assert child.data.tags["laresa.collapsed"] in ("true", "false")
+    assert child.data.tags["laresa.data_fingerprint"]
+
+    # the query gives a configuration that trains again to the same result, to the bit
+    record = best("whole", metric="val/top1", where={"subset": "ce+anchor"})
+    again = fit(record.config, device="cpu")
+    same = {name: value for name, value in again.metrics.items() if name != "seconds/train"}
+    assert same == {name: record.metrics[name] for name in same}
+    assert len(trials("whole", as_frame=True)) == 4
+    assert {r.config.subset for r in best_n("whole", by="subset")} == {"ce", "ce+anchor"}
+
+    # run again: nothing is trained twice
+    stamps = {run.info.run_id: run.info.end_time for run in found if run.data.tags["laresa.kind"] == "trial"}
+    repeated = laresa(*arguments("whole", pictures), cwd=tmp_path)
+    assert "4 trials, 4 finished before" in repeated.stderr
+    _, later = runs(server, "whole")
+    assert stamps == {run.info.run_id: run.info.end_time for run in later if run.data.tags["laresa.kind"] == "trial"}
+
+    listed = json.loads(laresa("best", "whole", "--n", "2", "--json", cwd=tmp_path).stdout)
+    assert len(listed) == 2
+    assert listed[0]["metrics"]["best/val/top1"] >= listed[1]["metrics"]["best/val/top1"]
+    assert laresa("status", "whole", cwd=tmp_path).stdout == "whole: 4 finished\n"
+
+
+def wait_for_checkpoint(folder: SweepFolder, epoch_files: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if len(list(folder.root.glob("trials/*/attempt-*/checkpoint.safetensors"))) >= epoch_files:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no checkpoint appeared: {process.communicate()}")
+
+
+def test_driver_killed_in_the_middle_and_run_again(server: str, pictures: Path, tmp_path: Path, laresa_home: Path):
+    command = [sys.executable, "-m", "sweeps.cli", *arguments("killed", pictures)]
+    driver = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    folder = SweepFolder(laresa_home / "storage" / "killed")
+    wait_for_checkpoint(folder, 1, driver)
+    second = laresa(*arguments("killed", pictures), check=False, cwd=tmp_path)
+    assert second.returncode == 1
+    assert f"sweep 'killed' is being run by process {driver.pid}" in second.stderr
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.communicate()
+
+    laresa(*arguments("killed", pictures), cwd=tmp_path)
+    assert_complete(server, "killed")
+    attempts = {r.signature: int(r.provenance["attempts"]) for r in trials("killed")}
+    assert max(attempts.values()) >= 2  # something was under way when the driver died, and went on
+    for record in trials("killed"):
+        undisturbed = fit(record.config, device="cpu")
+        assert record.metrics["test/top1"] == undisturbed.metrics["test/top1"]
+        assert record.metrics["train/loss"] == undisturbed.history[-1].metrics["train/loss"]
+
+
+def test_tracking_server_that_does_not_answer_is_said_before_training(pictures: Path, tmp_path: Path):
+    done = laresa(
+        *arguments("nowhere", pictures, "--tracking-uri", "http://127.0.0.1:9", "--storage", str(tmp_path / "s")),
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    assert "no MLflow server answers at http://127.0.0.1:9" in done.stderr
+    assert not list(tmp_path.glob("s/*/trials"))
+
+
+def test_a_trial_that_fails_is_recorded_and_the_others_finish(server: str, pictures: Path, tmp_path: Path):
+    study = ["ablation", "--sweep", "failing", "--dataset", str(pictures), "--subsets", "ce,ce+reg", "--seeds", "0"]
+    done = laresa("run", *study, "--epochs", "3", *QUICK, "--set", "lr=1e18", check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    states = {record.arm: record for record in trials("failing")}
+    assert {record.state for record in states.values()} == {"failed"}
+    assert "the loss is" in states["ce+reg"].error
+    assert "NonFiniteLossError" in states["ce+reg"].error
+    api, found = runs(server, "failing")
+    assert {run.info.status for run in found} == {"FAILED"}
+    failed = states["ce+reg"].run_id
+    assert "traceback.txt" in [item.path for item in api.list_artifacts(failed)]

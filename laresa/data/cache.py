@@ -81,14 +81,9 @@ def prepare(source: Source, image_size: int | None = None) -> Path:
     identity = [FORMAT, source.stamp, size, source.taxonomy.to_dict()]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     folder = cache_folder() / "data" / f"{source.name}-{key}"
-    try:
-        with _alone(folder):
-            if not folder.exists():
-                _decode(source, size, folder)
-    except OSError as error:
-        raise DataError(
-            f"can't prepare {source.name} in {folder}: {error.strerror or error}; XDG_CACHE_HOME can name another disk"
-        ) from error
+    with _writing(source.name, folder), _alone(folder):
+        if not folder.exists():
+            _decode(source, size, folder)
     return folder
 
 
@@ -103,7 +98,8 @@ def open_prepared(source: Source, folder: Path, *, fold: int, split_seed: int) -
     note = "validation images of its own"
     if "val" not in source.labels:
         order, half = cut(labels[parts["test"]], split_seed)
-        shuffled = _cut_images(folder, images[parts["test"]], order, split_seed)
+        with _writing(source.name, folder):
+            shuffled = _cut_images(folder, images[parts["test"]], order, split_seed)
         both = [_split(shuffled[s], labels[parts["test"]][order[s]]) for s in (slice(half), slice(half, None))]
         splits["val"], splits["test"] = both if fold == 0 else both[::-1]
         note = f"test images cut 50/50 by split_seed={split_seed}" + (", halves exchanged" if fold else "")
@@ -146,7 +142,7 @@ def _decode(source: Source, size: int, folder: Path) -> None:
     try:
         counts, labels = {}, []
         total = sum(len(source.labels[part]) for part in source.labels)
-        images = np.lib.format.open_memmap(partial / "all.npy", "w+", np.uint8, (total, 3, size, size))
+        images = _new_map(partial / "all.npy", (total, 3, size, size))
         filled = 0
         for part in PARTS:
             before = filled
@@ -207,10 +203,10 @@ def _cut_images(folder: Path, images: NDArray[np.uint8], order: NDArray[np.int64
     with _alone(path):
         if not path.exists():
             partial = path.with_suffix(".part")
-            shuffled = np.lib.format.open_memmap(partial, "w+", np.uint8, images.shape)
+            shuffled = _new_map(partial, images.shape)
             for start in range(0, len(order), 1024):
                 shuffled[start : start + 1024] = images[order[start : start + 1024]]
-            shuffled.flush()
+            shuffled.flush()  # type: ignore[attr-defined]  # a memory map
             os.replace(partial, path)
     return _map(path)
 
@@ -222,8 +218,30 @@ def _map(path: Path) -> NDArray[np.uint8]:
     return mapped
 
 
+def _new_map(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """A new .npy file, mapped for writing, its room on the disk taken at once.
+
+    Otherwise the file has holes, and a disk that fills up later kills the process (SIGBUS) instead of raising OSError.
+    """
+    mapped: NDArray[np.uint8] = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return mapped
+
+
 def _split(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Split:
     return Split(torch.from_numpy(images), torch.from_numpy(labels))
+
+
+@contextmanager
+def _writing(name: str, folder: Path) -> Iterator[None]:
+    """What the disk refuses, as an error that a user can mend."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(f"can't prepare {name} in {folder}: {reason}; XDG_CACHE_HOME can name another disk") from error
 
 
 @contextmanager

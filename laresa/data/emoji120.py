@@ -3,7 +3,7 @@
 The classes form a tree of three levels (24 groups of five, in 5 categories). The folds are made by DESIGN FAMILY, never
 by image: the pictures of one hand are near copies of each other, so an image of a trained family in the test set would
 measure memory. Fold f tests family f, validates on family f + 1 and trains on the other four; 6 folds, and the folds
-are the replicates of a paired comparison.
+are the replicates of a paired comparison. In order: noto, noto-v1, fxemoji, fluent, twemoji, emojione.
 
 fluent is one hand in three renderings (colour, flat, high contrast), so the three never stand on two sides of a fold.
 All three train; but as test or validation images only the colour rendering is taken: three near copies of a class are
@@ -24,8 +24,6 @@ from numpy.typing import NDArray
 from laresa.data.dataset import Dataset, Split, check_fold, fingerprint, resize, statistics
 from laresa.errors import DataError
 from laresa.taxonomy import Taxonomy
-
-FAMILIES = ("noto", "noto-v1", "fxemoji", "fluent", "twemoji", "emojione")
 
 
 def load(*, fold: int = 0, image_size: int | None = None, path: str | Path | None = None) -> Dataset:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reports import comparisons, figures, formats, tables
+from reports import beside, comparisons, figures, formats, tables
 from reports.figures import Saved
 from reports.formats import Table
 from reports.html import Page, to_html
@@ -80,8 +80,8 @@ def _tables(
         tables.latent_table(context),
         tables.correlation_table(context),
         tables.peak_table(context),
-        tables.published_table(context),
-        tables.plan_table(context, plan) if plan else None,
+        beside.published_table(context),
+        beside.plan_table(context, plan) if plan else None,
         tables.failures_table(context),
     ]
     return tuple(table for table in made if table is not None)

@@ -120,7 +120,7 @@ def _table(context: Context, name: str, title: str, found: Sequence[Comparison])
     ]
     columns = (ARM, Column("against", ("against",), "l"), *COLUMNS)
     blocks = tuple(block for block in rows if block.rows)
-    verdict = significance_note(found)
+    verdict = significance_note(found) or "*: p (Holm) at most .05."
     return Table(name, title, columns, blocks, context.notes(*NOTES), verdict=verdict) if found else None
 
 
@@ -157,13 +157,13 @@ def _pairs_for_power(comparison: Comparison) -> int | None:
 
 
 def significance_note(found: Sequence[Comparison]) -> str:
-    """What the number of pairs lets these tests say at all, in words."""
+    """Why no test here can be significant, in words, where too few pairs forbid it; "" where they don't."""
     n, tests = max((c.n for c in found), default=0), sum(c.n > 0 for c in found)
     if tests == 0:
         return "No replicate has both arms of a row: nothing could be compared."
     least = smallest_p(n)
     if tests * least <= ALPHA:
-        return "*: p (Holm) at most .05."
+        return ""
     needed = replicates_needed(ALPHA / tests)
     if least <= ALPHA:
         return (

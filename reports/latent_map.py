@@ -75,7 +75,8 @@ def _caption(key: Replicate, missing: Sequence[str]) -> str:
         f"Test latents of one replicate (seed {key[0]}, fold {key[1]}), coloured by coarse class; larger, with a black "
         "border: centroids of the fine classes, computed in the latent space and placed by the same map. "
         "UMAP is lossy: it keeps neighbourhoods, while gaps, sizes and densities of clusters mean little "
-        f"and another seed draws another picture ({NEIGHBORS} neighbours, min_dist {MIN_DISTANCE}, Euclidean, PCA start, seed {SEED}; "
+        f"and another seed draws another picture ({NEIGHBORS} neighbours, min_dist {MIN_DISTANCE}, Euclidean, "
+        f"PCA start, seed {SEED}; "
         f"at most {MOST_POINTS:,} points)." + (f" Without latents: {', '.join(missing)}." if missing else "")
     )
 

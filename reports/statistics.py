@@ -147,20 +147,29 @@ class Pooled:
 def pooled(differences: Sequence[Floats], *, level: float = 0.95) -> Pooled:
     """Two-level estimate, replicates within pairs: every pair weighs the same, however many replicates it has.
 
-    The standard error comes from the spread of the pairs' means, which holds both levels of noise (t with P - 1 degrees
-    of freedom). With one pair it comes from its replicates, and says nothing about other pairs. Where no spread can be
-    estimated, the interval is nan. sd_between is the method of moments: max(0, var(means) - mean(sd_within^2 / R_p)).
+    With P pairs of R_p replicates: sd_within^2 is the pooled variance in a pair, noise = sd_within^2 * mean(1 / R_p),
+    sd_between^2 = max(0, var(means) - noise) by the method of moments, and the standard error is
+    sqrt((sd_between^2 + noise) / P), never less than the replicates' own noise; the interval is t with P - 1 degrees
+    of freedom. One pair: the plain t interval over its replicates, which says nothing about other pairs.
+    Where no spread can be estimated, the interval is nan.
     """
     groups = [np.asarray(group, dtype=np.float64) for group in differences if len(group)]
     means = np.array([group.mean() for group in groups])
     freedom = sum(group.size - 1 for group in groups)
-    within = sum(float(((group - group.mean()) ** 2).sum()) for group in groups) / freedom if freedom else math.nan
-    unit = groups[0] if len(groups) == 1 else means
-    mean, sd = mean_sd(unit)
-    half = float(stats.t.ppf(0.5 + level / 2, unit.size - 1)) * sd / math.sqrt(unit.size) if unit.size > 1 else math.nan
-    between = math.nan
-    if len(groups) > 1 and freedom:
-        noise = within * float(np.mean([1 / group.size for group in groups]))
-        between = math.sqrt(max(0.0, sd**2 - noise))
+    squares = sum(float(((group - group.mean()) ** 2).sum()) for group in groups)
+    within = math.sqrt(squares / freedom) if freedom else math.nan
     size = sum(group.size for group in groups)
-    return Pooled(mean, mean - half, mean + half, len(groups), size, between, math.sqrt(within))
+    if len(groups) == 1:
+        mean, sd = mean_sd(groups[0])
+        half = _t_half(sd / math.sqrt(size), size - 1, level)
+        return Pooled(mean, mean - half, mean + half, 1, size, math.nan, within)
+    mean, sd = mean_sd(means)
+    noise = within**2 * float(np.mean([1 / group.size for group in groups])) if freedom else 0.0
+    half = _t_half(math.sqrt(max(sd**2, noise) / len(groups)), len(groups) - 1, level)
+    between = math.sqrt(max(0.0, sd**2 - noise)) if freedom else math.nan
+    return Pooled(mean, mean - half, mean + half, len(groups), size, between, within)
+
+
+def _t_half(error: float, freedom: int, level: float) -> float:
+    """Half the width of a t interval; nan without a degree of freedom."""
+    return float(stats.t.ppf(0.5 + level / 2, freedom)) * error if freedom else math.nan

@@ -37,7 +37,8 @@ tbody tr + tr td { border-top: 1px solid var(--line); }
 tbody tr:hover td { background: var(--tint); }
 tr.block th { padding-top: .9rem; font-style: italic; border-bottom: 1px solid var(--line); }
 u { text-underline-offset: .18em; }
-article .notes, figcaption { color: var(--soft); font-size: .88rem; line-height: 1.5; margin: .6rem 0 0; max-width: 62rem; }
+article .notes, figcaption { color: var(--soft); font-size: .88rem; line-height: 1.5; margin: .6rem 0 0;
+  max-width: 62rem; }
 figure img { display: block; width: 100%; min-width: 640px; height: auto; }
 dl { display: grid; grid-template-columns: minmax(8rem, max-content) 1fr; gap: .5rem 1.4rem; margin: 0; }
 dt { font-weight: 600; }

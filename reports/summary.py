@@ -17,8 +17,8 @@ def summarise(
 ) -> tuple[str, ...]:
     """Sentences in plain text, block by block; then what failed and what collapsed."""
     sentences = [sentence for block in blocks for sentence in _block(block, blocks, against_ce, variants)]
-    if against_ce:
-        sentences.append(significance_note(against_ce))
+    if against_ce and (note := significance_note(against_ce)):
+        sentences.append(note)
     return (*sentences, *_troubles(blocks))
 
 
@@ -35,7 +35,10 @@ def _block(
     gains = [_gain(c, len(ranked)) for c in own if c.arm == best.label]
     if best.label == BASELINE and len(ranked) > 1:
         gains = [f"No arm beats it; the next is {ranked[1].label} with {_score(ranked[1])} %."]
-    return [" ".join([f"{headline}.", *gains]), *(_variant(c) for c in variants if c.block is block and c.n)]
+    return [
+        " ".join([f"{headline}.", *gains]),
+        *(_variant(c, len(blocks) > 1) for c in variants if c.block is block and c.n),
+    ]
 
 
 def _mean(arm: Arm) -> float:
@@ -60,11 +63,12 @@ def _gain(comparison: Comparison, arms: int) -> str:
     )
 
 
-def _variant(comparison: Comparison) -> str:
+def _variant(comparison: Comparison, several: bool) -> str:
     c = comparison
+    where = f" ({c.block.title})" if several else ""
     verdict = "a real difference" if c.significant else "not told apart"
     return (
-        f"{c.arm} against {c.against}: {signed(c.mean, 1)} points over {c.n} pairs, "
+        f"{c.arm} against {c.against}{where}: {signed(c.mean, 1)} points over {c.n} pairs, "
         f"{verdict} (p = {probability(c.p_holm)} after Holm)."
     )
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from reports.formats import MISSING, Cell, Column, Rows, Table, signed, spread
-from reports.published import published
 from reports.select import BASELINE, TEST, Arm, Block, Budget, SelectionRule, usable
 from reports.statistics import mean_sd, paired_differences
 from sweeps.service.records import STATES, TrialRecord
@@ -76,15 +75,16 @@ def quantity_column(quantity: Quantity) -> Column:
 
 def marked(rows: Sequence[Row], column: int) -> list[Row]:
     """The highest mean of the column marked best, the next one second. A single row has no rival and no mark."""
-    ranks = sorted({_mean(row[column]) for row in rows if not math.isnan(_mean(row[column]))}, reverse=True)
+    ranks = sorted({mean_of(row[column]) for row in rows if not math.isnan(mean_of(row[column]))}, reverse=True)
     marks = dict(zip(ranks, ("best", "second"), strict=False)) if len(rows) > 1 else {}
     return [
-        (*row[:column], replace(row[column], mark=marks.get(_mean(row[column]), "")), *row[column + 1 :])
+        (*row[:column], replace(row[column], mark=marks.get(mean_of(row[column]), "")), *row[column + 1 :])
         for row in rows
     ]
 
 
-def _mean(cell: Cell) -> float:
+def mean_of(cell: Cell) -> float:
+    """The first number of the cell; nan where it has none."""
     mean = cell.values[0]
     return mean if isinstance(mean, float) else math.nan
 
@@ -250,70 +250,3 @@ def first_line(trial: TrialRecord, limit: int = 160) -> str:
         return ""
     line = lines[-1] if lines[0].startswith("Traceback") else lines[0]
     return line if len(line) <= limit else line[: limit - 1] + "…"
-
-
-def published_table(context: Context) -> Table | None:
-    """The paper's number beside ours, for pairs that are in the paper; None where there are none."""
-    quantities = {q.metric: q for q in (TOP1, NN_HIT, SILHOUETTE, *CORRELATIONS, PEAK)}
-    blocks = []
-    for block in context.blocks:
-        numbers = published(block.dataset, block.backbone)
-        rows = [
-            _published_row(arm, quantities[metric], number)
-            for (label, metric), number in numbers.items()
-            if (arm := block.arm(label)) is not None
-        ]
-        if rows:
-            blocks.append(block_rows(block, rows))
-    columns = (
-        ARM,
-        Column("quantity", ("quantity",), "l"),
-        Column("ours", ("ours_mean", "ours_sd")),
-        Column("paper", ("paper",)),
-        Column("ours − paper", ("difference",)),
-        COUNT,
-    )
-    notes = (
-        SEED_AND_FOLD,
-        COUNTS,
-        "Paper: LARESA, tables 2, 3, 7 and 8, a single seed (42) without an interval: "
-        "a difference is to be read against our deviation.",
-    )
-    return Table("published", "Beside the paper", columns, tuple(blocks), context.notes(*notes)) if blocks else None
-
-
-def _published_row(arm: Arm, quantity: Quantity, paper: float) -> Row:
-    """paper: in the unit that is shown (percent for top-1 and NN-hit)."""
-    ours = quantity_cell(arm, quantity)
-    mean = _mean(ours)
-    return (
-        label_cell(arm),
-        Cell(quantity.title, (quantity.stem,)),
-        ours,
-        Cell(spread(paper, math.nan, quantity.digits), (paper,)),
-        Cell(signed(mean - paper, quantity.digits), (mean - paper,)),
-        count_cell(arm),
-    )
-
-
-def plan_table(context: Context, plan: Mapping[str, tuple[float, float]]) -> Table:
-    """What was planned beside what came: name -> (planned, actual)."""
-    columns = (
-        Column("quantity", ("quantity",), "l"),
-        Column("planned", ("planned",)),
-        Column("actual", ("actual",)),
-        Column("actual / planned", ("ratio",)),
-    )
-    rows = []
-    for name, (planned, actual) in plan.items():
-        ratio = actual / planned if planned else math.nan
-        rows.append(
-            (
-                Cell(name, (name,)),
-                Cell(f"{planned:,.6g}", (planned,)),
-                Cell(f"{actual:,.6g}", (actual,)),
-                Cell(MISSING if math.isnan(ratio) else f"{ratio:.2f}", (ratio,)),
-            )
-        )
-    blocks = (Rows("all trials", (), tuple(rows)),)
-    return Table("plan", "Plan against actual", columns, blocks, context.notes(), block_keys=())

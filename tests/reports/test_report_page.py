@@ -1,0 +1,200 @@
+"""The whole report: what lies in the folder, what the page says, and that it needs nothing else."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from handmade import FULL, latents, record, study
+
+from laresa.errors import DataError
+from reports import Report, build_report
+from reports.html import duration, shared
+
+EVIL = "<script>alert('x')</script> & \"q\""
+VOID = {"meta", "img", "br", "hr"}
+
+
+class Reader(HTMLParser):
+    """Collects attributes that fetch something, checks that tags are balanced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.sources: list[str] = []
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.open += [] if tag in VOID else [tag]
+        found = dict(attrs)
+        self.links += [found["href"] or ""] if "href" in found else []
+        self.ids += [found["id"] or ""] if "id" in found else []
+        self.sources += [found[name] or "" for name in ("src", "srcset", "poster", "data") if name in found]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def read(report: Report) -> tuple[str, Reader]:
+    text = report.html.read_text(encoding="utf-8")
+    reader = Reader()
+    reader.feed(text)
+    assert reader.open == []
+    return text, reader
+
+
+def nothing(_: object) -> None:
+    return None
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """A study with a failure, an evil name, two hosts and latents."""
+    records = study(3, 12, arms=("ce", "ce+anchor+reg", "ce+triplet+reg", FULL))
+    records[4] = replace(records[4], state="failed", metrics={}, error=f"{EVIL}\nsecond line")
+    records[5] = replace(records[5], provenance={"host": EVIL, "git_commit": "0123abc"})
+    return build_report(
+        records,
+        tmp_path_factory.mktemp("report"),
+        latents=lambda trial: latents(trial, 60, 12, 3),
+        title=EVIL,
+        tracking_url="http://127.0.0.1:5000/#/experiments/1",
+        plan={"trials": (18, 17)},
+    )
+
+
+def test_every_file_it_names_is_there(whole: Report) -> None:
+    assert all(path.stat().st_size > 40 for path in whole.files)
+    assert {path.suffix for path in whole.tables} == {".md", ".tex", ".csv"}
+    names = ["top1", "comparisons", "variants", "latents", "correlations", "epochs", "plan", "failures"]
+    assert [path.stem for path in whole.tables if path.suffix == ".csv"] == names
+    drawn = ["top1", "weights", "betas", "latents", "validation"]
+    assert [path.stem for path in whole.figures if path.suffix == ".svg"] == drawn
+    assert sorted(whole.html.parent.rglob("*.*")) == sorted(whole.files)
+
+
+def test_the_page_fetches_nothing_and_runs_nothing(whole: Report) -> None:
+    text, reader = read(whole)
+    assert reader.sources
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in reader.sources)
+    assert not {"script", "link", "iframe", "object", "embed"} & set(reader.tags)
+    style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)
+    assert style is not None
+    assert not re.search(r"url\(|@import|https?:", style[1])
+    outside = [link for link in reader.links if not link.startswith("#")]
+    assert outside == ["http://127.0.0.1:5000/#/experiments/1"]
+
+
+def test_every_link_inside_has_its_target(whole: Report) -> None:
+    _, reader = read(whole)
+    targets = [link[1:] for link in reader.links if link.startswith("#")]
+    assert targets == ["summary", "tables", "figures", "reading", "provenance"]
+    assert set(targets) <= set(reader.ids)
+    assert len(reader.ids) == len(set(reader.ids))
+
+
+def test_text_from_outside_is_escaped(whole: Report) -> None:
+    text, _ = read(whole)
+    assert "<script" not in text
+    assert text.count("&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; &amp; &quot;q&quot;") == 4  # title twice
+
+
+def test_the_page_holds_every_table_figure_and_fact(whole: Report) -> None:
+    text, reader = read(whole)
+    assert reader.tags.count("table") == 8
+    assert reader.tags.count("figure") == reader.tags.count("img") == 5
+    for fact in ("0123abc", "node-1 (", "17/18", "best validation epoch", "9f1c77aa20e4", "2.14.1", "not recorded (1"):
+        assert fact in text
+    assert '<td class="r">3/3</td>' in text
+    assert text.count('<td class="r"><b>') >= 4
+    assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]*", "", text))
+
+
+def test_the_summary_says_what_n_allows(whole: Report) -> None:
+    assert whole.summary[0] == (
+        "On test, ce has the best mean top-1: 74.6 ± 0.9 % (n = 3). No arm beats it; the next is ce+triplet+reg with "
+        "74.5 ± 0.7 %."
+    )
+    assert f"{FULL}, shuffled labels against {FULL}: " in whole.summary[1]
+    assert any(sentence.startswith("n too small: with n = 3") for sentence in whole.summary)
+    assert "1 of 18 trials gave no test result (17 finished, 1 failed)." in whole.summary
+
+
+def summary(records: list, tmp_path: Path) -> tuple[str, ...]:
+    return build_report(records, tmp_path, latents=nothing, title="t").summary
+
+
+def test_summary_when_ce_wins(tmp_path: Path) -> None:
+    records = [record("ce", 0.6, seed=s) for s in (0, 1)] + [record("ce+reg", 0.5, seed=s) for s in (0, 1)]
+    assert summary(records, tmp_path)[0] == (
+        "On test, ce has the best mean top-1: 60.0 ± 0.0 % (n = 2). No arm beats it; the next is ce+reg with "
+        "50.0 ± 0.0 %."
+    )
+
+
+def test_summary_when_n_is_too_small_to_tell(tmp_path: Path) -> None:
+    records = [record("ce", 0.5, seed=s) for s in range(3)]
+    records += [record("ce+reg", 0.5 + 0.01 * (s + 1), seed=s) for s in range(3)]
+    assert summary(records, tmp_path)[0] == (
+        "On test, ce+reg has the best mean top-1: 52.0 ± 1.0 % (n = 3). That is +2.0 points over ce in 3 pairs "
+        "(95 % interval +1.0 to +3.0), too few to tell it from luck (p = 0.250 after Holm); picked as the best of 2, "
+        "it flatters itself."
+    )
+
+
+def test_summary_when_a_gain_is_more_than_luck(tmp_path: Path) -> None:
+    records = [record("ce", 0.5, seed=s) for s in range(8)]
+    records += [record("ce+reg", 0.5 + 0.01 * (s + 1), seed=s) for s in range(8)]
+    found = summary(records, tmp_path)
+    assert "more than luck explains (p = 0.008 after Holm)." in found[0]
+    assert "*: p (Holm) at most .05." not in found  # a symbol of the table means nothing here
+
+
+def test_summary_before_anything_has_finished(tmp_path: Path) -> None:
+    found = summary([record("ce", None, state="running")], tmp_path)
+    assert found == (
+        "On test: no trial has finished with a test result yet.",
+        "1 of 1 trials gave no test result (1 running).",
+    )
+
+
+def test_an_empty_study_is_an_error_and_writes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nothing to report"):
+        build_report([], tmp_path / "out", latents=nothing, title="t")
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_blocks_have_figures_of_their_own(tmp_path: Path) -> None:
+    records = study(2, 4, arms=("ce", "ce+anchor")) + study(2, 4, arms=("ce",), dataset="cifar100", backbone="resnet50")
+    report = build_report(records, tmp_path, latents=nothing, title="t", tracking_url="sqlite:///x.db")
+    stems = [path.stem for path in report.figures if path.suffix == ".svg"]
+    assert stems == ["top1-1", "weights-1", "betas-1", "validation-1", "top1-2", "validation-2"]
+    text, reader = read(report)
+    assert "published" in {path.stem for path in report.tables}
+    assert "Validation curves (cifar100, resnet50)" in text
+    assert len([link for link in reader.links if not link.startswith("#")]) == 0
+
+
+def test_the_same_records_give_the_same_report(tmp_path: Path) -> None:
+    records = study(3, 4, arms=("ce", "ce+anchor"))
+    one, other = (build_report(records, tmp_path / n, latents=nothing, title="t") for n in "ab")
+    assert [path.read_bytes() for path in one.files] == [path.read_bytes() for path in other.files]
+
+
+def test_small_words() -> None:
+    assert [duration(s) for s in (45.4, 600, 36_000)] == ["45 s", "10.0 min", "10.0 h"]
+    assert shared(["a", "a"]) == "a"
+    assert shared(["a", "b", "a"]) == "a (2 trials), b (1 trials)"
+
+
+def test_reports_need_neither_scheduler_nor_torch() -> None:
+    code = "import sys, reports; print(*{'torch', 'ray', 'umap'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == ""

@@ -1,0 +1,369 @@
+"""Tables of hand-made records, cell by cell, in each of the three formats."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from handmade import FULL, record, study
+
+from reports import beside, comparisons, formats, tables
+from reports.formats import Cell, Column, Rows, Table, to_csv, to_document, to_latex, to_markdown
+from reports.published import published
+from reports.select import BEST_VALIDATION, budget, to_blocks
+from sweeps.service.records import TrialRecord
+
+
+def context(records: list[TrialRecord]) -> tables.Context:
+    return tables.Context(to_blocks(records), BEST_VALIDATION, budget(records))
+
+
+def by_hand() -> list[TrialRecord]:
+    """ce 50, 52, 54; ce+anchor 50, 50 and a failure; full 51, 54, 57, two of them collapsed."""
+    ce = [record("ce", top1, seed=seed) for seed, top1 in enumerate((0.50, 0.52, 0.54))]
+    anchor = [record("ce+anchor", 0.5, seed=0), record("ce+anchor", 0.5, seed=1)]
+    failed = record("ce+anchor", None, seed=2, state="failed", error="OSError: disk | full\n  more")
+    full = [
+        record(FULL, top1, seed=seed, metrics={"collapse_step": step})
+        for seed, (top1, step) in enumerate(((0.51, 40.0), (0.54, -1.0), (0.57, 7.0)))
+    ]
+    return [*ce, *anchor, failed, *full]
+
+
+def found_against_ce(records: list[TrialRecord]) -> tuple[tables.Context, list[comparisons.Comparison]]:
+    made = context(records)
+    return made, comparisons.against_baseline(made.blocks, np.random.default_rng(0))
+
+
+def column(table: Table, title: str) -> list[str]:
+    number = [c.title for c in table.columns].index(title)
+    return [row[number].text for block in table.blocks for row in block.rows]
+
+
+# ------------------------------------------------------------------------------------------------ exact cells
+def test_top1_in_markdown() -> None:
+    lines = to_markdown(tables.top1_table(context(by_hand()))).splitlines()
+    assert lines[:7] == [
+        "**Test top-1 by arm (emoji120, test_resnet)**",
+        "",
+        "| arm | test top-1 [%] | gain over ce [points] | ok | collapsed |",
+        "| :--- | ---: | ---: | ---: | ---: |",
+        "| ce | <u>52.0 ± 2.0</u> | baseline | 3/3 | 0 |",
+        "| ce+anchor | 50.0 ± 0.0 | −1.0 ± 1.4 | 2/3 | 0 |",
+        "| ce+anchor+triplet+reg | **54.0 ± 3.0** | +2.0 ± 1.0 | 3/3 | †2 |",
+    ]
+
+
+def test_top1_in_csv() -> None:
+    assert to_csv(tables.top1_table(context(by_hand()))).splitlines() == [
+        "dataset,backbone,arm,top1_mean,top1_sd,gain_mean,gain_sd,n_pairs,n,n_ok,n_total,collapsed",
+        "emoji120,test_resnet,ce,52,2,,,,3,3,3,0",
+        "emoji120,test_resnet,ce+anchor,50,0,-1,1.41421,2,2,2,3,0",
+        "emoji120,test_resnet,ce+anchor+triplet+reg,54,3,2,1,3,3,3,3,2",
+    ]
+
+
+def test_top1_in_latex() -> None:
+    lines = to_latex(tables.top1_table(context(by_hand()))).splitlines()
+    assert r"\caption{Test top-1 by arm (emoji120, test\_resnet)}" in lines
+    assert r"ce & \underline{52.0 $\pm$ 2.0} & baseline & 3/3 & 0 \\" in lines
+    assert r"ce+anchor+triplet+reg & \textbf{54.0 $\pm$ 3.0} & +2.0 $\pm$ 1.0 & 3/3 & $\dagger$2 \\" in lines
+
+
+def test_every_table_says_n_plus_minus_rule_and_budget() -> None:
+    made, found = found_against_ce(by_hand())
+    several = [
+        tables.top1_table(made),
+        tables.latent_table(made),
+        tables.correlation_table(made),
+        tables.peak_table(made),
+        comparisons.baseline_table(made, found),
+    ]
+    for table in several:
+        text = to_markdown(table) if table else ""
+        assert "n = 2 to 3 replicates an arm." in text
+        assert "ddof 1" in text
+        assert "Selection (best validation epoch): each trial is measured on test once" in text
+        assert "Budget: 9 trials, 0 epochs, 16 s of training in total, at most 10 epochs a trial." in text
+
+
+def test_one_replicate_has_no_deviation() -> None:
+    table = tables.top1_table(context([record("ce", 0.5), record("ce+reg", 0.6)]))
+    assert column(table, "test top-1 [%]") == ["50.0", "60.0"]
+    assert column(table, "gain over ce [points]") == ["baseline", "+10.0"]
+
+
+def test_a_gain_is_paired_and_says_when_pairs_are_fewer() -> None:
+    trials = [record("ce", 0.5, seed=0), *(record("ce+reg", t, seed=s) for s, t in enumerate((0.6, 0.9)))]
+    assert column(tables.top1_table(context(trials)), "gain over ce [points]") == ["baseline", "+10.0 (n = 1)"]
+
+
+def test_without_the_baseline_there_is_no_gain() -> None:
+    assert column(tables.top1_table(context([record("ce+reg", 0.5)])), "gain over ce [points]") == ["–"]
+
+
+def test_equal_means_share_the_mark_and_a_single_row_has_none() -> None:
+    trials = [record("ce", 0.5), record("ce+reg", 0.5), record("ce+anchor", 0.4)]
+    (block,) = tables.top1_table(context(trials)).blocks
+    assert [row[1].mark for row in block.rows] == ["best", "best", "second"]
+    (block,) = tables.top1_table(context([record("ce", 0.5)])).blocks
+    assert block.rows[0][1].mark == ""
+
+
+def test_a_missing_metric_is_a_dash_in_text_and_empty_in_csv() -> None:
+    trials = [record("ce", 0.5, seed=s, metrics={"test/nn_hit": math.nan}) for s in (0, 1)]
+    trials += [record("ce+reg", 0.5, seed=0, metrics={"test/nn_hit": 0.25}), record("ce+reg", 0.5, seed=1)]
+    table = tables.latent_table(context(trials))
+    assert column(table, "NN-hit [%]") == ["–", "25.0 (n = 1)"]
+    assert to_csv(table).splitlines()[1:] == [
+        "emoji120,test_resnet,ce,,,,,2,2,2",
+        "emoji120,test_resnet,ce+reg,25,,,,2,2,2",
+    ]
+    assert "nan" not in to_markdown(table) + to_latex(table) + to_csv(table)
+    assert "--" in to_latex(table)
+
+
+def test_several_blocks_have_a_row_of_their_own() -> None:
+    table = tables.peak_table(context([record("ce", 0.5), record("ce", 0.5, dataset="cifar100")]))
+    assert "| *emoji120, test_resnet* |  |  |" in to_markdown(table)
+    assert r"\multicolumn{3}{l}{\textit{cifar100, test\_resnet}} \\" in to_latex(table)
+    assert [line.split(",")[0] for line in to_csv(table).splitlines()] == ["dataset", "emoji120", "cifar100"]
+    assert table.caption == "Epochs to peak validation accuracy"
+
+
+def test_failures_by_state_with_the_errors_first_line() -> None:
+    trials = [
+        *by_hand(),
+        record("ce+anchor", None, seed=5, state="failed", error="OSError: disk | full\nelse"),
+        record("ce+anchor", None, seed=6, state="failed", error="Traceback (most recent call last):\n  x\nKeyError: 1"),
+        record("ce+anchor", 0.9, seed=7, state="pruned"),
+        record("ce+anchor", math.nan, seed=8),
+    ]
+    table = tables.failures_table(context(trials))
+    assert [column(table, state)[1] for state in ("finished", "pruned", "failed", "no test result")] == list("3131")
+    assert column(table, "first line of the error") == ["–", "2 × OSError: disk | full; 1 × KeyError: 1", "–"]
+    assert r"2 × OSError: disk \| full; 1 × KeyError: 1 |" in to_markdown(table)
+
+
+# ------------------------------------------------------------------------------------------------ comparisons
+def test_three_pairs_get_no_star_and_are_told_so() -> None:
+    made, found = found_against_ce(by_hand())
+    table = comparisons.baseline_table(made, found)
+    assert table is not None
+    assert column(table, "pairs") == ["2", "3"]
+    assert column(table, "difference [points]") == ["−1.0 ± 1.4", "+2.0 ± 1.0"]
+    assert column(table, "95 % interval") == ["−2.0 to 0.0", "+1.0 to +3.0"]
+    assert column(table, "p") == ["1.000", "0.250"]
+    assert column(table, "p (Holm)") == ["1.000", "0.500"]
+    assert column(table, "P(better)")[1] == "1.00"
+    assert table.verdict == (
+        "n too small: with n = 3 the smallest p this test can give is 0.25, so no difference, however large, can be "
+        "significant at .05: that takes 6 pairs for one comparison and 7 for 2 of them."
+    )
+    assert table.verdict in to_markdown(table)
+
+
+def six_pairs(arms: tuple[str, ...]) -> list[TrialRecord]:
+    gains = (0.01, 0.02, 0.03, 0.015, 0.025, 0.035)
+    return [record("ce", 0.5, seed=s) for s in range(6)] + [
+        record(arm, 0.5 + gain, seed=s) for arm in arms for s, gain in enumerate(gains)
+    ]
+
+
+def test_six_pairs_can_be_significant_alone() -> None:
+    made, found = found_against_ce(six_pairs(("ce+reg",)))
+    table = comparisons.baseline_table(made, found)
+    assert table is not None
+    assert column(table, "p (Holm)") == ["0.031*"]
+    assert table.verdict == "*: p (Holm) at most .05."
+
+
+def test_six_pairs_can_not_be_significant_among_seven() -> None:
+    arms = ("ce+reg", "ce+anchor", "ce+anchor+reg", "ce+triplet", "ce+triplet+reg", "ce+anchor+triplet", FULL)
+    made, found = found_against_ce(six_pairs(arms))
+    table = comparisons.baseline_table(made, found)
+    assert table is not None
+    assert column(table, "p") == ["0.031"] * 7
+    assert column(table, "p (Holm)") == ["0.219"] * 7
+    assert table.verdict == (
+        "With n = 6 pairs the smallest p this test can give is 0.031; over 7 comparisons Holm makes that 0.22, so no "
+        "row can be significant at .05: that takes 9 pairs."
+    )
+
+
+def test_controls_and_remedies_are_compared_with_the_arm_they_vary() -> None:
+    trials = [record(FULL, 0.6), record(f"{FULL}, shuffled labels", 0.5, shuffle_labels=True), record("ce", 0.1)]
+    made = context(trials)
+    found = comparisons.variants(made.blocks, np.random.default_rng(0))
+    assert [(c.arm, c.against, c.mean) for c in found] == [(f"{FULL}, shuffled labels", FULL, pytest.approx(-10))]
+    assert comparisons.variants_table(made, []) is None
+
+
+def test_equal_accuracies_differ_by_nothing_at_all() -> None:
+    """0.1 + 0.2 - 0.3 is not 0 in floating point; as a difference it would count as a sign."""
+    trials = [record("ce", 0.3, seed=s) for s in range(3)] + [record("ce+reg", 0.1 + 0.2, seed=s) for s in range(3)]
+    _, (found,) = found_against_ce(trials)
+    assert (found.mean, found.p, found.better) == (0.0, 1.0, 0.5)
+
+
+def test_pooled_over_blocks() -> None:
+    trials = [record("ce", 0.5, seed=s, dataset=d) for s in (0, 1) for d in ("a", "b")]
+    trials += [record("ce+reg", top1, seed=s, dataset="a") for s, top1 in enumerate((0.51, 0.53))]
+    trials += [record("ce+reg", top1, seed=s, dataset="b") for s, top1 in enumerate((0.52, 0.56))]
+    made, found = found_against_ce(trials)
+    table = comparisons.pooled_table(made, found)
+    assert table is not None
+    assert column(table, "difference [points]") == ["+3.0"]
+    assert column(table, "95 % interval") == ["−11.2 to +17.2"]
+    assert column(table, "sd within a pair") == ["2.2"]
+    assert comparisons.pooled_table(made, found[:1]) is None
+
+
+# ------------------------------------------------------------------------------------------------ beside ours
+def test_published_numbers_are_found_under_our_names() -> None:
+    numbers = published("cifar100", "resnet50.a1_in1k")
+    assert numbers["ce", "test/top1"] == 76.55
+    assert numbers[FULL, "test/silhouette"] == 0.2476
+    assert numbers[FULL, "test/pearson_coarse"] == 0.5916
+    assert numbers["ce", "best_epoch"] == 223
+    assert published("CUB-200", "vit_large_patch32_224")[FULL, "test/nn_hit"] == 93.0
+    assert published("tiny-imagenet", "convnext_base.fb_in1k")["ce", "test/spearman_coarse"] == 0.0256
+
+
+def test_published_numbers_are_complete_and_nothing_else_is_in_the_paper() -> None:
+    models = ["resnet50", "resnet101", "resnet152", "convnext_small", "convnext_base", "convnext_large"]
+    models += [f"vit_{size}_patch32_224" for size in ("small", "base", "large")]
+    sizes = [len(published(d, m)) for d in ("cifar100", "cub200", "tinyimagenet") for m in models]
+    assert sorted(sizes) == [10] * 18 + [18] * 9  # 8 top-1 and 2 epochs; three models also have 8 latent metrics
+    assert published("emoji120", "resnet50") == published("cifar100", "vit_large_patch16_224") == {}
+
+
+def test_the_paper_stands_beside_ours() -> None:
+    made = context([record("ce", 0.75, dataset="cifar100", backbone="resnet50"), record("ce", 0.5)])
+    table = beside.published_table(made)
+    assert table is not None
+    assert "| ce | test top-1 [%] | 75.0 | 76.55 | −1.5 | 1/1 |" in to_markdown(table)
+    assert "cifar100,resnet50,ce,top1,75,,76.55,-1.55,1,1,1" in to_csv(table)
+    assert "| ce | silhouette | – | 0.0755 | – | 1/1 |" in to_markdown(table)
+    assert beside.published_table(context([record("ce", 0.5)])) is None
+
+
+def test_plan_against_actual() -> None:
+    table = beside.plan_table(context(by_hand()), {"trials": (9, 8), "seconds": (100.0, 125.5), "retries": (0, 2)})
+    assert to_csv(table).splitlines() == [
+        "quantity,planned,actual,ratio",
+        "trials,9,8,0.888889",
+        "seconds,100,125.5,1.255",
+        "retries,0,2,",
+    ]
+    assert "| retries | 0 | 2 | – |" in to_markdown(table)
+
+
+# ------------------------------------------------------------------------------------------------ formats
+NASTY = r"50% of_a & b #1 {x} $y$ ~^\ <u> | [z] *s* 日本 é “q” – −"
+
+
+def nasty() -> Table:
+    cells = (Cell(NASTY, (NASTY,), "best"), Cell("1", (1,)))
+    return Table(
+        "nasty", NASTY, (Column(NASTY, ("a",), "wrap"), Column("b", ("b",))), (Rows("t", (), (cells,)),), (NASTY,), ()
+    )
+
+
+def test_markdown_keeps_text_literal() -> None:
+    assert formats.escape_markdown("a|b *c* _d_ e_f <g> [h](i) `j`\nk") == (
+        r"a\|b \*c\* \_d\_ e_f \<g> [h\](i) \`j\` k"
+    )
+    header, _, row = to_markdown(nasty()).splitlines()[2:5]
+    assert len(re.findall(r"(?<!\\)\|", header)) == len(re.findall(r"(?<!\\)\|", row)) == 3
+
+
+def test_csv_reads_back() -> None:
+    rows = list(csv.reader(io.StringIO(to_csv(nasty()))))
+    assert rows == [["a", "b"], [NASTY, "1"]]
+
+
+def test_a_row_that_does_not_fit_its_columns_is_an_error() -> None:
+    with pytest.raises(ValueError, match="a row of 1 cells under 2 columns"):
+        Table("t", "t", nasty().columns, (Rows("", (), ((Cell("x", ("x",)),),)),), ())
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0.0, "0.0"), (-0.04, "0.0"), (0.04, "0.0"), (-1.25, "−1.2"), (2.0, "+2.0"), (math.nan, "–")]
+)
+def test_signed(number: float, text: str) -> None:
+    assert formats.signed(number, 1) == text
+
+
+def all_tables() -> list[Table]:
+    made, found = found_against_ce(
+        [*by_hand(), *(record("ce", 0.7, seed=s, dataset="cifar100", backbone="resnet50") for s in (0, 1))]
+    )
+    candidates = [
+        tables.top1_table(made),
+        tables.failures_table(made),
+        tables.latent_table(made),
+        tables.correlation_table(made),
+        comparisons.baseline_table(made, found),
+        beside.published_table(made),
+        beside.plan_table(made, {NASTY: (1, 2)}),
+        nasty(),
+    ]
+    return [table for table in candidates if table is not None]
+
+
+def unescaped(text: str) -> str:
+    r"""The text without `\\`, `\{` and the like, so that what is left of braces and ampersands is syntax."""
+    return re.sub(r"\\[\\{}&%$#_]", "", text)
+
+
+@pytest.mark.parametrize("table", all_tables(), ids=lambda table: table.name)
+def test_latex_is_balanced_and_every_row_has_all_columns(table: Table) -> None:
+    tex = to_latex(table)
+    depth = 0
+    for char in unescaped(tex):
+        depth += (char == "{") - (char == "}")
+        assert depth >= 0
+    assert depth == 0
+    assert unescaped(tex).count("$") % 2 == 0
+    assert re.findall(r"\\begin\{(\w+)\}", tex) == ["table", "tabular", "minipage"]
+    assert sorted(re.findall(r"\\end\{(\w+)\}", tex)) == ["minipage", "table", "tabular"]
+    spec = re.search(r"\\begin\{tabular\}\{((?:p\{[^}]*\}|[lr])+)\}", tex)
+    assert spec is not None
+    width = len(re.sub(r"p\{[^}]*\}", "p", spec[1]))
+    rows = [line for line in tex.splitlines() if line.endswith(r"\\")]
+    assert len(rows) == 1 + sum(len(b.rows) + (len(table.blocks) > 1) for b in table.blocks)
+    for row in rows:
+        if row.startswith(r"\multicolumn"):
+            assert row.startswith(rf"\multicolumn{{{width}}}{{l}}")
+        else:
+            assert unescaped(row).count("&") == width - 1
+
+
+def test_latex_compiles(tmp_path: Path) -> None:
+    engine = next((name for name in ("tectonic", "pdflatex") if shutil.which(name)), None)
+    if engine is None:
+        pytest.skip("neither tectonic nor pdflatex is installed")
+    made = all_tables()
+    for table in made:
+        (tmp_path / f"{table.name}.tex").write_text(to_latex(table), encoding="utf-8")
+    (tmp_path / "all.tex").write_text(to_document([table.name for table in made]), encoding="utf-8")
+    options = ["-interaction=nonstopmode", "-halt-on-error"] if engine == "pdflatex" else []
+    done = subprocess.run([engine, *options, "all.tex"], cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "all.pdf").stat().st_size > 10_000
+
+
+def test_no_cell_of_a_large_study_says_nan() -> None:
+    made, found = found_against_ce(study(2, 8))
+    for table in (tables.top1_table(made), tables.correlation_table(made), comparisons.baseline_table(made, found)):
+        assert table is not None
+        assert "nan" not in to_markdown(table)
+        assert len(table.blocks[0].rows) == 10 - (table.name == "comparisons")

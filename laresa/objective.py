@@ -65,12 +65,9 @@ class Objective(nn.Module):
         if self.weighting is None:
             total = cross_entropy(_wide(logits_NC), y_N)
             return ObjectiveOutput(total, total.detach().reshape(1), self.parts)
-        with torch.autocast(z_ND.device.type, enabled=False):
-            terms_T = self._terms(_wide(logits_NC), _wide(z_ND), y_N, generator)
-            weighted_T = (
-                torch.cat((terms_T[:-2], terms_T[-2:].sum(0, keepdim=True))) if self.config.group_reg else terms_T
-            )
-            return ObjectiveOutput(self.weighting(weighted_T), terms_T.detach(), self.parts)
+        terms_T = self._terms(_wide(logits_NC), _wide(z_ND), y_N, generator)
+        weighted_T = torch.cat((terms_T[:-2], terms_T[-2:].sum(0, keepdim=True))) if self.config.group_reg else terms_T
+        return ObjectiveOutput(self.weighting(weighted_T), terms_T.detach(), self.parts)
 
     def _terms(self, logits_NC: Tensor, z_ND: Tensor, y_N: Tensor, generator: torch.Generator | None) -> Tensor:
         values = {"ce": cross_entropy(logits_NC, y_N)}
@@ -158,6 +155,7 @@ def check_finite(output: ObjectiveOutput, step: int) -> None:
 
 
 def _wide(x: Tensor) -> Tensor:
+    """At least float32. Enough under autocast too: no operation of the losses is one that autocast narrows."""
     return x if x.dtype == torch.float64 else x.float()
 
 

@@ -214,6 +214,11 @@ def test_frozen_from_its_epoch_on() -> None:
         history.append((objective.weights(), objective.beta()))
     assert history[0] != history[1]
     assert history[1] == history[2] == history[4]
+    objective.set_epoch(2)
+    objective(*batch(), seeded()).total.backward()
+    objective.set_epoch(3)
+    optimizer.step()  # neither a gradient left over nor momentum moves what is frozen
+    assert (objective.weights(), objective.beta()) == history[4]
     restored = make(freeze_epoch=3)
     restored.load_state_dict(objective.state_dict())
     restored.set_epoch(6)

@@ -60,7 +60,8 @@ def subset_terms(subset: str, *, group_reg: bool = False) -> tuple[str, ...]:
 class TrialConfig:
     """One point of the search space.
 
-    A field that has no effect in a subset becomes None: equal learning, equal signature. Defaults are the LARESA paper's (App. A) where it states one. See README.md for each field's meaning.
+    A field that has no effect in a subset becomes None: equal learning, equal signature.
+    Defaults are the LARESA paper's (App. A) where it states one.
     """
 
     # data

@@ -252,7 +252,8 @@ class Trainer:
             "fine_names": np.array(tree.names),
             "coarse_names": np.array(tree.coarse_names),
         }
-        return Result(self.config, tuple(self.history), self.best_epoch, metrics, self.best_weights, latents)
+        weights = {name: value.contiguous() for name, value in self.best_weights.items()}  # as files want them
+        return Result(self.config, tuple(self.history), self.best_epoch, metrics, weights, latents)
 
     # ------------------------------------------------------------------ checkpoints
     def save(self, path: Path) -> None:

@@ -70,6 +70,7 @@ def test_resume_with_channels_last_and_bf16_is_equal_to_the_bit(tiny: Dataset, c
     file = tmp_path / "checkpoint.safetensors"
     next(train(config, dataset=tiny, save_to=file))
     assert learned(fit(config, dataset=tiny, resume_from=file)) == learned(undisturbed)
+    assert all(value.is_contiguous() for value in undisturbed.weights.values())  # safetensors takes no other
 
 
 def test_one_seed_repeats_and_two_differ(tiny: Dataset, config: TrialConfig):

@@ -81,8 +81,8 @@ def naive_mass(p: Tensor, tree: Taxonomy, node: int) -> Tensor:
 def naive_hace(logits: Tensor, y: int, tree: Taxonomy, d: float, smoothing: float, epsilon: float) -> Tensor:
     p = torch.exp(logits) / torch.exp(logits).sum()
     loss = logits.new_zeros(())
-    for leaf in range(tree.leaves):
-        share = 1 - smoothing if leaf == y else smoothing / (tree.leaves - 1)
+    for leaf in range(len(tree.names)):
+        share = 1 - smoothing if leaf == y else smoothing / (len(tree.names) - 1)
         for node in tree.path(leaf):
             kept = share if tree.parents[node] < 0 else share * d
             share -= kept
@@ -99,8 +99,8 @@ def naive_hxe(logits: Tensor, y: int, tree: Taxonomy, alpha: float) -> Tensor:
 
 def naive_soft(logits: Tensor, y: int, tree: Taxonomy, beta: float) -> Tensor:
     p = torch.exp(logits) / torch.exp(logits).sum()
-    far = max(tree.lca_height(i, j) for i in range(tree.leaves) for j in range(tree.leaves))
-    target = [math.exp(-beta * tree.lca_height(j, y) / far) for j in range(tree.leaves)]
+    far = max(tree.lca_height(i, j) for i in range(len(tree.names)) for j in range(len(tree.names)))
+    target = [math.exp(-beta * tree.lca_height(j, y) / far) for j in range(len(tree.names))]
     return -sum((t / sum(target) * torch.log(p[j]) for j, t in enumerate(target)), logits.new_zeros(()))
 
 
@@ -217,33 +217,33 @@ def test_center_ignores_order_and_variance_ignores_a_shift(seed: int, shift: flo
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("epsilon", [0.0, 1e-6])
 def test_hace_is_the_naive_loop(tree: Taxonomy, dilution: float, smoothing: float, epsilon: float) -> None:
-    y = labels(1, tree.leaves)
+    y = labels(1, len(tree.names))
     assert_same(
         lambda x: losses.hace_loss(x, y, tree, dilution=dilution, smoothing=smoothing, epsilon=epsilon),
         lambda x: torch.stack([naive_hace(x[n], int(y[n]), tree, dilution, smoothing, epsilon) for n in range(N)]),
-        draw(2, N, tree.nodes),
+        draw(2, N, len(tree.parents)),
     )
 
 
 @over_trees
 @pytest.mark.parametrize("alpha", [0.0, 0.2, 0.5])
 def test_hxe_is_the_naive_loop(tree: Taxonomy, alpha: float) -> None:
-    y = labels(3, tree.leaves)
+    y = labels(3, len(tree.names))
     assert_same(
         lambda x: losses.hxe_loss(x, y, tree, alpha=alpha),
         lambda x: torch.stack([naive_hxe(x[n], int(y[n]), tree, alpha) for n in range(N)]),
-        draw(4, N, tree.leaves),
+        draw(4, N, len(tree.names)),
     )
 
 
 @over_trees
 @pytest.mark.parametrize("beta", [0.0, 4.0, 30.0])
 def test_soft_labels_are_the_naive_loop(tree: Taxonomy, beta: float) -> None:
-    y = labels(5, tree.leaves)
+    y = labels(5, len(tree.names))
     assert_same(
         lambda x: losses.soft_label_loss(x, y, tree, beta=beta),
         lambda x: torch.stack([naive_soft(x[n], int(y[n]), tree, beta) for n in range(N)]),
-        draw(6, N, tree.leaves),
+        draw(6, N, len(tree.names)),
     )
 
 
@@ -252,7 +252,7 @@ def test_soft_labels_are_the_naive_loop(tree: Taxonomy, beta: float) -> None:
 @given(seed=seeds, d=st.floats(0.05, 0.95))
 def test_hace_identities(tree: Taxonomy, seed: int, d: float) -> None:
     """(a) to (d): minimum 0 at the one-hot; HXE with other weights; cross-entropy at d = 1; the gradient's form."""
-    y, x = labels(seed, tree.leaves), draw(seed, N, tree.nodes).requires_grad_()
+    y, x = labels(seed, len(tree.names)), draw(seed, N, len(tree.parents)).requires_grad_()
     loss_N = losses.hace_loss(x, y, tree, dilution=d)
     assert (loss_N > 0).all()
     onehot = torch.full_like(x, -200.0).scatter(1, y[:, None], 200.0)
@@ -273,10 +273,10 @@ def test_hace_identities(tree: Taxonomy, seed: int, d: float) -> None:
         torch.testing.assert_close(gradient[n], (p[n] * (1 - reached)).detach(), rtol=1e-8, atol=1e-10)
 
     leaf_only = x.detach().clone()
-    leaf_only[:, tree.leaves :] = -torch.inf
+    leaf_only[:, len(tree.names) :] = -torch.inf
     torch.testing.assert_close(
         losses.hace_loss(leaf_only, y, tree, dilution=1.0),
-        cross_entropy(leaf_only[:, : tree.leaves], y, reduction="none"),
+        cross_entropy(leaf_only[:, : len(tree.names)], y, reduction="none"),
     )
 
 
@@ -284,7 +284,7 @@ def test_hace_identities(tree: Taxonomy, seed: int, d: float) -> None:
 @few
 @given(seed=seeds, shift=st.floats(-50, 50))
 def test_tree_losses_reduce_to_cross_entropy_and_ignore_a_shift(tree: Taxonomy, seed: int, shift: float) -> None:
-    y, x = labels(seed, tree.leaves), draw(seed, N, tree.leaves)
+    y, x = labels(seed, len(tree.names)), draw(seed, N, len(tree.names))
     entropy = cross_entropy(x, y, reduction="none")
     torch.testing.assert_close(losses.hxe_loss(x, y, tree, alpha=0.0), entropy)
     torch.testing.assert_close(losses.soft_label_loss(x, y, tree, beta=1e7), entropy)
@@ -296,7 +296,7 @@ def test_tree_losses_reduce_to_cross_entropy_and_ignore_a_shift(tree: Taxonomy, 
 
 
 def test_hxe_leaf_edge_has_weight_one() -> None:
-    x, y = draw(7, 1, FOREST.leaves), torch.tensor([0])
+    x, y = draw(7, 1, len(FOREST.names)), torch.tensor([0])
     p = x.softmax(1)[0]
     group = p[0] + p[1]
     expected = -torch.log(p[0] / group) - math.exp(0.5) * torch.log(group)
@@ -305,7 +305,7 @@ def test_hxe_leaf_edge_has_weight_one() -> None:
 
 def test_hace_keeps_its_gradient_where_probabilities_underflow() -> None:
     """In float32 a logit 200 below the others has probability 0: the 1e-6 form goes flat, log space does not."""
-    x = torch.zeros(1, FOREST.nodes)
+    x = torch.zeros(1, len(FOREST.parents))
     x[0, [0, 1, 5]] = -200.0
     x.requires_grad_()
     losses.hace_loss(x, torch.tensor([0]), FOREST, dilution=0.7).sum().backward()
@@ -319,7 +319,7 @@ def test_hace_keeps_its_gradient_where_probabilities_underflow() -> None:
 @pytest.mark.parametrize("dilution", [0.0, -0.1, 1.1])
 def test_hace_refuses_a_dilution_outside_its_range(dilution: float) -> None:
     with pytest.raises(ValueError, match="dilution"):
-        losses.hace_loss(torch.zeros(1, FOREST.nodes), torch.tensor([0]), FOREST, dilution=dilution)
+        losses.hace_loss(torch.zeros(1, len(FOREST.parents)), torch.tensor([0]), FOREST, dilution=dilution)
 
 
 def test_tables_are_built_once_a_tree() -> None:
@@ -332,8 +332,8 @@ def test_tables_are_built_once_a_tree() -> None:
 def test_heights_and_common_ancestors_are_the_taxonomy_s(tree: Taxonomy) -> None:
     tables = hierarchy(tree)
     assert list(tables.heights) == tree.heights.tolist()
-    for i in range(tree.nodes):
+    for i in range(len(tree.parents)):
         assert tables.paths[i] == tree.path(i)
-        for j in range(tree.nodes):
+        for j in range(len(tree.parents)):
             assert tables.lca_heights[i, j] == tree.lca_height(i, j)
             assert tables.ancestors[i, j] == (i in tree.path(j))

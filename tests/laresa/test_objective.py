@@ -141,8 +141,10 @@ def test_options_reach_their_equation() -> None:
     )
     terms = make(variance_reduction="mean")(logits, z, y, seeded()).terms
     torch.testing.assert_close(terms["variance"], losses.variance_loss(z, reduction="mean").detach())
-    alpha = make(alpha_init=(2.0, 0.0, 0.0, 0.0, 0.0)).weights()
-    assert alpha["ce"] == pytest.approx(math.exp(2) / (math.exp(2) + 4))
+    uneven = make(alpha_init=(4.0, 0.0, 0.0, 0.0, 0.0))
+    ce = math.exp(4) / (math.exp(4) + 4)
+    assert uneven.weights()["ce"] == pytest.approx(ce)
+    assert uneven.entropy() == pytest.approx(-ce * math.log(ce) - (1 - ce) * math.log((1 - ce) / 4))
 
 
 @pytest.mark.parametrize("learned", [True, False])

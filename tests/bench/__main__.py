@@ -1,0 +1,64 @@
+"""make bench: every claim of speed and memory, measured side by side. `python -m tests.bench NAME...` picks some.
+
+Prints a table and writes build/bench.json: a list of {name, value, unit, baseline, ratio, note}; machine and versions
+stand in the note of the first row.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.bench import data, objective, sweep
+
+BENCHES = {
+    "data": data.augmentation,
+    "objective": objective.step,
+    "memory": sweep.memory,
+    "demo": sweep.efficiency,
+    "plain": sweep.against_plain_parts,
+}
+
+
+def main(names: list[str]) -> int:
+    unknown = set(names) - set(BENCHES)
+    if unknown:
+        print(f"unknown benchmark {', '.join(sorted(unknown))}; known: {', '.join(BENCHES)}", file=sys.stderr)
+        return 2
+    rows = [machine()]
+    for name in names or BENCHES:
+        print(f"... {name}", file=sys.stderr, flush=True)
+        rows += BENCHES[name]()
+    out = Path("build/bench.json")
+    out.parent.mkdir(exist_ok=True)
+    out.write_text(json.dumps(rows, indent=1))
+    show(rows)
+    return 0
+
+
+def machine() -> dict[str, object]:
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "ray", "mlflow", "optuna", "timm"))
+    load = os.getloadavg()[0]
+    note = (
+        f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, {versions}; load {load:.1f}"
+    )
+    return {"name": "machine", "value": os.cpu_count(), "unit": "cores", "baseline": None, "ratio": None, "note": note}
+
+
+def show(rows: list[dict[str, object]]) -> None:
+    table = Table("name", "value", "unit", "baseline", "ratio", "note")
+    for row in rows:
+        numbers = ["" if row[k] is None else f"{row[k]:.4g}" for k in ("value", "baseline", "ratio")]
+        table.add_row(str(row["name"]), numbers[0], str(row["unit"]), numbers[1], numbers[2], str(row["note"]))
+    Console(width=160).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,104 @@
+"""Whole sweeps: efficiency on the demo, against the same ablation from plain parts, and a worker's memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.bench.timing import row
+
+ONE_REPLICATE = ["--seeds", "0"]
+
+
+def efficiency() -> list[dict[str, object]]:
+    """The demo, from nothing to its report, in a home of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        out = _laresa(["demo"], Path(folder))
+        wall = time.perf_counter() - started
+        found = re.search(r"time +([\d.]+) s for the sweep, ([\d.]+) s of it training on (\d+) workers", out)
+        assert found, out
+        sweep, training, workers = (float(part) for part in found.groups())
+        note = (
+            f"{training:.0f} s inside training on {workers:.0f} workers, sweep {sweep:.0f} s. Goal 0.97, at least 0.90"
+        )
+        return [
+            row("demo sweep efficiency", training / (workers * sweep), "ratio", None, None, note),
+            row("demo from command to report", wall, "s", 360, wall / 360, "baseline: the 6 minutes it may take"),
+        ]
+
+
+def against_plain_parts() -> list[dict[str, object]]:
+    """Ten arms, one replicate: our service and tests/bench/plain.py, one after the other, wall time and accuracy."""
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        started = time.perf_counter()
+        _laresa(["run", "ablation", "--sweep", "ours", *ONE_REPLICATE], home)
+        ours = time.perf_counter() - started
+        records = json.loads(_laresa(["best", "ours", "--by", "arm", "--json"], home))
+        accuracy = sum(record["metrics"]["test/top1"] for record in records) / len(records)
+        url = _laresa(["ui"], home).strip()
+        started = time.perf_counter()
+        out = _python(["-m", "tests.bench.plain", url], home)
+        plain = time.perf_counter() - started
+        other = json.loads(out.splitlines()[-1])
+        _laresa(["ui", "--stop"], home)
+    note = "ten arms of emoji120, one replicate, command to end; ours with server start and report. Lower is better"
+    agreement = "mean test top-1 of the ten arms; baseline: plain parts"
+    return [
+        row("ten-arm ablation", ours, "s", plain, ours / plain, note),
+        row("ten-arm accuracy", accuracy, "top-1", other["top1"], accuracy / other["top1"], agreement),
+    ]
+
+
+def memory() -> list[dict[str, object]]:
+    """Resident memory of a worker in a trial, above a Ray worker that has imported torch."""
+    code = """
+import json, os, sys, ray
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=40)
+def resident():
+    return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmRSS"))) / 1024
+@ray.remote(num_cpus=1)
+class Worker:
+    def bare(self):
+        import torch
+        torch.zeros(1)
+        return resident()
+    def trial(self):
+        import torch
+        torch.set_num_threads(1)
+        import sweeps.service.trial
+        from sweeps.service.tracking import client
+        client("http://127.0.0.1:9")
+        from laresa.config import TrialConfig
+        from laresa.train import Trainer
+        from sweeps.recipes import RECIPES
+        trainer = Trainer(TrialConfig(**RECIPES["emoji120"]), dataset=None, device="cpu")
+        trainer.epoch()
+        return resident()
+worker = Worker.remote()
+print(json.dumps([ray.get(worker.bare.remote()), ray.get(worker.trial.remote())]))
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        bare, trial = json.loads(_python(["-c", code], Path(folder)).splitlines()[-1])
+    note = f"MiB resident in a trial of the demo, over a Ray worker with torch imported: {trial - bare:.0f} MiB more"
+    return [row("worker memory", trial, "MiB", bare, trial / bare, note)]
+
+
+def _laresa(arguments: list[str], home: Path) -> str:
+    return _python(["-m", "sweeps.cli", *arguments], home)
+
+
+def _python(arguments: list[str], home: Path) -> str:
+    environment = {**os.environ, "LARESA_HOME": str(home / ".laresa"), "PYTHONPATH": os.getcwd(), "COLUMNS": "160"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    done = subprocess.run([sys.executable, *arguments], cwd=home, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{arguments} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done.stdout

@@ -1,0 +1,27 @@
+"""Side by side: two things in turn, A B A B, so that a machine whose speed drifts is the same for both."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def pairwise(ours: Callable[[], object], other: Callable[[], object], rounds: int) -> tuple[float, float, float]:
+    """(median seconds of ours, of the other, median of the ratios ours / other), after one round to warm up."""
+    ours(), other()
+    pairs = [(seconds(ours), seconds(other)) for _ in range(rounds)]
+    medians = [statistics.median(column) for column in zip(*pairs, strict=True)]
+    return medians[0], medians[1], statistics.median(a / b for a, b in pairs)
+
+
+def row(
+    name: str, value: float, unit: str, baseline: float | None, ratio: float | None, note: str
+) -> dict[str, object]:
+    return {"name": name, "value": value, "unit": unit, "baseline": baseline, "ratio": ratio, "note": note}

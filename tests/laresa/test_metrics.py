@@ -201,6 +201,7 @@ def test_latents_that_are_the_embeddings_correlate() -> None:
 def test_degenerate_input_gives_nan() -> None:
     z, y, e = draw(12, N, D), labels(13), draw(14, C, D)
     one, two = torch.zeros_like(y), y % 2
+    rotated = torch.linalg.qr(draw(22, D, D).double())[0][:C]  # all distances equal, but for rounding
     broken = z.clone()
     broken[0, 0] = torch.nan
     for value in (
@@ -216,7 +217,8 @@ def test_degenerate_input_gives_nan() -> None:
         *metrics.semantic_correlation(z, y, torch.ones_like(e)),
         *metrics.semantic_correlation(z, y, torch.zeros_like(e)),
         *metrics.semantic_correlation(broken, y, e),
-        *metrics.semantic_correlation(torch.eye(C), torch.arange(C), e),  # distances that are all equal
+        *metrics.semantic_correlation(rotated, torch.arange(C), e),
+        *metrics.semantic_correlation(z, y, rotated),
     ):
         assert math.isnan(value)
 

@@ -64,9 +64,8 @@ def top1(logits_NC: Array, y_N: Array) -> float:
 
 
 def sibling_accuracy(pred_N: Array, y_N: Array, tree: Taxonomy) -> float:
-    """Share of samples whose predicted class has the true class's parent (top-level leaves: is the class itself)."""
+    """Share of samples whose predicted class has the true class's parent."""
     parents_V = np.asarray(tree.parents)
-    parents_V = np.where(parents_V < 0, np.arange(len(parents_V)), parents_V)
     return _mean(parents_V[_numpy(pred_N)] == parents_V[_numpy(y_N)])
 
 

@@ -96,6 +96,13 @@ def test_images_are_scaled_by_the_shorter_side_and_cut_from_the_centre(root):
     assert (image[:, :, 1:-1] == 200).all()
 
 
+def test_shrinking_averages_instead_of_picking_pixels(root):
+    board = np.indices((64, 64)).sum(0) % 2 * 255
+    Image.fromarray(board.astype(np.uint8)).save(root / "train" / "owl" / "0.png")
+    image = data.load(str(root), image_size=16).train.images[0].int()
+    assert (image - 127).abs().max() <= 8
+
+
 def test_grey_palette_transparent_and_turned_images_are_read(root):
     folder = root / "train" / "owl"
     Image.new("L", (16, 16), 77).save(folder / "0.png")

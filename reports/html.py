@@ -34,6 +34,10 @@ HOW_TO_READ = {
 }
 
 
+# What a record's provenance repeats of the record itself: one value a trial, and already in the tables.
+SHOWN_ELSEWHERE = {"kind", "signature", "arm", "subset", "state", "error", "collapsed", "attempts"}
+
+
 @dataclass(frozen=True)
 class Page:
     """All that the page shows. summary: plain sentences, the first one the headline."""
@@ -152,12 +156,11 @@ def _provenance(page: Page) -> str:
         ("sweep", [trial.sweep for trial in page.records]),
         ("data set", [config.dataset for config in configs]),
         ("backbone", [config.backbone for config in configs]),
-        ("seed", [str(config.seed) for config in configs]),
-        ("fold", [str(config.fold) for config in configs]),
+        ("seeds", [str(config.seed) for config in configs]),
+        ("folds", [str(config.fold) for config in configs]),
     ]
-    names = dict.fromkeys(name for trial in page.records for name in trial.provenance)
-    known = {title for title, _ in facts}
-    facts += [(n, [t.provenance.get(n, "not recorded") for t in page.records]) for n in names if n not in known]
+    names = dict.fromkeys(n for trial in page.records for n in sorted(trial.provenance) if n not in SHOWN_ELSEWHERE)
+    facts += [(name, [trial.provenance.get(name, "not recorded") for trial in page.records]) for name in names]
     rule, budget = page.context.rule, page.context.budget
     pairs = [("selection rule", f"{rule.name}: {rule.text}"), ("budget", budget.text)]
     pairs += [(name, shared(values)) for name, values in facts]
@@ -169,7 +172,7 @@ def shared(values: Sequence[str]) -> str:
     counts = Counter(values)
     if len(counts) == 1:
         return next(iter(counts))
-    return ", ".join(f"{value} ({count} trials)" for value, count in counts.items())
+    return ", ".join(f"{value} ({count} trial{'s' * (count > 1)})" for value, count in counts.items())
 
 
 def _tracking(url: str | None) -> str:

@@ -115,6 +115,7 @@ def test_the_page_holds_every_table_figure_and_fact(whole: Report) -> None:
         assert fact in text
     assert '<td class="r">3/3</td>' in text
     assert text.count('<td class="r"><b>') >= 4
+    assert text.count("n too small: with n = 3") == 3  # in the summary, and over both tables of comparisons
     assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]*", "", text))
 
 
@@ -184,7 +185,7 @@ def test_two_blocks_have_figures_of_their_own(tmp_path: Path) -> None:
 
 
 def test_the_same_records_give_the_same_report(tmp_path: Path) -> None:
-    records = study(3, 4, arms=("ce", "ce+anchor"))
+    records = study(6, 4, arms=("ce", "ce+anchor"))
     one, other = (build_report(records, tmp_path / n, latents=nothing, title="t") for n in "ab")
     assert [path.read_bytes() for path in one.files] == [path.read_bytes() for path in other.files]
 
@@ -192,7 +193,7 @@ def test_the_same_records_give_the_same_report(tmp_path: Path) -> None:
 def test_small_words() -> None:
     assert [duration(s) for s in (45.4, 600, 36_000)] == ["45 s", "10.0 min", "10.0 h"]
     assert shared(["a", "a"]) == "a"
-    assert shared(["a", "b", "a"]) == "a (2 trials), b (1 trials)"
+    assert shared(["a", "b", "a"]) == "a (2 trials), b (1 trial)"
 
 
 def test_reports_need_neither_scheduler_nor_torch() -> None:

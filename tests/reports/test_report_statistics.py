@@ -31,6 +31,8 @@ def test_paired_differences_keep_common_replicates_in_their_order() -> None:
     arm = {(1, 0): 5.0, (0, 1): 3.0, (9, 9): 100.0}
     baseline = {(0, 1): 1.0, (1, 0): 4.0, (2, 0): 50.0}
     assert s.paired_differences(arm, baseline).tolist() == [2.0, 1.0]
+    many = {(seed, fold): float(seed) for seed in range(9, -1, -1) for fold in (3, 1)}
+    assert s.paired_differences(many, dict.fromkeys(many, 0.0)).tolist() == sorted(many.values())
 
 
 # ------------------------------------------------------------------------------------------------ BCa

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from reports.select import BASELINE, COLLAPSE_WEIGHT, TEST, Arm, Block, collapse_step
 
@@ -117,6 +118,7 @@ def panels(titles: Sequence[str], *, x: str, y: str, height: float = 2.3) -> tup
         ax.set_title(title.replace(", ", ",\n"), loc="left")
         ax.tick_params(labelbottom=lowest)
         ax.set_xlabel(x if lowest else "")
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         ax.set_ylabel("" if number % columns else y)
     for ax in grid[count:]:
         ax.remove()

@@ -35,7 +35,7 @@ HOW_TO_READ = {
 
 
 # What a record's provenance repeats of the record itself: one value a trial, and already in the tables.
-SHOWN_ELSEWHERE = {"kind", "signature", "arm", "subset", "state", "error", "collapsed", "attempts"}
+SHOWN_ELSEWHERE = {"kind", "sweep", "signature", "arm", "subset", "state", "error", "collapsed", "attempts"}
 
 
 @dataclass(frozen=True)

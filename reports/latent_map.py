@@ -17,14 +17,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from reports.figures import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, STYLE, VERMILION, Drawing
+from reports.figures import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, STYLE, VERMILION, Drawing
 from reports.select import FULL, Arm, Block, Replicate
 from sweeps.service.records import TrialRecord
 
 PAPER_PANELS = ("ce", "ce+anchor+reg", "ce+triplet+reg", FULL)  # as LARESA, Fig. 3
 NEIGHBORS, MIN_DISTANCE, SEED = 15, 0.1, 0
 FEWEST_POINTS, MOST_POINTS = 10, 2000
-COLORS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, "#8c6d31", BLACK)
+COLORS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, "#8c6d31", GREY)
 MARKERS = "os^Dv"  # 8 colours x 5 shapes keep 40 coarse classes apart
 
 Floats = npt.NDArray[np.float32]

@@ -13,7 +13,7 @@ from sweeps.service.records import TrialRecord
 BASELINE = "ce"
 FULL = "ce+anchor+triplet+reg"
 TEST = "test/top1"
-COLLAPSE_WEIGHT = 0.05  # a trial has collapsed once its cross-entropy weighs less than this
+COLLAPSE_WEIGHT = 0.05  # under it a trial has collapsed; as in laresa.weighting, whose import needs torch
 
 Replicate = tuple[int, int]  # (seed, fold) within one data set and backbone: the unit that is paired
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from handmade import FULL, latents, record, study
 from matplotlib.colors import to_hex
 from PIL import Image
 
@@ -16,6 +15,7 @@ from laresa.measurement import Measurement
 from reports import figures, latent_map
 from reports.select import Block, to_blocks
 from sweeps.service.records import TrialRecord
+from tests.reports.handmade import FULL, latents, record, study
 
 
 def only_block(records: list[TrialRecord]) -> Block:

@@ -10,11 +10,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from handmade import FULL, latents, record, study
 
 from laresa.errors import DataError
 from reports import Report, build_report
 from reports.html import duration, shared
+from tests.reports.handmade import FULL, latents, record, study
 
 EVIL = "<script>alert('x')</script> & \"q\""
 VOID = {"meta", "img", "br", "hr"}

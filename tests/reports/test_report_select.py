@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
-from handmade import FULL, record
 
 from laresa.errors import DataError
 from laresa.measurement import Measurement
 from reports.select import BEST_VALIDATION, budget, collapse_step, to_blocks
+from tests.reports.handmade import FULL, record
 
 
 def test_no_records_is_an_error_that_says_so() -> None:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from handmade import FULL, record, study
 
 from reports import beside, comparisons, formats, tables
 from reports.formats import Cell, Column, Rows, Table, to_csv, to_document, to_latex, to_markdown
 from reports.published import published
 from reports.select import BEST_VALIDATION, budget, to_blocks
 from sweeps.service.records import TrialRecord
+from tests.reports.handmade import FULL, record, study
 
 
 def context(records: list[TrialRecord]) -> tables.Context:

@@ -10,6 +10,9 @@ import numpy as np
 
 from laresa.config import SUBSETS, TrialConfig
 from laresa.measurement import Measurement
+from reports import comparisons, tables
+from reports.formats import Table
+from reports.select import BEST_VALIDATION, budget, to_blocks
 from sweeps.service.records import TrialRecord
 
 FULL = "ce+anchor+triplet+reg"
@@ -129,3 +132,29 @@ def latents(trial: TrialRecord, n: int = 150, classes: int = 30, groups: int = 6
         "fine_names": np.array([f"fine {c}" for c in range(classes)]),
         "coarse_names": np.array(["people", "animals & nature", "food", "travel", "objects", "symbols"][:groups]),
     }
+
+
+def context(records: list[TrialRecord]) -> tables.Context:
+    return tables.Context(to_blocks(records), BEST_VALIDATION, budget(records))
+
+
+def by_hand() -> list[TrialRecord]:
+    """ce 50, 52, 54; ce+anchor 50, 50 and a failure; full 51, 54, 57, two of them collapsed."""
+    ce = [record("ce", top1, seed=seed) for seed, top1 in enumerate((0.50, 0.52, 0.54))]
+    anchor = [record("ce+anchor", 0.5, seed=0), record("ce+anchor", 0.5, seed=1)]
+    failed = record("ce+anchor", None, seed=2, state="failed", error="OSError: disk | full\n  more")
+    full = [
+        record(FULL, top1, seed=seed, metrics={"collapse_step": step})
+        for seed, (top1, step) in enumerate(((0.51, 40.0), (0.54, -1.0), (0.57, 7.0)))
+    ]
+    return [*ce, *anchor, failed, *full]
+
+
+def found_against_ce(records: list[TrialRecord]) -> tuple[tables.Context, list[comparisons.Comparison]]:
+    made = context(records)
+    return made, comparisons.against_baseline(made.blocks, np.random.default_rng(0))
+
+
+def column(table: Table, title: str) -> list[str]:
+    number = [c.title for c in table.columns].index(title)
+    return [row[number].text for block in table.blocks for row in block.rows]

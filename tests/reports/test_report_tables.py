@@ -1,50 +1,17 @@
-"""Tables of hand-made records, cell by cell, in each of the three formats."""
+"""Tables of hand-made records, cell by cell."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import re
-import shutil
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from reports import beside, comparisons, formats, tables
-from reports.formats import Cell, Column, Rows, Table, to_csv, to_document, to_latex, to_markdown
+from reports import beside, comparisons, tables
+from reports.formats import to_csv, to_latex, to_markdown
 from reports.published import published
-from reports.select import BEST_VALIDATION, budget, to_blocks
 from sweeps.service.records import TrialRecord
-from tests.reports.handmade import FULL, record, study
-
-
-def context(records: list[TrialRecord]) -> tables.Context:
-    return tables.Context(to_blocks(records), BEST_VALIDATION, budget(records))
-
-
-def by_hand() -> list[TrialRecord]:
-    """ce 50, 52, 54; ce+anchor 50, 50 and a failure; full 51, 54, 57, two of them collapsed."""
-    ce = [record("ce", top1, seed=seed) for seed, top1 in enumerate((0.50, 0.52, 0.54))]
-    anchor = [record("ce+anchor", 0.5, seed=0), record("ce+anchor", 0.5, seed=1)]
-    failed = record("ce+anchor", None, seed=2, state="failed", error="OSError: disk | full\n  more")
-    full = [
-        record(FULL, top1, seed=seed, metrics={"collapse_step": step})
-        for seed, (top1, step) in enumerate(((0.51, 40.0), (0.54, -1.0), (0.57, 7.0)))
-    ]
-    return [*ce, *anchor, failed, *full]
-
-
-def found_against_ce(records: list[TrialRecord]) -> tuple[tables.Context, list[comparisons.Comparison]]:
-    made = context(records)
-    return made, comparisons.against_baseline(made.blocks, np.random.default_rng(0))
-
-
-def column(table: Table, title: str) -> list[str]:
-    number = [c.title for c in table.columns].index(title)
-    return [row[number].text for block in table.blocks for row in block.rows]
+from tests.reports.handmade import FULL, by_hand, column, context, found_against_ce, record, study
 
 
 # ------------------------------------------------------------------------------------------------ exact cells
@@ -264,101 +231,6 @@ def test_plan_against_actual() -> None:
         "retries,0,2,",
     ]
     assert "| retries | 0 | 2 | – |" in to_markdown(table)
-
-
-# ------------------------------------------------------------------------------------------------ formats
-NASTY = r"50% of_a & b #1 {x} $y$ ~^\ <u> | [z] *s* 日本 é “q” – −"
-
-
-def nasty() -> Table:
-    cells = (Cell(NASTY, (NASTY,), "best"), Cell("1", (1,)))
-    return Table(
-        "nasty", NASTY, (Column(NASTY, ("a",), "wrap"), Column("b", ("b",))), (Rows("t", (), (cells,)),), (NASTY,), ()
-    )
-
-
-def test_markdown_keeps_text_literal() -> None:
-    assert formats.escape_markdown("a|b *c* _d_ e_f <g> [h](i) `j`\nk") == (
-        r"a\|b \*c\* \_d\_ e_f \<g> [h\](i) \`j\` k"
-    )
-    header, _, row = to_markdown(nasty()).splitlines()[2:5]
-    assert len(re.findall(r"(?<!\\)\|", header)) == len(re.findall(r"(?<!\\)\|", row)) == 3
-
-
-def test_csv_reads_back() -> None:
-    rows = list(csv.reader(io.StringIO(to_csv(nasty()))))
-    assert rows == [["a", "b"], [NASTY, "1"]]
-
-
-def test_a_row_that_does_not_fit_its_columns_is_an_error() -> None:
-    with pytest.raises(ValueError, match="a row of 1 cells under 2 columns"):
-        Table("t", "t", nasty().columns, (Rows("", (), ((Cell("x", ("x",)),),)),), ())
-
-
-@pytest.mark.parametrize(
-    ("number", "text"), [(0.0, "0.0"), (-0.04, "0.0"), (0.04, "0.0"), (-1.25, "−1.2"), (2.0, "+2.0"), (math.nan, "–")]
-)
-def test_signed(number: float, text: str) -> None:
-    assert formats.signed(number, 1) == text
-
-
-def all_tables() -> list[Table]:
-    made, found = found_against_ce(
-        [*by_hand(), *(record("ce", 0.7, seed=s, dataset="cifar100", backbone="resnet50") for s in (0, 1))]
-    )
-    candidates = [
-        tables.top1_table(made),
-        tables.failures_table(made),
-        tables.latent_table(made),
-        tables.correlation_table(made),
-        comparisons.baseline_table(made, found),
-        beside.published_table(made),
-        beside.plan_table(made, {NASTY: (1, 2)}),
-        nasty(),
-    ]
-    return [table for table in candidates if table is not None]
-
-
-def unescaped(text: str) -> str:
-    r"""The text without `\\`, `\{` and the like, so that what is left of braces and ampersands is syntax."""
-    return re.sub(r"\\[\\{}&%$#_]", "", text)
-
-
-@pytest.mark.parametrize("table", all_tables(), ids=lambda table: table.name)
-def test_latex_is_balanced_and_every_row_has_all_columns(table: Table) -> None:
-    tex = to_latex(table)
-    depth = 0
-    for char in unescaped(tex):
-        depth += (char == "{") - (char == "}")
-        assert depth >= 0
-    assert depth == 0
-    assert unescaped(tex).count("$") % 2 == 0
-    assert re.findall(r"\\begin\{(\w+)\}", tex) == ["table", "tabular", "minipage"]
-    assert sorted(re.findall(r"\\end\{(\w+)\}", tex)) == ["minipage", "table", "tabular"]
-    spec = re.search(r"\\begin\{tabular\}\{((?:p\{[^}]*\}|[lr])+)\}", tex)
-    assert spec is not None
-    width = len(re.sub(r"p\{[^}]*\}", "p", spec[1]))
-    rows = [line for line in tex.splitlines() if line.endswith(r"\\")]
-    assert len(rows) == 1 + sum(len(b.rows) + (len(table.blocks) > 1) for b in table.blocks)
-    for row in rows:
-        if row.startswith(r"\multicolumn"):
-            assert row.startswith(rf"\multicolumn{{{width}}}{{l}}")
-        else:
-            assert unescaped(row).count("&") == width - 1
-
-
-def test_latex_compiles(tmp_path: Path) -> None:
-    engine = next((name for name in ("tectonic", "pdflatex") if shutil.which(name)), None)
-    if engine is None:
-        pytest.skip("neither tectonic nor pdflatex is installed")
-    made = all_tables()
-    for table in made:
-        (tmp_path / f"{table.name}.tex").write_text(to_latex(table), encoding="utf-8")
-    (tmp_path / "all.tex").write_text(to_document([table.name for table in made]), encoding="utf-8")
-    options = ["-interaction=nonstopmode", "-halt-on-error"] if engine == "pdflatex" else []
-    done = subprocess.run([engine, *options, "all.tex"], cwd=tmp_path, capture_output=True, text=True, errors="replace")
-    assert done.returncode == 0, done.stdout[-2000:]
-    assert (tmp_path / "all.pdf").stat().st_size > 10_000
 
 
 def test_no_cell_of_a_large_study_says_nan() -> None:

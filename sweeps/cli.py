@@ -199,7 +199,10 @@ def _write_report(sweep: str, tracking_uri: str | None, out: Path) -> Any:
 
     uri = records.reading_uri(tracking_uri)
     found = records.trials(sweep, tracking_uri=uri, with_history=True)
-    report = build_report(found, out, latents=lambda record: records.latents(record, tracking_uri=uri), title=sweep)
+    url = records.experiment_url(sweep, uri)
+    report = build_report(
+        found, out, latents=lambda record: records.latents(record, tracking_uri=uri), title=sweep, tracking_url=url
+    )
     records.attach_report(sweep, out, tracking_uri=uri)
     return report
 

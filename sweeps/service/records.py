@@ -159,6 +159,11 @@ def attach_report(sweep: str, folder: Path, *, tracking_uri: str | None = None) 
         api.log_artifacts(parent.info.run_id, str(folder), "report")
 
 
+def experiment_url(sweep: str, uri: str) -> str | None:
+    """Where the sweep opens in MLflow's UI; None where no server answers behind `uri`."""
+    return f"{uri.rstrip('/')}/#/experiments/{_experiment(uri, sweep)[1]}" if uri.startswith("http") else None
+
+
 def as_frame(records: Sequence[TrialRecord]) -> Any:
     """pandas: one row a trial; columns are identity, state, config fields and metrics."""
     import pandas as pd

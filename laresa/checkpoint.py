@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,11 +57,11 @@ def save(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) ->
     CheckpointError: the disk is full or the folder not writable; the file that was there before is untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    header = {"format": str(FORMAT), "state": json.dumps(state, allow_nan=True)}
-    flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    joined, index = _join(tensors)
+    header = {"format": str(FORMAT), "state": json.dumps(state, allow_nan=True), "index": json.dumps(index)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(flat, temporary, metadata=header)
+        save_file(joined, temporary, metadata=header)
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
@@ -76,9 +77,33 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            joined = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"checkpoint {path} can't be read ({error})") from error
     if header.get("format") != str(FORMAT):
         raise CheckpointError(f"checkpoint {path} has format {header.get('format')!r}: this version reads {FORMAT!r}")
-    return tensors, json.loads(header["state"])
+    return _split(joined, json.loads(header["index"])), json.loads(header["state"])
+
+
+def _join(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[tuple[str, str, list[int]]]]:
+    """All tensors of a type end to end in one, and (name, type, shape) in order.
+
+    A small network has hundreds of small tensors; one by one they would take a twentieth of its epoch to write.
+    """
+    groups: dict[str, list[Tensor]] = {}
+    index = []
+    for name, tensor in tensors.items():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        groups.setdefault(kind, []).append(tensor.detach().reshape(-1).cpu())
+        index.append((name, kind, list(tensor.shape)))
+    return {kind: torch.cat(parts) for kind, parts in groups.items()}, index
+
+
+def _split(joined: Mapping[str, Tensor], index: list[tuple[str, str, list[int]]]) -> dict[str, Tensor]:
+    starts = dict.fromkeys(joined, 0)
+    tensors = {}
+    for name, kind, shape in index:
+        count = math.prod(shape)
+        tensors[name] = joined[kind][starts[kind] : starts[kind] + count].reshape(shape).clone()
+        starts[kind] += count
+    return tensors

@@ -1,11 +1,8 @@
 """Augmentation on batches, against loops over single images and against torchvision."""
 
-import time
-
 import pytest
 import torch
 import torchvision.transforms as tv1
-from PIL import Image
 from torchvision.transforms.autoaugment import AutoAugment, AutoAugmentPolicy, _apply_op
 from torchvision.transforms.functional import InterpolationMode
 
@@ -184,26 +181,3 @@ def test_normalise_is_the_textbook_formula(images):
     result = normalise(images, mean, std)
     assert result.dtype == torch.float32
     assert torch.allclose(result, expected, atol=1e-5)
-
-
-def test_crop_and_flip_feed_five_times_as_fast_as_image_by_image(capsys):
-    """One core, 32 pixels. The best of several rounds, for the machine may be busy."""
-    images = torch.randint(0, 256, (256, 3, 32, 32), dtype=torch.uint8)
-    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
-    single = tv1.Compose([tv1.RandomCrop(32, padding=4), tv1.RandomHorizontalFlip()])
-    threads, draws = torch.get_num_threads(), generator()
-    torch.set_num_threads(1)
-    try:
-        ours = theirs = float("inf")
-        for _ in range(7):
-            started = time.perf_counter()
-            augment(images, ("crop", "flip"), draws)
-            middle = time.perf_counter()
-            for picture in pictures:
-                single(picture)
-            ours, theirs = min(ours, middle - started), min(theirs, time.perf_counter() - middle)
-    finally:
-        torch.set_num_threads(threads)
-    with capsys.disabled():
-        print(f"\ncrop+flip: {256 / ours:,.0f} images/s, image by image {256 / theirs:,.0f}: {theirs / ours:.1f} times")
-    assert theirs / ours > 5

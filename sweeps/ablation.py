@@ -11,8 +11,8 @@ import argparse
 import sys
 
 from laresa.config import SUBSETS, TrialConfig, canonical_subset
-from sweeps.service.options import add_study_options, base_config, replicates
-from sweeps.service.study import Cell, Study
+from sweeps.service.options import add_search_options, add_study_options, base_config, replicates, search_space
+from sweeps.service.study import Cell, Replicate, Search, Study
 
 CONTROL = "shuffled labels"  # the full arm on permuted label embeddings: what is left is regularisation, not meaning
 REMEDY = "ce_outside"  # keeps the weight of ce, which the paper's softmax lets collapse
@@ -26,6 +26,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="loss subsets, such as ce,ce+anchor (default: the eight, control and remedy)",
     )
 
+    parser.add_argument(
+        "--tune", type=int, metavar="N", help="first search each arm with N trials, then compare the best"
+    )
+    add_search_options(parser, trials=None)
+
 
 def build(args: argparse.Namespace) -> Study:
     """One cell a subset; beside the full one its control and remedy, unless --subsets chooses."""
@@ -34,7 +39,30 @@ def build(args: argparse.Namespace) -> Study:
     cells = [Cell(subset, base.replace(subset=subset)) for subset in subsets]
     if not args.subsets:
         cells += beside_full(base.replace(subset=SUBSETS[-1]))
-    return Study(args.sweep or f"ablation-{args.dataset.strip('/').split('/')[-1]}", tuple(cells), replicates(args))
+    name = args.sweep or f"ablation-{args.dataset.strip('/').split('/')[-1]}"
+    known = replicates(args)
+    searches = tuple(tuned(cell, args, known[0]) for cell in cells) if args.tune is not None else ()
+    return Study(name, tuple(cells), known, searches, args.hours)
+
+
+def tuned(cell: Cell, args: argparse.Namespace, replicate: Replicate) -> Search:
+    """The search of one arm: the same budget for each, over the fields that matter to it, on validation only."""
+    fixed = ("subset", "weighting", "shuffle_labels")  # they make the arm what it is
+    from sweeps.service.space import has_effect
+
+    space = {name: found for name, found in search_space(args).items() if name not in fixed}
+    space = {name: found for name, found in space.items() if has_effect(name, cell.config)}
+    return Search(
+        name=cell.arm,
+        base=cell.config,
+        space=space,
+        trials=args.tune,
+        replicate=replicate,
+        sampler=args.sampler,
+        scheduler=args.scheduler,
+        seed=args.search_seed,
+        first=(cell.config,),
+    )
 
 
 def beside_full(full: TrialConfig) -> list[Cell]:

@@ -14,7 +14,7 @@ from typing import Any
 from laresa.errors import LaresaError, NonFiniteLossError
 from sweeps.service.options import add_place_options, dataset_name, run_options
 
-STUDIES = {"ablation": "sweeps.ablation"}
+STUDIES = {"ablation": "sweeps.ablation", "search": "sweeps.search"}
 DEMO = ["--sweep", "demo", "--dataset", "emoji120"]
 
 

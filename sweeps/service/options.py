@@ -24,7 +24,7 @@ class RunOptions:
     concurrency: int | None = None
 
 
-def add_study_options(parser: argparse.ArgumentParser) -> None:
+def add_study_options(parser: argparse.ArgumentParser, seeds: str = "0,1,2") -> None:
     """The options that interface stability promises to every study."""
     what = parser.add_argument_group("what is trained")
     what.add_argument(
@@ -32,7 +32,7 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--dataset", default="emoji120", metavar="NAME_OR_PATH", help="see `laresa data list`")
     what.add_argument("--backbone", metavar="TIMM_NAME", help="any timm model (default: the data set's recipe)")
-    what.add_argument("--seeds", default="0,1,2", metavar="S,S,...", help="one replicate a seed (default: 0,1,2)")
+    what.add_argument("--seeds", default=seeds, metavar="S,S,...", help=f"one replicate a seed (default: {seeds})")
     what.add_argument(
         "--folds", metavar="F,F,...", help="fold of each replicate (default: seed modulo number of folds)"
     )
@@ -41,6 +41,45 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="any TrialConfig field; repeatable"
     )
     add_run_options(parser)
+
+
+def add_search_options(parser: argparse.ArgumentParser, trials: int | None) -> None:
+    how = parser.add_argument_group("how it searches")
+    if trials is not None:
+        how.add_argument(
+            "--trials", type=int, default=trials, metavar="N", help=f"in all; more later extends ({trials})"
+        )
+    how.add_argument("--hours", type=float, metavar="H", help="after them nothing new is asked")
+    how.add_argument("--sampler", default="tpe", help="tpe, random, gp, cmaes, qmc or grid (default: tpe)")
+    how.add_argument("--scheduler", default="asha", help="asha, hyperband, median or none (default: asha)")
+    how.add_argument("--search-seed", type=int, default=0, metavar="S", help="of the sampler")
+    how.add_argument(
+        "--space",
+        action="append",
+        default=[],
+        metavar="FIELD=RANGE",
+        help="search this field too (or otherwise): LOW:HIGH, LOW:HIGH:log, LOW:HIGH:int, A,B,C; 'fixed' leaves it out",
+    )
+
+
+def search_space(args: argparse.Namespace) -> dict[str, Any]:
+    """The default space as --space changes it. What --set fixes is not searched."""
+    from sweeps.service.space import default_space, parse_distribution
+
+    space: dict[str, Any] = default_space()
+    for name in set_fields(args.set):
+        space = {key: value for key, value in space.items() if key.partition("/")[0] != name}
+    for assignment in args.space:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--space {assignment!r}: expected FIELD=RANGE, such as --space lr=1e-4:1e-2:log")
+        if text == "fixed":
+            space = {key: value for key, value in space.items() if name not in (key, key.partition("/")[0])}
+        else:
+            space[name] = parse_distribution(name, text)
+    if not space:
+        raise ConfigError("nothing is left to search: take a --space FIELD=fixed or --set away")
+    return space
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:

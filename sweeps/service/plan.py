@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sweeps.service.storage import SweepFolder
+from laresa.config import TrialConfig
+from laresa.errors import ConfigError
+from sweeps.service.storage import SweepFolder, read_json, write_json
 from sweeps.service.study import PlannedTrial, Study
 
 
@@ -36,6 +38,52 @@ def plan(study: Study, folder: SweepFolder, tracked: Mapping[str, str]) -> tuple
     tracked: signature -> state, of the runs the tracker holds for this sweep.
     """
     return tuple(PlanRow(trial, _state(trial, folder, tracked)) for trial in study.trials())
+
+
+def check_plan(study: Study, folder: SweepFolder) -> None:
+    """ConfigError where the sweep exists with another plan: it can be continued and extended, never mixed."""
+    earlier = read_json(folder.root / "plan.json")
+    if earlier is None:
+        return
+    now = _fixed(study)
+    for kind in ("arms", "searches"):
+        for name in sorted(set(now[kind]) & set(earlier[kind])):
+            _same(study.name, name, earlier[kind][name], now[kind][name])
+
+
+def write_plan(study: Study, folder: SweepFolder) -> None:
+    """Note what this sweep holds, its earlier extensions included."""
+    path = folder.root / "plan.json"
+    earlier = read_json(path) or {"arms": {}, "searches": {}}
+    now = _fixed(study)
+    write_json(path, {kind: {**earlier[kind], **now[kind]} for kind in ("arms", "searches")})
+
+
+def _fixed(study: Study) -> dict[str, dict[str, Any]]:
+    """What can't change within one sweep: each arm's configuration, each search's space and rules."""
+    searched = {search.name for search in study.searches}
+    arms = {cell.arm: _shared(cell.config) for cell in study.cells if cell.arm not in searched}
+    searches = {}
+    for search in study.searches:
+        space = {name: repr(distribution) for name, distribution in search.space.items()}
+        rules = {"sampler": search.sampler, "scheduler": search.scheduler, "metric": search.metric, "seed": search.seed}
+        replicate = {"replicate": [search.replicate.seed, search.replicate.fold]}
+        searches[search.name] = {**_shared(search.base), **rules, **replicate, "space": space}
+    return {"arms": arms, "searches": searches}
+
+
+def _shared(config: TrialConfig) -> dict[str, Any]:
+    return {name: value for name, value in config.to_dict().items() if name not in ("seed", "fold")}
+
+
+def _same(sweep: str, name: str, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for field in sorted({*earlier, *now}):
+        if earlier.get(field) != now.get(field):
+            raise ConfigError(
+                f"sweep {sweep!r} holds {name!r} with {field}={earlier.get(field)!r}, this command has "
+                f"{now.get(field)!r}: give the same options to continue, more seeds, arms or trials to extend it, "
+                "or another --sweep"
+            )
 
 
 def _state(trial: PlannedTrial, folder: SweepFolder, tracked: Mapping[str, str]) -> str:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import os
-import platform
-import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from laresa.errors import ConfigError
 from sweeps.service import plan as planning
 from sweeps.service import tracking
 from sweeps.service.options import RunOptions
+from sweeps.service.prepare import prepare, provenance_tags
 from sweeps.service.records import tracked_states
 from sweeps.service.server import LocalServer, home
 from sweeps.service.storage import SweepFolder
@@ -25,12 +23,18 @@ from sweeps.service.study import PlannedTrial, Study
 from sweeps.service.tracking import SweepRun, TrialRun
 from sweeps.service.watch import Watch
 
+if TYPE_CHECKING:
+    from sweeps.service.source import OptunaSource
+
 log = logging.getLogger("laresa.runner")
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a finished `run` tells: counts by state, and the seconds the trials took."""
+    """What a finished `run` tells: counts by state, and the seconds the trials took.
+
+    wall_seconds: from the first trial handed to Ray to the end of the last, the start of its workers included.
+    """
 
     sweep: SweepRun
     states: Mapping[str, int]
@@ -51,25 +55,103 @@ def run(study: Study, options: RunOptions) -> SweepResult:
     """
     folder = sweep_folder(study.name, options)
     with folder.lock():
+        planning.check_plan(study, folder)
         uri, server = resolve_tracking(options.tracking_uri)
-        prepare(study)  # while the local server starts
-        if server is not None:
-            server.wait(uri)
-        tracking.check(uri)
-        sweep = tracking.open_sweep(uri, study.name, describe(study))
-        api = tracking.client(uri)
-        rows = planning.plan(study, folder, tracked_states(study.name, uri))
-        pending = [row.trial for row in rows if not row.done]
-        watch = Watch(study, rows)
-        tags = provenance_tags()
+        owned = connect()
+        try:
+            prepare(study)  # while the local server starts
+            if server is not None:
+                server.wait(uri)
+            tracking.check(uri)
+            planning.write_plan(study, folder)
+            return Runner(study, options, folder, tracking.open_sweep(uri, study.name, describe(study))).run()
+        finally:
+            if owned:
+                disconnect()
+
+
+class Runner:
+    """One run of a sweep: its searches, then its fixed plan, then the settling of what the tracker shows."""
+
+    def __init__(self, study: Study, options: RunOptions, folder: SweepFolder, sweep: SweepRun) -> None:
+        self.study, self.options, self.folder, self.sweep = study, options, folder, sweep
+        self.api, self.tags = tracking.client(sweep.uri), provenance_tags()
+        self.tracked = tracked_states(study.name, sweep.uri)
+        self.wall = self.training = 0.0
+        self.concurrency = 1
+
+    def run(self) -> SweepResult:
+        from sweeps.service.source import FixedPlan, Interleaved, OptunaSource, best_config
+
+        searches = [OptunaSource(search, self.folder) for search in self.study.searches]
+        try:
+            if searches:
+                self._train(Interleaved(searches, self._seconds()), self._searched(searches), self._scheduler())
+            chosen = {source.search.name: best_config(source) for source in searches} if self.study.cells else {}
+            study = self.study.chosen(chosen)
+            rows = planning.plan(study, self.folder, self.tracked)
+            pending = [row.trial for row in rows if not row.done]
+            if pending:
+                self._train(FixedPlan(pending), sum(row.done for row in rows) + self._searched(searches))
+        except KeyboardInterrupt:
+            log.warning("stopped; the same command continues")
+        states = self._settle(searches)
+        whole = set(states) <= {"finished", "pruned"}
+        self.api.set_terminated(self.sweep.parent_run_id, "FINISHED" if whole else "FAILED")
+        return SweepResult(self.sweep, states, self.wall, self.training, self.concurrency)
+
+    def _train(self, source: Any, done: int, scheduler: Any = None) -> None:
+        from sweeps.service.tuning import run_trials
+
         started = time.monotonic()
-        concurrency, seconds = 1, 0.0
-        if pending:
-            concurrency, seconds = _tune(pending, sweep, folder, options, tags, watch)
-        wall = time.monotonic() - started
-        states = settle(api, study, sweep, folder, tags)
-        api.set_terminated(sweep.parent_run_id, "FINISHED" if set(states) <= {"finished", "pruned"} else "FAILED")
-        return SweepResult(sweep, states, wall, seconds, concurrency)
+        watch = Watch(self.study.name, done, self.study.size)
+        self.concurrency, seconds = run_trials(
+            source, self.sweep, self.folder, self.options, self.tags, watch, scheduler
+        )
+        self.wall += time.monotonic() - started
+        self.training += seconds
+
+    def _seconds(self) -> float | None:
+        return None if self.study.hours is None else self.study.hours * 3600
+
+    def _scheduler(self) -> Any:
+        """Of the searches; a comparison's evidence is never pruned, its pairs stay whole."""
+        from sweeps.service.tuning import SCHEDULERS, check_scheduler
+
+        search = self.study.searches[0]
+        check_scheduler(search.scheduler)
+        return SCHEDULERS[search.scheduler](search.base.epochs)
+
+    def _searched(self, searches: Iterable[OptunaSource]) -> int:
+        return sum(source.told for source in searches)
+
+    def _settle(self, searches: Iterable[OptunaSource]) -> dict[str, int]:
+        """The truth at the end: deliver what storage holds and the tracker lacks, close what nobody trains any more."""
+        from sweeps.service.source import best_config_or_none
+
+        chosen = {s.search.name: config for s in searches if (config := best_config_or_none(s)) is not None}
+        planned = [*(trial for source in searches for trial in source.planned())]
+        if not searches or set(chosen) >= {cell.arm for cell in self.study.cells}:
+            planned += self.study.chosen(chosen).trials()
+        states, counts = tracked_states(self.study.name, self.sweep.uri), dict[str, int]()
+        for trial in planned:
+            state = self._settle_trial(trial, states.get(trial.signature, "not started"))
+            counts[state] = counts.get(state, 0) + 1
+        return counts
+
+    def _settle_trial(self, trial: PlannedTrial, shown: str) -> str:
+        """Bring one trial's run to the state that storage says, and return it."""
+        stored = self.folder.trial(trial.signature)
+        outcome = stored.outcome()
+        if outcome is not None and (shown != outcome["state"] or not stored.delivered.exists()):
+            tracking.deliver(self.api, TrialRun(self.sweep, trial, self.tags), stored)
+            return str(outcome["state"])
+        if trial.role == "evidence" and shown == "finished":
+            tracking.promote(self.api, self.sweep, trial.signature)
+        if outcome is None and shown == "running":
+            tracking.interrupt(self.api, self.sweep, trial.signature)
+            return "interrupted"
+        return shown
 
 
 def sweep_folder(name: str, options: RunOptions) -> SweepFolder:
@@ -88,34 +170,6 @@ def resolve_tracking(uri: str | None) -> tuple[str, LocalServer | None]:
     return server.launch(), server
 
 
-def prepare(study: Study) -> None:
-    """Once, before the first trial: decode the data sets, embed the label texts, build each backbone to see it fits."""
-    from laresa.data import load
-    from laresa.labels import label_embeddings
-    from laresa.model import build_model
-
-    datasets: dict[tuple[Any, ...], Any] = {}
-    models: set[tuple[Any, ...]] = set()
-    for config in (trial.config for trial in study.trials()):
-        data_key = (config.dataset, config.fold, config.split_seed, config.image_size, config.skip_bad_images)
-        if data_key not in datasets:
-            datasets[data_key] = load(config)
-        data = datasets[data_key]
-        labels = label_embeddings(data.taxonomy, encoder=config.encoder, label_text=config.label_text)
-        width = labels.fine_CD.shape[1]
-        if config.latent_dim not in (None, width) and {"anchor", "triplet"} & set(config.parts):
-            raise ConfigError(
-                f"latent_dim={config.latent_dim}: anchor and triplet compare latents with label embeddings, "
-                f"which have {width} dimensions with encoder {config.encoder!r}; leave latent_dim out"
-            )
-        size = config.input_size or data.train.images.shape[-1]
-        shape = {"input_size": size, "latent_dim": config.latent_dim or width, "classes": len(data.taxonomy.names)}
-        model_key = (config.backbone, config.pretrained, *shape.values())
-        if model_key not in models:
-            models.add(model_key)
-            build_model(config.backbone, pretrained=config.pretrained, **shape)
-
-
 def describe(study: Study) -> dict[str, str]:
     """Tags of the parent run."""
     arms = json.dumps([cell.arm for cell in study.cells])
@@ -123,69 +177,7 @@ def describe(study: Study) -> dict[str, str]:
     return {"laresa.arms": arms, "laresa.replicates": replicates, "laresa.trials": str(len(study.trials()))}
 
 
-def provenance_tags() -> dict[str, str]:
-    """Versions, commit and command behind the numbers."""
-    tags = {f"laresa.version.{name}": metadata.version(name) for name in ("torch", "timm", "ray", "mlflow", "optuna")}
-    tags["laresa.version"] = metadata.version("laresa-sweeps")
-    tags["laresa.version.python"] = platform.python_version()
-    tags["laresa.git_commit"] = git_commit()
-    return tags
-
-
-def git_commit() -> str:
-    """Commit of the code, "+dirty" where it was changed since, "unknown" outside a checkout."""
-    here = Path(__file__).parent
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True).stdout
-        changed = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head.strip() + ("+dirty" if changed.strip() else "")
-
-
-def settle(api: Any, study: Study, sweep: SweepRun, folder: SweepFolder, tags: Mapping[str, str]) -> dict[str, int]:
-    """The truth at the end: deliver what storage holds and the tracker lacks, close what nobody trains any more."""
-    states = tracked_states(study.name, sweep.uri)
-    counts: dict[str, int] = {}
-    for trial in study.trials():
-        stored = folder.trial(trial.signature)
-        outcome = stored.outcome()
-        if outcome is not None and (states.get(trial.signature) != outcome["state"] or not stored.delivered.exists()):
-            tracking.deliver(api, TrialRun(sweep, trial.signature, trial.arm, trial.config.to_dict(), tags), stored)
-            states[trial.signature] = outcome["state"]
-        elif outcome is None and states.get(trial.signature) == "running":
-            tracking.interrupt(api, sweep, trial.signature)
-            states[trial.signature] = "interrupted"
-        state = states.get(trial.signature, "not started")
-        counts[state] = counts.get(state, 0) + 1
-    return counts
-
-
-# ---------------------------------------------------------------------- Ray
-
-
-def _tune(
-    pending: Sequence[PlannedTrial],
-    sweep: SweepRun,
-    folder: SweepFolder,
-    options: RunOptions,
-    tags: Mapping[str, str],
-    watch: Watch,
-) -> tuple[int, float]:
-    """Let Ray Tune train `pending`; (concurrency, seconds inside training)."""
-    import ray
-
-    from sweeps.service.tuning import run_trials
-
-    owned = connect(options)
-    try:
-        return run_trials(pending, sweep, folder, options, tags, watch)
-    finally:
-        if owned:
-            ray.shutdown()
-
-
-def connect(options: RunOptions) -> bool:
+def connect() -> bool:
     """Join the Ray cluster that is up (or RAY_ADDRESS), else start one in this process. True if it was started here."""
     import ray
 
@@ -197,6 +189,11 @@ def connect(options: RunOptions) -> bool:
         ray.init(address="auto", **quiet)
         return False
     except ConnectionError:
-        cpus = os.cpu_count() or 1
-        ray.init(num_cpus=cpus, include_dashboard=False, **quiet)
+        ray.init(num_cpus=os.cpu_count() or 1, include_dashboard=False, **quiet)
         return True
+
+
+def disconnect() -> None:
+    import ray
+
+    ray.shutdown()

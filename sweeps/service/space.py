@@ -16,9 +16,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from laresa.config import SUBSETS, TERMS, WEIGHTINGS, TrialConfig
 from laresa.errors import ConfigError, nearest
+from sweeps.service.study import Space
 
-Space = Mapping[str, BaseDistribution]
-LISTS = {"alpha_init": TERMS, "beta_init": ("fine", "coarse")}
+LISTS = {"alpha_init": (*TERMS, "reg"), "beta_init": ("fine", "coarse")}
 FIRST = ("subset", "group_reg", "weighting", "beta_learned")  # the others' effect hangs on these
 
 

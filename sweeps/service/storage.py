@@ -3,7 +3,7 @@
 It is the truth; the tracker holds a delivered copy.
 
     <storage>/<sweep>/driver.lock
-    <storage>/<sweep>/trials/<signature>/attempt-0001/checkpoint.safetensors
+    <storage>/<sweep>/trials/<signature>/attempt-0001/checkpoint-000012.safetensors
                                          outcome.json, weights.safetensors, latents.npz
                                          delivered       once the tracker has all of it
 
@@ -44,9 +44,14 @@ class Attempt:
     trial: TrialFolder
     number: int
 
-    @property
-    def checkpoint(self) -> Path:
-        return self.trial.attempt_folder(self.number) / "checkpoint.safetensors"
+    def checkpoint(self, epoch: int) -> Path:
+        """A new name each epoch: replacing a file makes the disk wait, and the one before it is a safe retreat."""
+        return self.trial.attempt_folder(self.number) / f"checkpoint-{epoch:06d}.safetensors"
+
+    def drop_older_checkpoints(self) -> None:
+        """Keep the newest two of the trial."""
+        for old in self.trial.checkpoints()[2:]:
+            old.unlink(missing_ok=True)
 
     def check(self) -> None:
         newest = max(self.trial.attempt_numbers())
@@ -82,9 +87,10 @@ class TrialFolder:
                 return Attempt(self, number)
 
     def checkpoints(self) -> list[Path]:
-        """Newest attempt first; a reader falls back to the next if one is damaged."""
-        candidates = (self.attempt_folder(n) / "checkpoint.safetensors" for n in reversed(self.attempt_numbers()))
-        return [path for path in candidates if path.exists()]
+        """Newest attempt and epoch first; a reader falls back to the next if one is damaged."""
+        return sorted(
+            self.root.glob("attempt-*/checkpoint-*.safetensors"), key=lambda path: path.parts[-2:], reverse=True
+        )
 
     def outcome(self) -> dict[str, Any] | None:
         return read_json(self.root / "outcome.json")

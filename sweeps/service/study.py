@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from laresa.config import TrialConfig
 from laresa.errors import ConfigError
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution  # not needed by a query, which should start quickly
+
+Space = Mapping[str, "BaseDistribution"]
 
 
 @dataclass(frozen=True)
@@ -27,8 +33,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class PlannedTrial:
+    """role: "evidence" (stands in the comparison) or "search" (helped to choose a configuration)."""
+
     arm: str
     config: TrialConfig
+    role: str = "evidence"
 
     @property
     def signature(self) -> str:
@@ -36,23 +45,60 @@ class PlannedTrial:
 
 
 @dataclass(frozen=True)
+class Search:
+    """What an Optuna study looks for: `trials` suggestions from `space` around `base`, judged on one replicate.
+
+    name: of the study in the journal, and the arm of its trials. metric: of the outcome, greater is better; a
+    validation metric, for the test split chooses nothing. first: configurations asked before any suggestion.
+    """
+
+    name: str
+    base: TrialConfig
+    space: Space
+    trials: int
+    replicate: Replicate
+    sampler: str = "tpe"
+    scheduler: str = "none"
+    seed: int = 0
+    metric: str = "best/val/top1"
+    first: tuple[TrialConfig, ...] = ()
+
+
+@dataclass(frozen=True)
 class Study:
-    """A fixed plan: every cell on every replicate."""
+    """Searches, then a fixed plan: every cell on every replicate.
+
+    A cell whose arm has a search of that name is run with the configuration its search chose.
+    """
 
     name: str
     cells: tuple[Cell, ...]
     replicates: tuple[Replicate, ...]
+    searches: tuple[Search, ...] = ()
+    hours: float | None = None  # of searching: after them nothing new is asked
 
     def __post_init__(self) -> None:
         _unique("arm", [cell.arm for cell in self.cells])
         _unique("replicate (seed, fold)", [(r.seed, r.fold) for r in self.replicates])
-        if not self.cells or not self.replicates:
+        if not (self.cells and self.replicates) and not self.searches:
             raise ConfigError(f"sweep {self.name!r} has no trial: give at least one arm and one seed")
+        if self.hours is not None and self.hours <= 0:
+            raise ConfigError(f"--hours {self.hours:g}: expected more than 0")
         by_signature: dict[str, str] = {}
         for trial in self.trials():
             other = by_signature.setdefault(trial.signature, trial.arm)
             if other != trial.arm:
                 raise ConfigError(f"arms {other!r} and {trial.arm!r} are the same configuration: drop one")
+
+    @property
+    def size(self) -> int:
+        """How many trials it has in all."""
+        return sum(search.trials for search in self.searches) + len(self.cells) * len(self.replicates)
+
+    def chosen(self, configs: Mapping[str, TrialConfig]) -> Study:
+        """The study with the configurations that its searches chose, by arm."""
+        cells = tuple(Cell(cell.arm, configs.get(cell.arm, cell.config)) for cell in self.cells)
+        return replace(self, cells=cells)
 
     def trials(self) -> tuple[PlannedTrial, ...]:
         """Replicate by replicate, so that an early stop leaves whole pairs."""

@@ -20,6 +20,7 @@ from laresa.errors import ConfigError
 from laresa.measurement import Measurement
 from sweeps.service.server import TrackingError, healthy
 from sweeps.service.storage import TrialFolder
+from sweeps.service.study import PlannedTrial
 
 # The client's own back-off lasts minutes; ours knows what still has to be sent.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -49,10 +50,12 @@ class TrialRun:
     """What identifies and describes one trial's run."""
 
     sweep: SweepRun
-    signature: str
-    arm: str
-    config: Mapping[str, Any]
+    trial: PlannedTrial
     tags: Mapping[str, str]
+
+    @property
+    def signature(self) -> str:
+        return self.trial.signature
 
 
 def client(uri: str) -> Any:
@@ -101,19 +104,21 @@ def open_trial(api: Any, trial: TrialRun) -> str:
         api.update_run(run_id, status="RUNNING")
         api.set_tag(run_id, "laresa.state", "running")
         return run_id
+    config, arm = trial.trial.config, trial.trial.arm
     tags = {
         "mlflow.parentRunId": trial.sweep.parent_run_id,
-        "mlflow.runName": f"{trial.arm}, seed {trial.config['seed']}, fold {trial.config['fold']}",
+        "mlflow.runName": f"{arm}, seed {config.seed}, fold {config.fold}",
         "laresa.kind": "trial",
+        "laresa.role": trial.trial.role,
         "laresa.sweep": trial.sweep.sweep,
         "laresa.signature": trial.signature,
-        "laresa.arm": trial.arm,
-        "laresa.subset": trial.config["subset"],
+        "laresa.arm": arm,
+        "laresa.subset": config.subset,
         "laresa.state": "running",
         **trial.tags,
     }
     run_id = api.create_run(trial.sweep.experiment_id, tags=tags).info.run_id
-    log_params(api, run_id, trial.config)
+    log_params(api, run_id, config.to_dict())
     return run_id
 
 
@@ -175,6 +180,14 @@ def deliver(api: Any, trial: TrialRun, folder: TrialFolder, *, after_epoch: int 
         if path.suffix in (".safetensors", ".npz", ".svg"):
             path.unlink(missing_ok=True)  # MLflow has them now
     return run_id
+
+
+def promote(api: Any, sweep: SweepRun, signature: str) -> None:
+    """A search's choice that stands in the comparison too is evidence; it is not trained again for that."""
+    run_id = find_run(api, sweep.experiment_id, signature)
+    if run_id and api.get_run(run_id).data.tags.get("laresa.role") == "search":
+        api.set_tag(run_id, "laresa.role", "evidence")
+        api.set_tag(run_id, "laresa.searched", "true")
 
 
 def interrupt(api: Any, sweep: SweepRun, signature: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,18 @@ import torch
 from ray import tune
 from safetensors.torch import save_file
 
+from laresa import checkpoint
 from laresa.config import TrialConfig
 from laresa.data import Dataset, load
 from laresa.errors import CheckpointError
 from laresa.measurement import Measurement
 from laresa.train import Result, Trainer
 from sweeps.service.storage import Attempt, FencedError, SweepFolder, TrialFolder, write_json
+from sweeps.service.study import PlannedTrial
 from sweeps.service.tracking import Courier, SweepRun, TrialRun
 
 log = logging.getLogger("laresa.trial")
+RETRIES = 1  # of a trial that failed by itself, from its last checkpoint: memory may be free the next time
 FAREWELL_SECONDS = 20.0  # how long a worker that ends may go on sending; the runner delivers the rest
 
 
@@ -50,7 +53,7 @@ class TrialContext:
 class TuneTrial(tune.Trainable):
     """One worker, one trial after another (`reuse_actors`); one step() an epoch.
 
-    Tune's config: {"arm", "config" (TrialConfig as a dict), "context" (TrialContext as a dict)}.
+    Tune's config: {"arm", "role", "config" (TrialConfig as a dict), "context" (TrialContext as a dict)}.
     """
 
     _courier: Courier | None = None
@@ -85,20 +88,22 @@ class TuneTrial(tune.Trainable):
         if self._courier is None:
             self._courier = Courier(context.sweep.uri)
             self._courier.start()
-        self._session = Session(TrialConfig.from_dict(config["config"]), config["arm"], context, self._courier)
+        trial = PlannedTrial(config["arm"], TrialConfig.from_dict(config["config"]), config["role"])
+        self._session = Session(trial, context, self._courier)
 
 
 class Session:
     """One trial on this worker, from its checkpoint (if any) to its outcome on storage and in the tracker."""
 
-    def __init__(self, config: TrialConfig, arm: str, context: TrialContext, courier: Courier) -> None:
-        self.config, self.arm, self.courier = config, arm, courier
-        self.signature = config.signature()
+    def __init__(self, trial: PlannedTrial, context: TrialContext, courier: Courier) -> None:
+        self.config, self.arm, self.courier = trial.config, trial.arm, courier
+        self.signature = trial.signature
         self.folder = context.trial_folder(self.signature)
-        self._attempt: Attempt | None = None
         self.trainer: Trainer | None = None
+        self._attempt: Attempt | None = None
+        self._failures = 0
         tags = {**context.tags, "laresa.host": platform.node()}
-        self.run = TrialRun(context.sweep, self.signature, arm, config.to_dict(), tags)
+        self.run = TrialRun(context.sweep, trial, tags)
 
     def step(self) -> dict[str, Any]:
         """Train one epoch, or conclude. Whatever the trial itself does wrong ends here, as its outcome."""
@@ -109,11 +114,12 @@ class Session:
                 return self._finish(self.trainer.result())
             measurement = self.trainer.epoch()
             self.attempt.check()
-            self.trainer.save(self.attempt.checkpoint)
+            self.trainer.save(self.attempt.checkpoint(measurement.epoch))
+            self.attempt.drop_older_checkpoints()
         except (FencedError, CheckpointError):
             raise  # not the trial's fault: what is on storage stays as it is
         except Exception as error:
-            return self._fail(error)
+            return self._retry_or_fail(error)
         self.courier.measured(self.signature, [measurement])
         seconds = {"seconds": measurement.seconds}
         return {"epoch": measurement.epoch, "state": "running", **seconds, **measurement.metrics, "done": False}
@@ -146,6 +152,15 @@ class Session:
         np.savez_compressed(self.folder.root / "latents.npz", allow_pickle=False, **result.latents)
         return self._conclude("finished", result.metrics, result.history)
 
+    def _retry_or_fail(self, error: Exception) -> dict[str, Any]:
+        self._failures += 1
+        if self._failures > RETRIES:
+            return self._fail(error)
+        log.warning("%s failed (%s: %s); once more from its checkpoint", self.arm, type(error).__name__, error)
+        epoch = len(self.trainer.history) if self.trainer else 0
+        self.trainer = self._attempt = None
+        return {"epoch": epoch, "state": "running", "val/top1": 0.0, "done": False}
+
     def _fail(self, error: Exception) -> dict[str, Any]:
         history = tuple(self.trainer.history) if self.trainer else ()
         self._write_artifacts(history)
@@ -163,17 +178,8 @@ class Session:
     def _conclude(
         self, state: str, metrics: Mapping[str, float], history: tuple[Measurement, ...], error: str | None = None
     ) -> dict[str, Any]:
-        outcome = {
-            "schema_version": 1,
-            "signature": self.signature,
-            "arm": self.arm,
-            "state": state,
-            "error": error,
-            "metrics": dict(metrics),
-            "history": [measurement.to_dict() for measurement in history],
-            "provenance": self._provenance(),
-        }
-        self.attempt.conclude(outcome)
+        rows = [measurement.to_dict() for measurement in history]
+        self.attempt.conclude(describe_outcome(self.run.trial, state, metrics, rows, error, self._provenance()))
         self.courier.conclude(self.run, self.folder)
         summary = {"epoch": len(history), "state": state, "error": error or ""}
         return {**summary, **metrics, "val/top1": metrics.get("best/val/top1", float("nan")), "done": True}
@@ -185,6 +191,43 @@ class Session:
             provenance["laresa.device"] = str(self.trainer.device)
             provenance["laresa.data_fingerprint"], provenance["laresa.fold"] = data.fingerprint, data.fold_note
         return provenance
+
+
+def describe_outcome(
+    trial: PlannedTrial,
+    state: str,
+    metrics: Mapping[str, float],
+    history: Sequence[Mapping[str, Any]],
+    error: str | None,
+    provenance: Mapping[str, str],
+) -> dict[str, Any]:
+    """What outcome.json holds."""
+    return {
+        "schema_version": 1,
+        "signature": trial.signature,
+        "arm": trial.arm,
+        "role": trial.role,
+        "state": state,
+        "error": error,
+        "metrics": dict(metrics),
+        "history": list(history),
+        "provenance": dict(provenance),
+    }
+
+
+def conclude_pruned(folder: TrialFolder, trial: PlannedTrial, tags: Mapping[str, str]) -> dict[str, Any]:
+    """The outcome of a trial that the scheduler stopped: what it measured so far; the test split stays unseen."""
+    _, state = checkpoint.load(folder.checkpoints()[0])
+    best = state["history"][state["best_epoch"] - 1]["metrics"]
+    metrics = {f"best/{name}": value for name, value in best.items() if name.startswith("val/")}
+    metrics["best_epoch"] = float(state["best_epoch"])
+    metrics["seconds/train"] = sum(row["seconds"] for row in state["history"])
+    write_json(folder.root / "config.json", trial.config.to_dict())
+    write_json(folder.root / "history.json", state["history"])
+    provenance = {"laresa.data_fingerprint": state["fingerprint"]}
+    outcome = describe_outcome(trial, "pruned", metrics, state["history"], None, provenance)
+    Attempt(folder, max(folder.attempt_numbers())).conclude(outcome)
+    return outcome
 
 
 _loaded: dict[tuple[Any, ...], Dataset] = {}

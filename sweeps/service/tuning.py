@@ -1,4 +1,4 @@
-"""The trials of a plan through Ray Tune: it schedules workers and keeps nothing that matters."""
+"""The trials of a source through Ray Tune: it schedules workers and keeps nothing that matters."""
 
 from __future__ import annotations
 
@@ -6,47 +6,78 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.schedulers import ASHAScheduler, HyperBandScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
+from laresa.errors import ConfigError, nearest
 from sweeps.service.options import RunOptions
+from sweeps.service.source import Source
 from sweeps.service.storage import SweepFolder
 from sweeps.service.study import PlannedTrial
 from sweeps.service.tracking import SweepRun
-from sweeps.service.trial import TrialContext, TuneTrial
+from sweeps.service.trial import TrialContext, TuneTrial, conclude_pruned
 from sweeps.service.watch import Watch
 
 WORKER_DEATHS = 3  # how often a trial is given to a new worker after its own died
 
-# Tune reads these when a run begins. Its file loggers and result files serve nobody here; results are fetched
-# together, a second's worth at a time, since the tracker gets every epoch from the worker itself.
+# Tune reads these when a run begins. Its file loggers and result files serve nobody here.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("TUNE_RESULT_BUFFER_LENGTH", "1000")
-os.environ.setdefault("TUNE_RESULT_BUFFER_MIN_TIME_S", "1")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints a banner at verbosity 0; Watch is our output
 os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints a banner at verbosity 0; Watch is our output
+
+COMMON = {"time_attr": "epoch", "metric": "val/top1", "mode": "max"}
+SCHEDULERS: dict[str, Callable[[int], TrialScheduler | None]] = {
+    "none": lambda epochs: None,
+    "asha": lambda epochs: ASHAScheduler(
+        **COMMON, max_t=epochs, grace_period=max(1, round(epochs / 9)), reduction_factor=3
+    ),
+    "hyperband": lambda epochs: HyperBandScheduler(**COMMON, max_t=epochs, reduction_factor=3),
+    "median": lambda epochs: MedianStoppingRule(**COMMON, grace_period=max(1, round(epochs / 9))),
+}
 
 
-class PlanSearch(Searcher):
-    """Hands Tune the planned trials, one after another."""
+def check_scheduler(name: str) -> None:
+    if name not in SCHEDULERS:
+        raise ConfigError(f"unknown scheduler {name!r}{nearest(name, SCHEDULERS)}")
 
-    def __init__(self, trials: Sequence[PlannedTrial], context: TrialContext) -> None:
+
+class SourceSearch(Searcher):
+    """Hands Tune the source's trials, and the source what became of them."""
+
+    def __init__(self, source: Source, context: TrialContext, watch: Watch) -> None:
         super().__init__(metric="val/top1", mode="max")
-        self._left, self._context = list(trials), context.to_dict()
+        self._source, self._context, self._watch = source, context, watch
+        self._given: dict[str, PlannedTrial] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        if not self._left:
-            return Searcher.FINISHED
-        trial = self._left.pop(0)
-        return {"arm": trial.arm, "config": trial.config.to_dict(), "context": self._context}
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # for Tune's snapshots, which nobody restores
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        trial = self._source.next()
+        if trial is None:
+            return Searcher.FINISHED if self._source.finished else None
+        self._given[trial_id] = trial
+        fields = {"arm": trial.arm, "role": trial.role, "config": trial.config.to_dict()}
+        return {**fields, "context": self._context.to_dict()}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        return None
+        trial = self._given.pop(trial_id, None)
+        if trial is None:
+            return
+        stored = self._context.trial_folder(trial.signature)
+        outcome = stored.outcome()
+        stopped = not error and result is not None and result.get("state") == "running"  # by the scheduler
+        if outcome is None and stopped:
+            outcome = conclude_pruned(stored, trial, self._context.tags)
+            self._watch.pruned(trial_id, outcome)
+        if outcome is not None:
+            self._source.concluded(trial, outcome)
 
     def save(self, checkpoint_path: str) -> None:
         return None
@@ -62,7 +93,7 @@ class Reporter(tune.Callback):
         self.watch, self.training_seconds = watch, 0.0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # for Tune's snapshots, which nobody restores: a terminal can't be pickled
+        return {}  # a terminal can't be pickled
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.watch.started(trial.trial_id, trial.config["arm"], trial.config["config"])
@@ -78,24 +109,28 @@ class Reporter(tune.Callback):
 
 
 def run_trials(
-    pending: Sequence[PlannedTrial],
+    source: Source,
     sweep: SweepRun,
     folder: SweepFolder,
     options: RunOptions,
     tags: Mapping[str, str],
     watch: Watch,
+    scheduler: TrialScheduler | None = None,
 ) -> tuple[int, float]:
-    """Train `pending` on the connected Ray; (concurrency, seconds inside training)."""
+    """Train what the source gives on the connected Ray; (concurrency, seconds inside training)."""
     concurrency = options.concurrency or fitting(options)
     context = TrialContext(sweep, str(folder.root), options.cpus_per_trial, tags)
     reporter = Reporter(watch)
-    resources = {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial}
+    # Without a scheduler results are fetched a second's worth at a time; the tracker has every epoch from the worker.
+    os.environ["TUNE_RESULT_BUFFER_LENGTH"] = "1000" if scheduler is None else "1"
+    os.environ["TUNE_RESULT_BUFFER_MIN_TIME_S"] = "1" if scheduler is None else "0"
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="laresa-tune-") as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(TuneTrial, resources),
+            tune.with_resources(TuneTrial, {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial}),
             tune_config=tune.TuneConfig(
-                search_alg=PlanSearch(pending, context),
+                search_alg=SourceSearch(source, context, watch),
+                scheduler=scheduler,
                 num_samples=-1,
                 max_concurrent_trials=concurrency,
                 reuse_actors=True,  # a fresh worker costs seconds of importing torch
@@ -110,7 +145,7 @@ def run_trials(
         )
         with watch:
             tuner.fit()
-    return min(concurrency, len(pending)), reporter.training_seconds
+    return concurrency, reporter.training_seconds
 
 
 def fitting(options: RunOptions) -> int:

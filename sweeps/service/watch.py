@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from sweeps.service.plan import PlanRow
-from sweeps.service.study import Study
-
 
 class Watch:
     """What the user sees of a running sweep."""
 
-    def __init__(self, study: Study, rows: Sequence[PlanRow], console: Console | None = None) -> None:
+    def __init__(self, name: str, done: int, total: int, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
-        self.done, self.total = sum(row.done for row in rows), len(rows)
+        self.done, self.total = done, total
         self.best = 0.0
         self._running: dict[str, tuple[str, int]] = {}
         self._seconds: dict[str, float] = {}
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._progress = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
-        self._task = self._progress.add_task(study.name, total=self.total, completed=self.done)
-        self._say(f"{study.name}: {self.total} trials, {self.done} finished before")
+        self._task = self._progress.add_task(name, total=self.total, completed=self.done)
+        self._say(f"{name}: {self.total} trials, {self.done} finished before")
 
     def __enter__(self) -> Watch:
         if self.console.is_terminal:
@@ -56,6 +53,13 @@ class Watch:
         """A worker died more often than it may."""
         name, epoch = self._running.pop(trial_id, (trial_id, 0))
         self._say(f"  interrupted  {name} after epoch {epoch}: its worker died; run the same command to continue")
+
+    def pruned(self, trial_id: str, outcome: Mapping[str, Any]) -> None:
+        """The scheduler stopped a trial."""
+        name, epoch = self._running.get(trial_id, (trial_id, 0))
+        self._concluded(
+            trial_id, name, {"state": f"pruned after epoch {epoch}, val {outcome['metrics']['best/val/top1']:.3f}:"}
+        )
 
     def _concluded(self, trial_id: str, name: str, result: Mapping[str, Any]) -> None:
         self._running.pop(trial_id, None)

@@ -29,9 +29,12 @@ def test_a_newer_attempt_fences_its_predecessor(tmp_path: Path):
 def test_checkpoints_newest_attempt_first_and_gone_once_concluded(tmp_path: Path):
     folder = SweepFolder(tmp_path).trial("abc")
     first, second, third = (folder.new_attempt() for _ in range(3))
-    second.checkpoint.touch()
-    first.checkpoint.touch()
-    assert folder.checkpoints() == [second.checkpoint, first.checkpoint]
+    second.checkpoint(9).touch()
+    second.checkpoint(10).touch()
+    first.checkpoint(12).touch()
+    assert folder.checkpoints() == [second.checkpoint(10), second.checkpoint(9), first.checkpoint(12)]
+    second.drop_older_checkpoints()
+    assert folder.checkpoints() == [second.checkpoint(10), second.checkpoint(9)]
     third.conclude({"state": "failed"})
     assert folder.checkpoints() == []
     assert folder.new_attempt().number == 4

@@ -99,7 +99,7 @@ def test_sweep_from_nothing_to_report(server: str, pictures: Path, tmp_path: Pat
 def wait_for_checkpoint(folder: SweepFolder, epoch_files: int, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        if len(list(folder.root.glob("trials/*/attempt-*/checkpoint.safetensors"))) >= epoch_files:
+        if len(list(folder.root.glob("trials/*/attempt-*/checkpoint-*.safetensors"))) >= epoch_files:
             return
         time.sleep(0.02)
     raise AssertionError(f"no checkpoint appeared: {process.communicate()}")

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reports import beside, comparisons, figures, formats, tables
+from reports import beside, candidates, comparisons, figures, formats, tables
 from reports.figures import Saved
 from reports.formats import Table
-from reports.html import Page, to_html
+from reports.html import Page, SearchPart, to_html
 from reports.latent_map import PAPER_PANELS, Latents, latent_figure
 from reports.select import BEST_VALIDATION, Block, SelectionRule, budget, to_blocks
 from reports.summary import summarise
 from sweeps.service.records import TrialRecord
+
+if TYPE_CHECKING:
+    from reports.search import Space
 
 RESAMPLING_SEED = 0  # of bootstrap and permutation: the same records give the same report
 
@@ -44,25 +48,50 @@ def build_report(
     plan: Mapping[str, tuple[float, float]] | None = None,
     rule: SelectionRule = BEST_VALIDATION,
     latent_arms: Sequence[str] | None = PAPER_PANELS,
+    space: Space | None = None,
 ) -> Report:
     """Write report.html, tables/*.{md,tex,csv} and figures/*.{svg,png} under `out`, replacing what has the same name.
 
     latents: gives a trial's test latents (the arrays of latents.npz) or None; asked only for the panels drawn.
     plan: name -> (planned, actual), for a table of its own. latent_arms: the arms with a UMAP panel; None for all.
+    space: what the search trials were drawn from, for their pictures. Arms are compared over evidence trials only.
     Raises DataError where `records` is empty.
     """
-    blocks = to_blocks(records, rule)
+    evidence, searched = candidates.split(records)
+    blocks = () if searched and not evidence else to_blocks(evidence, rule)
     rng = np.random.default_rng(RESAMPLING_SEED)
-    context = tables.Context(blocks, rule, budget(records))
+    context = tables.Context(blocks, rule, budget(evidence), candidates.describe(searched))
     against_ce = comparisons.against_baseline(blocks, rng)
     variants = comparisons.variants(blocks, rng)
     made = _tables(context, against_ce, variants, plan)
-    summary = summarise(blocks, against_ce, variants)
-    written = _write_tables(made, out / "tables")
     drawn = _draw(blocks, latents, latent_arms, out / "figures")
+    part = _search_part(searched, space, rule, out / "figures") if searched else None
+    summary = (*summarise(blocks, against_ce, variants), *candidates.sentences(searched))
+    summary = summary if blocks else (*summary, candidates.NO_EVIDENCE)
+    all_tables, all_figures = (*made, *(part.tables if part else ())), (*drawn, *(part.figures if part else ()))
+    written = _write_tables(all_tables, out / "tables")
     html = out / "report.html"
-    html.write_text(to_html(Page(title, summary, made, drawn, records, context, tracking_url)), encoding="utf-8")
-    return Report(html, written, tuple(path for saved in drawn for path in (saved.svg, saved.png)), summary)
+    page = Page(title, summary, made, drawn, records, context, tracking_url, part)
+    html.write_text(to_html(page), encoding="utf-8")
+    return Report(html, written, tuple(path for saved in all_figures for path in (saved.svg, saved.png)), summary)
+
+
+def _search_part(searched: Sequence[TrialRecord], space: Space | None, rule: SelectionRule, folder: Path) -> SearchPart:
+    """What the searches tried: tables, Optuna's pictures where the space is known, and why some are missing."""
+    from reports import search  # only here is Optuna needed
+
+    found = candidates.by_search(searched)
+    scopes = [scope for name, trials in found.items() for scope in search.scopes(name, trials, space)] if space else []
+    made = (
+        candidates.best_table(searched, rule),
+        search.importance_table(scopes, named=len(found) > 1),
+        candidates.states_table(searched),
+    )
+    drawn = search.drawings(searched, space) if space else []
+    text = (candidates.sentence(candidates.describe(searched)), *search.too_few(searched, space))
+    return SearchPart(
+        text, tuple(table for table in made if table), tuple(figures.save(drawing, folder) for drawing in drawn)
+    )
 
 
 def _tables(
@@ -73,16 +102,16 @@ def _tables(
 ) -> tuple[Table, ...]:
     """Every table that has something to say, in reading order."""
     made = [
-        tables.top1_table(context),
+        tables.top1_table(context) if context.blocks else None,
         comparisons.baseline_table(context, against_ce),
         comparisons.variants_table(context, variants),
         comparisons.pooled_table(context, against_ce),
-        tables.latent_table(context),
-        tables.correlation_table(context),
-        tables.peak_table(context),
+        tables.latent_table(context) if context.blocks else None,
+        tables.correlation_table(context) if context.blocks else None,
+        tables.peak_table(context) if context.blocks else None,
         beside.published_table(context),
         beside.plan_table(context, plan) if plan else None,
-        tables.failures_table(context),
+        tables.failures_table(context) if context.blocks else None,
     ]
     return tuple(table for table in made if table is not None)
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from reports.candidates import is_searched
 from reports.figures import Saved
 from reports.formats import Cell, Rows, Table
+from reports.select import budget
 from reports.style import CSS
 from reports.tables import Context
 from sweeps.service.records import TrialRecord
@@ -39,6 +41,15 @@ SHOWN_ELSEWHERE = {"kind", "sweep", "signature", "arm", "subset", "state", "erro
 
 
 @dataclass(frozen=True)
+class SearchPart:
+    """What searches tried, told apart from the evidence. text: plain sentences."""
+
+    text: tuple[str, ...]
+    tables: tuple[Table, ...]
+    figures: tuple[Saved, ...]
+
+
+@dataclass(frozen=True)
 class Page:
     """All that the page shows. summary: plain sentences, the first one the headline."""
 
@@ -49,17 +60,21 @@ class Page:
     records: Sequence[TrialRecord]
     context: Context
     tracking_url: str | None = None
+    search: SearchPart | None = None
 
 
 def to_html(page: Page) -> str:
     """The whole page as one string."""
-    sections = (
+    drawn = "".join(map(_figure, page.figures)) or "<p>No finished trial to draw yet.</p>"
+    parts = (
         ("summary", "Summary", _summary(page)),
         ("tables", "Tables", "".join(map(_table, page.tables))),
-        ("figures", "Figures", "".join(map(_figure, page.figures)) or "<p>No finished trial to draw yet.</p>"),
+        ("figures", "Figures", drawn if page.context.blocks else ""),
+        ("search", "Search", _search(page.search) if page.search else ""),
         ("reading", "How to read it", _definitions(list(HOW_TO_READ.items()))),
         ("provenance", "Provenance", _provenance(page)),
     )
+    sections = [part for part in parts if part[2]]
     links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, _ in sections)
     body = "".join(f'<section id="{anchor}"><h2>{title}</h2>{text}</section>' for anchor, title, text in sections)
     title = escape(page.title)
@@ -82,13 +97,14 @@ def _summary(page: Page) -> str:
 
 
 def _tiles(page: Page) -> str:
-    budget, arms = page.context.budget, [arm for block in page.context.blocks for arm in block.arms]
-    tiles = (
-        (page.context.n, "replicates an arm"),
-        (f"{sum(arm.n_ok for arm in arms)}/{budget.trials}", "trials with a test result"),
-        (f"{budget.epochs:,}", "epochs trained"),
-        (duration(budget.seconds), "of training, summed"),
-    )
+    arms = [arm for block in page.context.blocks for arm in block.arms]
+    spent, searched = budget(page.records), sum(map(is_searched, page.records))
+    tiles = [(f"{spent.epochs:,}", "epochs trained"), (duration(spent.seconds), "of training, summed")]
+    if searched:
+        tiles.insert(0, (f"{searched:,}", "search trials"))
+    if arms:
+        ok = f"{sum(arm.n_ok for arm in arms)}/{page.context.budget.trials}"
+        tiles = [(page.context.n, "replicates an arm"), (ok, "trials with a test result"), *tiles]
     return (
         '<div class="tiles">'
         + "".join(f"<div><b>{escape(number)}</b><span>{escape(text)}</span></div>" for number, text in tiles)
@@ -144,6 +160,11 @@ def _data_uri(svg: Path) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg.read_bytes()).decode()
 
 
+def _search(part: SearchPart) -> str:
+    text = "".join(f"<p>{escape(sentence)}</p>" for sentence in part.text)
+    return text + "".join(map(_table, part.tables)) + "".join(map(_figure, part.figures))
+
+
 # ---------------------------------------------------------------------------------------------------- the rest
 def _definitions(pairs: Sequence[tuple[str, str]]) -> str:
     return "<dl>" + "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in pairs) + "</dl>"
@@ -161,8 +182,8 @@ def _provenance(page: Page) -> str:
     ]
     names = dict.fromkeys(n for trial in page.records for n in sorted(trial.provenance) if n not in SHOWN_ELSEWHERE)
     facts += [(name, [trial.provenance.get(name, "not recorded") for trial in page.records]) for name in names]
-    rule, budget = page.context.rule, page.context.budget
-    pairs = [("selection rule", f"{rule.name}: {rule.text}"), ("budget", budget.text)]
+    rule = page.context.rule
+    pairs = [("selection rule", f"{rule.name}: {rule.text}"), ("budget", budget(page.records).text)]
     pairs += [(name, shared(values)) for name, values in facts]
     return _definitions(pairs) + _tracking(page.tracking_url)
 

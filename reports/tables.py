@@ -96,11 +96,12 @@ def block_rows(block: Block, rows: Sequence[Row]) -> Rows:
 # ---------------------------------------------------------------------------------------------------- tables
 @dataclass(frozen=True)
 class Context:
-    """What every table has to say about itself."""
+    """What every table has to say about itself. search: the words for the trials that chose the configurations."""
 
     blocks: tuple[Block, ...]
     rule: SelectionRule
     budget: Budget
+    search: str = ""
 
     @property
     def n(self) -> str:
@@ -109,14 +110,17 @@ class Context:
         return str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
 
     def notes(self, *own: str) -> tuple[str, ...]:
-        """n, the table's own notes, the selection rule, the budget."""
+        """n, the table's own notes, the selection rule, the budget, the search before it; without arms none but own."""
         configs = [trial.config for block in self.blocks for trial in block.trials]
+        if not configs:
+            return own
         most = max(config.epochs for config in configs)
         return (
             f"n = {self.n} replicates an arm.",
             *own,
             f"Selection ({self.rule.name}): {self.rule.text}.",
             f"Budget: {self.budget.text}, at most {most} epochs a trial.",
+            *([f"Not in this table: {self.search}."] if self.search else []),
         )
 
 
@@ -220,21 +224,24 @@ def peak_table(context: Context) -> Table:
     return quantities_table(context, "epochs", "Epochs to peak validation accuracy", (PEAK,), notes)
 
 
+FAILURE_COLUMNS = (
+    *(Column(state, (state,)) for state in STATES),
+    Column("no test result", ("no_test_result",)),
+    Column("first line of the error", ("error",), "wrap"),
+)
+
+
 def failures_table(context: Context) -> Table:
     """Trials by state and arm, with what the failed ones said."""
-    columns = (
-        ARM,
-        *(Column(state, (state,)) for state in STATES),
-        Column("no test result", ("no_test_result",)),
-        Column("first line of the error", ("error",), "wrap"),
-    )
+    columns = (ARM, *FAILURE_COLUMNS)
     notes = ("No test result: finished, but without a finite test top-1; such a trial is not ok.",)
     return _table(
-        context, "failures", "What became of every trial", columns, lambda b: list(map(_failure_row, b.arms)), notes
+        context, "failures", "What became of every trial", columns, lambda b: list(map(failure_row, b.arms)), notes
     )
 
 
-def _failure_row(arm: Arm) -> Row:
+def failure_row(arm: Arm) -> Row:
+    """The arm, its trials by state, and what the failed ones said."""
     states = Counter(trial.state for trial in arm.trials)
     mute = sum(trial.state == "finished" and not usable(trial) for trial in arm.trials)
     errors = Counter(first_line(trial) for trial in arm.trials if trial.error)

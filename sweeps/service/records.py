@@ -159,6 +159,30 @@ def attach_report(sweep: str, folder: Path, *, tracking_uri: str | None = None) 
         api.log_artifacts(parent.info.run_id, str(folder), "report")
 
 
+def space(sweep: str, *, tracking_uri: str | None = None) -> dict[str, Any] | None:
+    """The Optuna distributions a sweep's search drew from, by field; None for a sweep that recorded none."""
+    text = _parent_tag(sweep, "laresa.space", tracking_uri)
+    if text is None:
+        return None
+    from optuna.distributions import json_to_distribution
+
+    return {name: json_to_distribution(distribution) for name, distribution in json.loads(text).items()}
+
+
+def plan_against_actual(sweep: str, *, tracking_uri: str | None = None) -> dict[str, tuple[float, float]] | None:
+    """name -> (planned, actual) as the runner left it; None for a sweep that was not planned."""
+    text = _parent_tag(sweep, "laresa.plan", tracking_uri)
+    return None if text is None else {name: (pair[0], pair[1]) for name, pair in json.loads(text).items()}
+
+
+def _parent_tag(sweep: str, name: str, tracking_uri: str | None) -> str | None:
+    api, experiment_id = _experiment(reading_uri(tracking_uri), sweep)
+    for parent in api.search_runs([experiment_id], "tags.`laresa.kind` = 'sweep'", max_results=1):
+        tag: str | None = parent.data.tags.get(name)
+        return tag
+    return None
+
+
 def experiment_url(sweep: str, uri: str) -> str | None:
     """Where the sweep opens in MLflow's UI; None where no server answers behind `uri`."""
     return f"{uri.rstrip('/')}/#/experiments/{_experiment(uri, sweep)[1]}" if uri.startswith("http") else None

@@ -1,0 +1,284 @@
+"""A search as Optuna shows it: the study rebuilt in memory from records, its pictures and its importances."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import optuna
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from optuna.distributions import BaseDistribution
+from optuna.importance import BaseImportanceEvaluator, FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.visualization import matplotlib as pictures
+
+from reports.candidates import VALIDATION, by_search, is_scored
+from reports.figures import BLACK, BLUE, GREY, TERM_COLORS, Drawing, legend
+from reports.formats import Cell, Column, Rows, Table
+from reports.select import value
+from reports.tables import Row
+from sweeps.service.records import TrialRecord
+from sweeps.service.space import as_params
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+Space = Mapping[str, BaseDistribution]
+ENOUGH = 10  # finished trials under which a picture or an importance would show chance
+MOST = 8  # searches with pictures
+PANELS = 5  # of a slice plot
+AXIS = "validation top-1 [%]"
+STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+TOP_SHARE = 0.25  # PED-ANOVA's own 0.1 would be one trial of ten
+EVALUATORS: Mapping[str, Callable[[], BaseImportanceEvaluator]] = {
+    "fANOVA": lambda: FanovaImportanceEvaluator(seed=0),
+    "PED-ANOVA": lambda: PedAnovaImportanceEvaluator(target_quantile=TOP_SHARE),
+}
+
+
+# ---------------------------------------------------------------------------------------------------- the study
+def rebuild(name: str, trials: Sequence[TrialRecord], space: Space) -> optuna.Study:
+    """The study that these trials make, values in percent. What neither finished, was pruned nor failed is left out."""
+    study = optuna.create_study(study_name=name, direction="maximize")
+    study.add_trials([_frozen(trial, space) for trial in trials if trial.state in STATES])
+    return study
+
+
+def _frozen(trial: TrialRecord, space: Space) -> FrozenTrial:
+    state = STATES[trial.state]
+    if state == TrialState.COMPLETE and not is_scored(trial):
+        state = TrialState.FAIL
+    # A setting outside the space (the paper's own, asked first) can't stand on its axes: the trial lacks the parameter.
+    params = {name: v for name, v in as_params(trial.config, space).items() if _contains(space[name], v)}
+    by_epoch = {m.epoch: 100 * m.metrics.get("val/top1", math.nan) for m in trial.history}
+    return create_trial(
+        state=state,
+        value=100 * value(trial, VALIDATION) if state == TrialState.COMPLETE else None,
+        params=params,
+        distributions={name: space[name] for name in params},
+        intermediate_values={epoch: number for epoch, number in by_epoch.items() if math.isfinite(number)},
+    )
+
+
+def _contains(distribution: BaseDistribution, setting: Any) -> bool:
+    try:
+        create_trial(value=0.0, params={"x": setting}, distributions={"x": distribution})
+    except ValueError:
+        return False
+    return True
+
+
+def _finished(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
+def varied_params(study: optuna.Study, *, common: bool) -> list[str]:
+    """The parameters with several values over the finished trials; common: only those that every one of them has."""
+    trials = _finished(study)
+    names = dict.fromkeys(name for trial in trials for name in trial.params)
+    if common:
+        names = {name: None for name in names if all(name in trial.params for trial in trials)}
+    return [name for name in names if len({t.params[name] for t in trials if name in t.params}) > 1]
+
+
+# ---------------------------------------------------------------------------------------------------- importance
+@dataclass(frozen=True)
+class Scope:
+    """Trials and parameters over which importance is asked: a parameter that some trials lack has no share of all."""
+
+    search: str
+    title: str
+    study: optuna.Study
+    params: tuple[str, ...]
+
+
+def scopes(name: str, trials: Sequence[TrialRecord], space: Space) -> list[Scope]:
+    """All finished trials over what they have in common; where subsets differ, also the commonest one by itself."""
+    scored = [trial for trial in trials if is_scored(trial)]
+    subsets = Counter(trial.config.subset for trial in scored)
+    groups = [(f"all {len(scored)} finished trials", scored)]
+    if len(subsets) > 1:
+        subset, count = subsets.most_common(1)[0]
+        groups.append((f"the {count} with {subset}", [t for t in scored if t.config.subset == subset]))
+    found = []
+    for title, group in groups:
+        study = rebuild(name, group, space)
+        params = varied_params(study, common=True)
+        differ = len({value(trial, VALIDATION) for trial in group}) > 1
+        if len(group) >= ENOUGH and len(params) > 1 and differ:
+            found.append(Scope(name, title, study, tuple(params)))
+    return found
+
+
+def importances(scope: Scope) -> dict[str, dict[str, float]]:
+    """evaluator -> parameter -> share of the importance; the shares of a scope sum to 1."""
+    return {
+        name: optuna.importance.get_param_importances(scope.study, evaluator=make(), params=list(scope.params))
+        for name, make in EVALUATORS.items()
+    }
+
+
+def importance_table(found: Sequence[Scope], named: bool) -> Table | None:
+    """Both importances of every scope; named: say the search's name. None without a scope."""
+    blocks = []
+    for scope in found:
+        shares = importances(scope)
+        rows = [_importance_row(name, shares) for name in shares["fANOVA"]]
+        title = f"{scope.search}: {scope.title}" if named else scope.title
+        blocks.append(Rows(title, (scope.search, scope.title), tuple(rows)))
+    columns = (Column("parameter", ("parameter",), "l"), *(Column(name, (_key(name),)) for name in EVALUATORS))
+    notes = (
+        "Shares of each column within a block sum to 1. Taken over the parameters that every trial of the block has: "
+        "a conditional one, such as the margin, appears only in the block of a subset that always has it.",
+        "fANOVA: share of the variance of validation top-1 that a forest attributes to the parameter alone; "
+        f"PED-ANOVA: how far the best {TOP_SHARE:.0%} of the trials prefer some of its values.",
+        f"No block where fewer than {ENOUGH} trials have finished. With some tens of trials the ranks are rough; "
+        "where the two columns disagree, believe neither.",
+    )
+    title = "Importance of the parameters for validation top-1"
+    return Table("importance", title, columns, tuple(blocks), notes, ("search", "trials")) if blocks else None
+
+
+def _importance_row(parameter: str, shares: Mapping[str, Mapping[str, float]]) -> Row:
+    cells = (Cell(f"{shares[name][parameter]:.2f}", (shares[name][parameter],)) for name in EVALUATORS)
+    return (Cell(parameter, (parameter,)), *cells)
+
+
+def _key(evaluator: str) -> str:
+    return evaluator.lower().replace("-", "_")
+
+
+# ---------------------------------------------------------------------------------------------------- pictures
+def drawings(searched: Sequence[TrialRecord], space: Space) -> list[Drawing]:
+    """All pictures of one search; of several, one common history and two pictures each, for at most MOST of them."""
+    studies = {name: rebuild(name, trials, space) for name, trials in by_search(searched).items()}
+    enough = {name: study for name, study in studies.items() if len(_finished(study)) >= ENOUGH}
+    drawn = dict(list(enough.items())[:MOST])
+    if not drawn:
+        return []
+    several = len(studies) > 1
+    found = [_history(list(drawn.values()))]
+    for number, (name, study) in enumerate(drawn.items(), start=1):
+        stem, of = (f"search-{number}", f": {name}") if several else ("search", "")
+        last = scopes(name, by_search(searched)[name], space)[-1:]
+        found += _parallel(study, stem, of)
+        found += [picture for scope in last for picture in _importance(scope, stem, of)][: 1 if several else None]
+        if not several:
+            found += [*_slices(study, stem), *_intermediate(study, stem)]
+    return found
+
+
+def too_few(searched: Sequence[TrialRecord], space: Space | None) -> list[str]:
+    """Why pictures are missing, in words; nothing where none is."""
+    if space is None:
+        return ["The search space was not recorded with this sweep, so its pictures can't be drawn."]
+    counts = {name: sum(map(is_scored, trials)) for name, trials in by_search(searched).items()}
+    few = [f"{name} ({count})" for name, count in counts.items() if count < ENOUGH]
+    said = [f"Too few finished trials for pictures, which take {ENOUGH}: {', '.join(few)}."] if few else []
+    left = len(counts) - len(few) - MOST
+    return [*said, f"Pictures of the first {MOST} searches; {left} more have none."] if left > 0 else said
+
+
+def _plot(draw: Callable[[], Any], height: float, width: float = 10) -> Figure:
+    """Optuna's picture as a figure of ours: it sets a style and pyplot's state, which must not outlive it."""
+    # Constrained from the start, for a colour bar is placed by the layout that it finds.
+    with mpl.rc_context({"figure.constrained_layout.use": True}), warnings.catch_warnings(), plt.ioff():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        first = np.ravel(np.asarray(draw(), dtype=object))[0]
+        figure: Figure = first.figure
+        plt.close(figure)
+    figure.suptitle("")
+    for ax in figure.axes:
+        ax.set_title("", loc="left")
+        ax.set_title("")
+    figure.set_size_inches(width, height)
+    figure.set_layout_engine("constrained")
+    return figure
+
+
+def _history(studies: Sequence[optuna.Study]) -> Drawing:
+    figure = _plot(lambda: pictures.plot_optimization_history(list(studies), target_name=AXIS), 4)
+    ax = figure.axes[0]
+    if len(studies) == 1:
+        ax.legend(loc="lower right")
+    else:
+        if old := ax.get_legend():
+            old.remove()
+        # Optuna's ten colours come in pairs and run out at the sixth study; two collections a study: dots, infeasible.
+        colors = [*dict.fromkeys(TERM_COLORS.values()), GREY, BLACK]
+        for index, (line, color) in enumerate(zip(ax.lines, colors, strict=False)):
+            line.set(color=color, alpha=1, linewidth=1.8)
+            ax.collections[2 * index].set(color=color, alpha=0.4)
+        legend(figure, [(study.study_name, color) for study, color in zip(studies, colors, strict=False)])
+    caption = "A dot for every finished trial in the order of their start, the line their best so far. Pruned: no dot."
+    return Drawing("search-history", "Optimisation history", caption, "Validation top-1 by trial", figure)
+
+
+def _parallel(study: optuna.Study, stem: str, of: str) -> list[Drawing]:
+    params = varied_params(study, common=False)
+    if not params:
+        return []
+    figure = _plot(lambda: pictures.plot_parallel_coordinate(study, params=params, target_name=AXIS), 5)
+    caption = (
+        "A line for every finished trial, dark where validation top-1 is high. "
+        "None: the parameter has no effect in that trial or lies outside the space."
+    )
+    return [Drawing(f"{stem}-parallel", f"Parallel coordinates{of}", caption, "Lines across parameters", figure)]
+
+
+def _importance(scope: Scope, stem: str, of: str) -> list[Drawing]:
+    """One picture an evaluator, over the narrowest scope."""
+    found = []
+    for name, make in EVALUATORS.items():
+        figure = _plot(
+            lambda make=make: pictures.plot_param_importances(  # type: ignore[misc]
+                scope.study, evaluator=make(), params=list(scope.params), target_name=AXIS
+            ),
+            0.35 * len(scope.params) + 1.3,
+        )
+        caption = f"Importance for validation top-1 by {name} over {scope.title}, parameters that all of them have."
+        title, alt = f"Importance by {name}{of}", f"Bars of importance by {name}"
+        found.append(Drawing(f"{stem}-importance-{_key(name)}", title, caption, alt, figure))
+    return found
+
+
+def _slices(study: optuna.Study, stem: str) -> list[Drawing]:
+    """Validation against each parameter, at most PANELS of them in a picture."""
+    params = varied_params(study, common=False)
+    parts = [params[start : start + PANELS] for start in range(0, len(params), PANELS)]
+    found = []
+    for number, part in enumerate(parts, start=1):
+        figure = _plot(lambda part=part: pictures.plot_slice(study, params=part, target_name=AXIS), 3.6)  # type: ignore[misc]
+        for ax in figure.axes[: len(part)]:
+            ax.tick_params(axis="x", labelrotation=90)  # subsets are long
+        name, of = (
+            (f"{stem}-slice-{number}", f" ({number} of {len(parts)})") if len(parts) > 1 else (f"{stem}-slice", "")
+        )
+        caption = "A dot for every finished trial that has the parameter; the darker, the later it started."
+        found.append(Drawing(name, f"Slices{of}", caption, "Validation top-1 against each parameter", figure))
+    return found
+
+
+def _intermediate(study: optuna.Study, stem: str) -> list[Drawing]:
+    """Validation by epoch; pruned trials grey. None where no trial has a history."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    pruned = {f"Trial{trial.number}" for trial in trials if trial.state == TrialState.PRUNED}
+    if not any(trial.intermediate_values for trial in trials):
+        return []
+    figure = _plot(lambda: pictures.plot_intermediate_values(study), 4)
+    ax = figure.axes[0]
+    if old := ax.get_legend():
+        old.remove()
+    for line in ax.lines:
+        grey = line.get_label() in pruned
+        line.set(color=GREY if grey else BLUE, linewidth=0.9, marker="", zorder=1 if grey else 2)
+    ax.set(xlabel="epoch", ylabel=AXIS)
+    legend(figure, [("finished", BLUE), ("pruned", GREY)] if pruned else [("finished", BLUE)])
+    caption = "Validation top-1 over the epochs of every trial; grey: stopped early by the scheduler."
+    return [Drawing(f"{stem}-intermediate", "Intermediate values", caption, "Validation top-1 by epoch", figure)]

@@ -201,18 +201,24 @@ def _write_report(sweep: str, tracking_uri: str | None, out: Path) -> Any:
     found = records.trials(sweep, tracking_uri=uri, with_history=True)
     url = records.experiment_url(sweep, uri)
     report = build_report(
-        found, out, latents=lambda record: records.latents(record, tracking_uri=uri), title=sweep, tracking_url=url
+        found,
+        out,
+        latents=lambda record: records.latents(record, tracking_uri=uri),
+        title=sweep,
+        tracking_url=url,
+        plan=records.plan_against_actual(sweep, tracking_uri=uri),
+        space=records.space(sweep, tracking_uri=uri),
     )
     records.attach_report(sweep, out, tracking_uri=uri)
     return report
 
 
 def _print_top1(report: Any) -> None:
-    """The top-1 table as it reads on a terminal, and what it says in a sentence or two."""
+    """The first table (top-1, or a search's best) as it reads on a terminal, and what it says in a sentence or two."""
     from rich.console import Console
     from rich.markdown import Markdown
 
-    Console().print(Markdown((report.html.parent / "tables" / "top1.md").read_text()))
+    Console().print(Markdown(report.tables[0].read_text()))
     print("\n".join(report.summary))
 
 

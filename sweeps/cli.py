@@ -13,6 +13,7 @@ from typing import Any
 
 from laresa.errors import LaresaError, NonFiniteLossError
 from sweeps.service.options import add_place_options, dataset_name, run_options
+from sweeps.service.team import add_server_verb
 
 STUDIES = {"ablation": "sweeps.ablation", "search": "sweeps.search"}
 DEMO = ["--sweep", "demo", "--dataset", "emoji120"]
@@ -69,6 +70,7 @@ def _add_query_verbs(verbs: Any) -> None:
     best.add_argument("--by", metavar="FIELD", help="the best of each value of a field, such as subset")
     report.add_argument("--out", metavar="DIR", help="folder to write (default: build/SWEEP)")
     _add_data_verb(verbs)
+    add_server_verb(verbs)
     ui = verbs.add_parser("ui", help="MLflow's address; starts the local server if none runs")
     ui.add_argument("--stop", action="store_true", help="end the local server")
     status.set_defaults(handler=_status)
@@ -131,7 +133,7 @@ def _run(args: argparse.Namespace) -> int:
     study = _study(args)
     result = run(study, run_options(args))
     report = _write_report(study.name, args.tracking_uri, Path("build") / study.name)
-    _print_top1(report)
+    _print_table(report)
     print(f"states      {', '.join(f'{count} {state}' for state, count in sorted(result.states.items()))}")
     print(
         f"time        {result.wall_seconds:.0f} s for the sweep, {result.training_seconds:.0f} s of it training "
@@ -188,7 +190,7 @@ def _brief(record: Any) -> dict[str, Any]:
 
 def _report(args: argparse.Namespace) -> int:
     report = _write_report(args.sweep, args.tracking_uri, Path(args.out) if args.out else Path("build") / args.sweep)
-    _print_top1(report)
+    _print_table(report)
     print(f"report      {report.html}")
     return 0
 
@@ -213,12 +215,13 @@ def _write_report(sweep: str, tracking_uri: str | None, out: Path) -> Any:
     return report
 
 
-def _print_top1(report: Any) -> None:
-    """The first table (top-1, or a search's best) as it reads on a terminal, and what it says in a sentence or two."""
+def _print_table(report: Any) -> None:
+    """The report's first table (top-1 by arm; the best of a search) as it reads on a terminal, and its summary."""
     from rich.console import Console
     from rich.markdown import Markdown
 
-    Console().print(Markdown(report.tables[0].read_text()))
+    tables = [table for table in report.tables if table.suffix == ".md"]
+    Console().print(Markdown(tables[0].read_text()))
     print("\n".join(report.summary))
 
 

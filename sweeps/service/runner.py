@@ -57,9 +57,11 @@ def run(study: Study, options: RunOptions) -> SweepResult:
     with folder.lock():
         planning.check_plan(study, folder)
         uri, server = resolve_tracking(options.tracking_uri)
-        owned = connect()
+        owned = False
         try:
-            prepare(study)  # while the local server starts
+            if anything_left(study, folder):
+                owned = connect()
+                prepare(study)  # while the local server starts
             if server is not None:
                 server.wait(uri)
             tracking.check(uri)
@@ -68,6 +70,11 @@ def run(study: Study, options: RunOptions) -> SweepResult:
         finally:
             if owned:
                 disconnect()
+
+
+def anything_left(study: Study, folder: SweepFolder) -> bool:
+    """Whether something may have to be trained, as far as storage knows: else no Ray is needed."""
+    return bool(study.searches) or any(folder.trial(trial.signature).outcome() is None for trial in study.trials())
 
 
 class Runner:
@@ -91,8 +98,11 @@ class Runner:
             study = self.study.chosen(chosen)
             rows = planning.plan(study, self.folder, self.tracked)
             pending = [row.trial for row in rows if not row.done]
+            done = sum(row.done for row in rows) + self._searched(searches)
             if pending:
-                self._train(FixedPlan(pending), sum(row.done for row in rows) + self._searched(searches))
+                self._train(FixedPlan(pending), done)
+            elif not searches:
+                Watch(study.name, done, study.size)
         except KeyboardInterrupt:
             log.warning("stopped; the same command continues")
         states = self._settle(searches)

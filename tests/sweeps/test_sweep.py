@@ -34,7 +34,7 @@ def runs(url: str, sweep: str):
     return api, list(api.search_runs([experiment.experiment_id]))
 
 
-def assert_complete(url: str, sweep: str, count: int = 4) -> None:
+def assert_complete(url: str, sweep: str, count: int = 4, epochs: int = EPOCHS) -> None:
     """Every trial one finished run, each epoch's metrics once, one parent, nothing left RUNNING."""
     api, found = runs(url, sweep)
     kinds = Counter(run.data.tags["laresa.kind"] for run in found)
@@ -44,7 +44,7 @@ def assert_complete(url: str, sweep: str, count: int = 4) -> None:
         if run.data.tags["laresa.kind"] == "trial":
             for name in ("val/top1", "train/loss", "weight/ce"):
                 steps = [metric.step for metric in api.get_metric_history(run.info.run_id, name)]
-                assert sorted(steps) == list(range(1, EPOCHS + 1)), (name, steps)
+                assert sorted(steps) == list(range(1, epochs + 1)), (name, steps)
 
 
 def test_sweep_from_nothing_to_report(server: str, pictures: Path, tmp_path: Path):
@@ -106,20 +106,23 @@ def wait_for_checkpoint(folder: SweepFolder, epoch_files: int, process: subproce
 
 
 def test_driver_killed_in_the_middle_and_run_again(server: str, pictures: Path, tmp_path: Path, laresa_home: Path):
-    command = [sys.executable, "-m", "sweeps.cli", *arguments("killed", pictures)]
+    long = ["--epochs", "30"]  # the last --epochs counts
+    command = [sys.executable, "-m", "sweeps.cli", *arguments("killed", pictures, *long)]
     driver = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
     folder = SweepFolder(laresa_home / "storage" / "killed")
-    wait_for_checkpoint(folder, 1, driver)
-    second = laresa(*arguments("killed", pictures), check=False, cwd=tmp_path)
+    while not folder.busy() and driver.poll() is None:
+        time.sleep(0.05)
+    second = laresa(*arguments("killed", pictures, *long), check=False, cwd=tmp_path)
     assert second.returncode == 1
     assert f"sweep 'killed' is being run by process {driver.pid}" in second.stderr
+    wait_for_checkpoint(folder, 1, driver)
     os.kill(driver.pid, signal.SIGKILL)
     driver.communicate()
 
-    laresa(*arguments("killed", pictures), cwd=tmp_path)
-    assert_complete(server, "killed")
+    laresa(*arguments("killed", pictures, *long), cwd=tmp_path)
+    assert_complete(server, "killed", epochs=30)
     attempts = {r.signature: int(r.provenance["attempts"]) for r in trials("killed")}
     assert max(attempts.values()) >= 2  # something was under way when the driver died, and went on
     for record in trials("killed"):

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Makes this host a node: settings, Python environment, and on the head the code and the secrets that all share.
+#   node.sh SHARED         a node that joins, or comes back with an empty disk: all it needs lies in the shared folder
+#   node.sh SHARED head    the head: publishes the checkout this script lies in, and makes what is missing
+# Safe to run again, and quick when nothing changed.
+set -euo pipefail
+umask 077
+shared=$1 code=$(readlink -f "$(dirname "$0")/..")
+
+if [ "${2:-}" = head ]; then
+  mkdir -p "$shared/secrets" "$shared/mlflow" "$shared/code"
+  rsync -a --delete "$code/" "$shared/code/"
+  # The address this host has for those who reach it: given, else the one that ssh came in by.
+  echo "${LARESA_HEAD:-$(echo "${SSH_CONNECTION:-}" | cut -d' ' -f3)}" >"$shared/head"
+  secret() { [ -s "$1" ] || python3 -c 'import secrets; print(secrets.token_hex(32), end="")' >"$1"; }
+  secret "$shared/secrets/ray_token"
+  secret "$shared/mlflow/admin_password"
+fi
+
+line=". $shared/code/cluster/env.sh"
+grep -qxF "$line" ~/.bashrc 2>/dev/null || echo "$line" >>~/.bashrc
+# shellcheck source=cluster/env.sh
+. "$shared/code/cluster/env.sh"
+
+# An environment that site.sh names is somebody else's to keep; ours follows the lock file.
+if [ "$LARESA_VENV" = "$HOME/.laresa-venv" ] && ! cmp -s "$shared/code/requirements.lock" "$LARESA_VENV/installed.lock"; then
+  "${LARESA_PYTHON:-python3}" -m venv "$LARESA_VENV"
+  "$LARESA_VENV/bin/pip" install --quiet --disable-pip-version-check -r "$shared/code/requirements.lock"
+  "$LARESA_VENV/bin/pip" install --quiet --disable-pip-version-check --no-deps "$shared/code"
+  cp "$shared/code/requirements.lock" "$LARESA_VENV/installed.lock"
+fi

@@ -1,0 +1,154 @@
+"""MLflow for a team: basic authentication with a password of its own, allowed hosts, artifacts through the server.
+
+Everything it keeps lies in one folder: `mlflow.db` (unless MLFLOW_BACKEND_STORE_URI names a PostgreSQL), `artifacts`
+(unless another destination is given), `auth.db`, and three secrets that only their owner can read. A database's
+password comes from the environment alone: command lines are everybody's to read.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+PERMISSIONS = ("READ", "EDIT", "MANAGE", "NO_PERMISSIONS")
+START_SECONDS = 120
+
+
+class ServerError(Exception):
+    """The server can't be started as asked."""
+
+
+@dataclass(frozen=True)
+class TeamServer:
+    """A server at http://host:port whose state lies in `folder`.
+
+    allowed_hosts: names by which clients may call it, besides `host` and loopback.
+    default_permission: what a user may do with another's sweep.
+    """
+
+    folder: Path
+    host: str = "127.0.0.1"
+    port: int = 5000
+    allowed_hosts: tuple[str, ...] = ()
+    artifacts: str | None = None
+    default_permission: str = "READ"
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "server.log"
+
+    def command(self) -> list[str]:
+        """What is run. It holds no secret."""
+        names = [*self.allowed_hosts, self.host, "localhost", "127.0.0.1"]
+        allowed = ",".join(dict.fromkeys(entry for name in names for entry in (name, f"{name}:{self.port}")))
+        return [
+            *(sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth"),
+            *("--host", self.host, "--port", str(self.port), "--allowed-hosts", allowed),
+            *("--artifacts-destination", self.artifacts or str(self.folder / "artifacts")),
+            *("--workers", "1"),  # with more, every call costs about 45 ms (uvicorn#3149)
+        ]
+
+    def environment(self) -> dict[str, str]:
+        """The server's environment: secrets are read, or made once, and travel in it."""
+        if not self.host or (self.host in ("0.0.0.0", "::") and not self.allowed_hosts):
+            raise ServerError(f"host {self.host!r}: name the address to listen on, or the --allowed-hosts")
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        store = os.environ.get("MLFLOW_BACKEND_STORE_URI") or f"sqlite:///{self.folder / 'mlflow.db'}"
+        environment = {
+            **os.environ,
+            "MLFLOW_BACKEND_STORE_URI": store,
+            "MLFLOW_AUTH_CONFIG_PATH": str(self._auth_config()),
+            "MLFLOW_AUTH_ADMIN_USERNAME": os.environ.get("MLFLOW_AUTH_ADMIN_USERNAME", "admin"),
+            "MLFLOW_AUTH_ADMIN_PASSWORD": self._secret("MLFLOW_AUTH_ADMIN_PASSWORD", "admin_password"),
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": self._secret("MLFLOW_FLASK_SERVER_SECRET_KEY", "session_key"),
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # two processes instead of ten
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
+        environment.pop("MLFLOW_TRACKING_URI", None)
+        return environment
+
+    def healthy(self) -> bool:
+        """Whether it answers. Needs no password."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
+        try:
+            with urllib.request.urlopen(f"http://{host}:{self.port}/health", timeout=3) as answer:
+                return bool(answer.status == 200)
+        except (OSError, ValueError):
+            return False
+
+    def run(self) -> int:
+        """Become the server, until a signal ends it (under systemd, in a container)."""
+        environment = self.environment()
+        os.execve(sys.executable, self.command(), environment)
+
+    def detach(self) -> int | None:
+        """Start it in the background and wait until it answers; its process id, None if it was up already."""
+        if self.healthy():
+            return None
+        environment = self.environment()
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                self.command(),
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while not self.healthy():
+            if process.poll() is not None or time.monotonic() > deadline:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-8:])
+                raise ServerError(f"MLflow did not start at {self.url}; end of {self.log}:\n{tail}")
+            time.sleep(0.2)
+        return process.pid
+
+    def _secret(self, variable: str, name: str) -> str:
+        """From the environment, else from its file in the folder, made when there is none."""
+        if given := os.environ.get(variable):
+            return given
+        path = self.folder / name
+        if not path.exists() or not path.read_text().strip():
+            write_private(path, secrets.token_urlsafe(24))
+        if path.stat().st_mode & 0o077:
+            raise ServerError(f"{path} can be read by others: chmod 600 {path}")
+        return path.read_text().strip()
+
+    def _auth_config(self) -> Path:
+        """MLflow reads the permissions from a file; users live in the same PostgreSQL, or in a file beside ours."""
+        if self.default_permission not in PERMISSIONS:
+            raise ServerError(f"default permission {self.default_permission!r}: one of {', '.join(PERMISSIONS)}")
+        store = os.environ.get("MLFLOW_AUTH_DATABASE_URI") or f"sqlite:///{self.folder / 'auth.db'}"
+        config = configparser.ConfigParser(interpolation=None)
+        config["mlflow"] = {
+            "default_permission": self.default_permission,
+            "database_uri": store,
+            "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
+            "auth_cache_ttl_seconds": "60",  # else every call hashes the password again
+        }
+        path = self.folder / "auth.ini"
+        write_private(path, "")
+        with path.open("w") as file:
+            config.write(file)
+        return path
+
+
+def write_private(path: Path, text: str) -> None:
+    """Only its owner can read it, from the first byte on."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)

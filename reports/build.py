@@ -68,8 +68,9 @@ def build_report(
     part = _search_part(searched, space, rule, out / "figures") if searched else None
     summary = (*summarise(blocks, against_ce, variants), *candidates.sentences(searched))
     summary = summary if blocks else (*summary, candidates.NO_EVIDENCE)
-    all_tables, all_figures = (*made, *(part.tables if part else ())), (*drawn, *(part.figures if part else ()))
-    written = _write_tables(all_tables, out / "tables")
+    searched_tables, all_figures = (part.tables, (*drawn, *part.figures)) if part else ((), drawn)
+    # What leads is written first: the arms, or without them the search.
+    written = _write_tables((*made, *searched_tables) if blocks else (*searched_tables, *made), out / "tables")
     html = out / "report.html"
     page = Page(title, summary, made, drawn, records, context, tracking_url, part)
     html.write_text(to_html(page), encoding="utf-8")

@@ -65,11 +65,11 @@ def is_scored(trial: TrialRecord) -> bool:
 
 # ---------------------------------------------------------------------------------------------------- words
 def varied(trials: Sequence[TrialRecord]) -> list[str]:
-    """The fields in which the trials differ, in the order of TrialConfig."""
+    """The fields with several values, in the order of TrialConfig. None is no value: there the field has no effect."""
     seen: dict[str, set[str]] = {}
     for trial in trials:
         for name, setting in trial.config.to_dict().items():
-            seen.setdefault(name, set()).add(json.dumps(setting))
+            seen.setdefault(name, set()).update([] if setting is None else [json.dumps(setting)])
     return [name for name, settings in seen.items() if len(settings) > 1]
 
 
@@ -86,11 +86,12 @@ def _short(setting: Any) -> str:
 
 
 def sentences(searched: Sequence[TrialRecord]) -> list[str]:
-    """What was searched, then the best of each search: plain text for the summary."""
+    """What was searched and, of a single search, what it found: plain text for the summary."""
     if not searched:
         return []
     searches = by_search(searched)
-    return [f"{sentence(describe(searched))}", *(_best(name, trials) for name, trials in searches.items())]
+    bests = [_best(name, trials) for name, trials in searches.items()]
+    return [sentence(describe(searched)), *(bests if len(bests) == 1 else [])]
 
 
 def sentence(text: str) -> str:
@@ -102,9 +103,10 @@ def _best(name: str, trials: Sequence[TrialRecord]) -> str:
     first = next(iter(ranked(trials)), None)
     if first is None:
         return f"{name}: no trial has finished with a validation result yet."
+    said = f"with {configuration(first, names)} " if (names := varied(trials)) else ""
     return (
         f"{name}: the best by validation has top-1 {100 * value(first, VALIDATION):.1f} % there, "
-        f"with {configuration(first, varied(trials))} (trial {first.signature}); as the best of "
+        f"{said}(trial {first.signature}); as the best of "
         f"{len(ranked(trials))} it flatters itself."
     )
 

@@ -120,7 +120,7 @@ def _table(context: Context, name: str, title: str, found: Sequence[Comparison])
     ]
     columns = (ARM, Column("against", ("against",), "l"), *COLUMNS)
     blocks = tuple(block for block in rows if block.rows)
-    verdict = significance_note(found) or "*: p (Holm) at most .05."
+    verdict = significance_note(found) or " ".join(["*: p (Holm) at most .05.", *_short_of_pairs(found)])
     return Table(name, title, columns, blocks, context.notes(*NOTES), verdict=verdict) if found else None
 
 
@@ -175,6 +175,18 @@ def significance_note(found: Sequence[Comparison]) -> str:
         f"can be significant at .05: that takes {replicates_needed()} pairs for one comparison and {needed} "
         f"for {tests} of them."
     )
+
+
+def _short_of_pairs(found: Sequence[Comparison]) -> list[str]:
+    """The rows that can't be significant in a table whose others can, for they lost replicates: one sentence."""
+    rows = [f"{c.arm} (n = {c.n})" for c in found if c.n and smallest_p(c.n) > ALPHA]
+    tests = sum(c.n > 0 for c in found)
+    if not rows:
+        return []
+    needed = (
+        f"{replicates_needed()} pairs for one comparison and {replicates_needed(ALPHA / tests)} for {tests} of them"
+    )
+    return [f"n too small for any verdict on {', '.join(rows)}: that takes {needed}."]
 
 
 def pooled_table(context: Context, found: Sequence[Comparison]) -> Table | None:

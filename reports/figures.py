@@ -125,9 +125,9 @@ def panels(titles: Sequence[str], *, x: str, y: str, height: float = 2.3) -> tup
     return figure, grid[:count]
 
 
-def legend(figure: Figure, entries: Iterable[tuple[str, str]]) -> None:
+def legend(figure: Figure, entries: Iterable[tuple[str, str]], columns: int = 6) -> None:
     handles = [Line2D([], [], color=color, linewidth=2.2, label=name) for name, color in entries]
-    figure.legend(handles=handles, loc="outside lower center", ncols=6)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
 # ---------------------------------------------------------------------------------------------------- the figures

@@ -21,7 +21,7 @@ from optuna.visualization import matplotlib as pictures
 
 from reports.candidates import VALIDATION, by_search, is_scored
 from reports.figures import BLACK, BLUE, GREY, TERM_COLORS, Drawing, legend
-from reports.formats import Cell, Column, Rows, Table
+from reports.formats import MISSING, Cell, Column, Rows, Table
 from reports.select import value
 from reports.tables import Row
 from sweeps.service.records import TrialRecord
@@ -90,16 +90,19 @@ def varied_params(study: optuna.Study, *, common: bool) -> list[str]:
 # ---------------------------------------------------------------------------------------------------- importance
 @dataclass(frozen=True)
 class Scope:
-    """Trials and parameters over which importance is asked: a parameter that some trials lack has no share of all."""
+    """Trials and parameters over which importance is asked. fANOVA can't take a parameter that some trials lack."""
 
     search: str
     title: str
     study: optuna.Study
     params: tuple[str, ...]
+    evaluators: tuple[str, ...]
 
 
 def scopes(name: str, trials: Sequence[TrialRecord], space: Space) -> list[Scope]:
-    """All finished trials over what they have in common; where subsets differ, also the commonest one by itself."""
+    """All finished trials over what they have in common; where subsets differ, so that many lack a parameter, also over
+    all parameters (PED-ANOVA alone can), and the commonest subset by itself.
+    """
     scored = [trial for trial in trials if is_scored(trial)]
     subsets = Counter(trial.config.subset for trial in scored)
     groups = [(f"all {len(scored)} finished trials", scored)]
@@ -108,20 +111,26 @@ def scopes(name: str, trials: Sequence[TrialRecord], space: Space) -> list[Scope
         groups.append((f"the {count} with {subset}", [t for t in scored if t.config.subset == subset]))
     found = []
     for title, group in groups:
+        if len(group) < ENOUGH or len({value(trial, VALIDATION) for trial in group}) == 1:
+            continue
         study = rebuild(name, group, space)
-        params = varied_params(study, common=True)
-        differ = len({value(trial, VALIDATION) for trial in group}) > 1
-        if len(group) >= ENOUGH and len(params) > 1 and differ:
-            found.append(Scope(name, title, study, tuple(params)))
-    return found
+        common, every = (tuple(varied_params(study, common=only)) for only in (True, False))
+        found.append(Scope(name, f"{title}, what all have", study, common, tuple(EVALUATORS)))
+        if len(subsets) > 1 and group is scored:
+            found.append(Scope(name, f"{title}, conditional ones too", study, every, ("PED-ANOVA",)))
+    return [scope for scope in found if len(scope.params) > 1]
 
 
 def importances(scope: Scope) -> dict[str, dict[str, float]]:
     """evaluator -> parameter -> share of the importance; the shares of a scope sum to 1."""
-    return {
-        name: optuna.importance.get_param_importances(scope.study, evaluator=make(), params=list(scope.params))
-        for name, make in EVALUATORS.items()
-    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "may be inaccurate": the table's notes say so
+        return {
+            name: optuna.importance.get_param_importances(
+                scope.study, evaluator=EVALUATORS[name](), params=list(scope.params)
+            )
+            for name in scope.evaluators
+        }
 
 
 def importance_table(found: Sequence[Scope], named: bool) -> Table | None:
@@ -129,13 +138,13 @@ def importance_table(found: Sequence[Scope], named: bool) -> Table | None:
     blocks = []
     for scope in found:
         shares = importances(scope)
-        rows = [_importance_row(name, shares) for name in shares["fANOVA"]]
+        rows = [_importance_row(name, shares) for name in next(iter(shares.values()))]
         title = f"{scope.search}: {scope.title}" if named else scope.title
         blocks.append(Rows(title, (scope.search, scope.title), tuple(rows)))
     columns = (Column("parameter", ("parameter",), "l"), *(Column(name, (_key(name),)) for name in EVALUATORS))
     notes = (
-        "Shares of each column within a block sum to 1. Taken over the parameters that every trial of the block has: "
-        "a conditional one, such as the margin, appears only in the block of a subset that always has it.",
+        "Shares of each column within a block sum to 1. What all have: parameters that every trial of the block has; "
+        "conditional ones too: also those that some trials lack, such as the margin, which fANOVA can't take.",
         "fANOVA: share of the variance of validation top-1 that a forest attributes to the parameter alone; "
         f"PED-ANOVA: how far the best {TOP_SHARE:.0%} of the trials prefer some of its values.",
         f"No block where fewer than {ENOUGH} trials have finished. With some tens of trials the ranks are rough; "
@@ -146,8 +155,8 @@ def importance_table(found: Sequence[Scope], named: bool) -> Table | None:
 
 
 def _importance_row(parameter: str, shares: Mapping[str, Mapping[str, float]]) -> Row:
-    cells = (Cell(f"{shares[name][parameter]:.2f}", (shares[name][parameter],)) for name in EVALUATORS)
-    return (Cell(parameter, (parameter,)), *cells)
+    numbers = (shares.get(name, {}).get(parameter) for name in EVALUATORS)
+    return (Cell(parameter, (parameter,)), *(Cell(MISSING if n is None else f"{n:.2f}", (n,)) for n in numbers))
 
 
 def _key(evaluator: str) -> str:
@@ -166,10 +175,11 @@ def drawings(searched: Sequence[TrialRecord], space: Space) -> list[Drawing]:
     found = [_history(list(drawn.values()))]
     for number, (name, study) in enumerate(drawn.items(), start=1):
         stem, of = (f"search-{number}", f": {name}") if several else ("search", "")
-        last = scopes(name, by_search(searched)[name], space)[-1:]
+        asked = scopes(name, by_search(searched)[name], space)
         found += _parallel(study, stem, of)
-        found += [picture for scope in last for picture in _importance(scope, stem, of)][: 1 if several else None]
+        found += _importance(asked, "fANOVA", stem, of)
         if not several:
+            found += _importance(asked, "PED-ANOVA", stem, of)
             found += [*_slices(study, stem), *_intermediate(study, stem)]
     return found
 
@@ -189,7 +199,7 @@ def _plot(draw: Callable[[], Any], height: float, width: float = 10) -> Figure:
     """Optuna's picture as a figure of ours: it sets a style and pyplot's state, which must not outlive it."""
     # Constrained from the start, for a colour bar is placed by the layout that it finds.
     with mpl.rc_context({"figure.constrained_layout.use": True}), warnings.catch_warnings(), plt.ioff():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.simplefilter("ignore")  # experimental since Optuna 2.2; importance may be inaccurate
         first = np.ravel(np.asarray(draw(), dtype=object))[0]
         figure: Figure = first.figure
         plt.close(figure)
@@ -215,7 +225,7 @@ def _history(studies: Sequence[optuna.Study]) -> Drawing:
         for index, (line, color) in enumerate(zip(ax.lines, colors, strict=False)):
             line.set(color=color, alpha=1, linewidth=1.8)
             ax.collections[2 * index].set(color=color, alpha=0.4)
-        legend(figure, [(study.study_name, color) for study, color in zip(studies, colors, strict=False)])
+        legend(figure, [(study.study_name, color) for study, color in zip(studies, colors, strict=False)], columns=4)
     caption = "A dot for every finished trial in the order of their start, the line their best so far. Pruned: no dot."
     return Drawing("search-history", "Optimisation history", caption, "Validation top-1 by trial", figure)
 
@@ -224,7 +234,9 @@ def _parallel(study: optuna.Study, stem: str, of: str) -> list[Drawing]:
     params = varied_params(study, common=False)
     if not params:
         return []
-    figure = _plot(lambda: pictures.plot_parallel_coordinate(study, params=params, target_name=AXIS), 5)
+    figure = _plot(lambda: pictures.plot_parallel_coordinate(study, params=params, target_name=AXIS), 6, 15)
+    for ax in figure.axes[1:-1]:
+        ax.tick_params(labelsize=7.5)  # names of subsets reach to the next axis
     caption = (
         "A line for every finished trial, dark where validation top-1 is high. "
         "None: the parameter has no effect in that trial or lies outside the space."
@@ -232,20 +244,23 @@ def _parallel(study: optuna.Study, stem: str, of: str) -> list[Drawing]:
     return [Drawing(f"{stem}-parallel", f"Parallel coordinates{of}", caption, "Lines across parameters", figure)]
 
 
-def _importance(scope: Scope, stem: str, of: str) -> list[Drawing]:
-    """One picture an evaluator, over the narrowest scope."""
-    found = []
-    for name, make in EVALUATORS.items():
-        figure = _plot(
-            lambda make=make: pictures.plot_param_importances(  # type: ignore[misc]
-                scope.study, evaluator=make(), params=list(scope.params), target_name=AXIS
-            ),
-            0.35 * len(scope.params) + 1.3,
-        )
-        caption = f"Importance for validation top-1 by {name} over {scope.title}, parameters that all of them have."
-        title, alt = f"Importance by {name}{of}", f"Bars of importance by {name}"
-        found.append(Drawing(f"{stem}-importance-{_key(name)}", title, caption, alt, figure))
-    return found
+def _importance(asked: Sequence[Scope], evaluator: str, stem: str, of: str) -> list[Drawing]:
+    """The evaluator's picture of the scope with the most parameters that it can take."""
+    scope = max(
+        (scope for scope in asked if evaluator in scope.evaluators), key=lambda scope: len(scope.params), default=None
+    )
+    if scope is None:
+        return []
+    made, params = EVALUATORS[evaluator](), list(scope.params)
+    figure = _plot(
+        lambda: pictures.plot_param_importances(scope.study, evaluator=made, params=params, target_name=AXIS),
+        0.35 * len(params) + 1.3,
+    )
+    if old := figure.axes[0].get_legend():
+        old.remove()
+    caption = f"Importance for validation top-1 by {evaluator}. Over {scope.title}."
+    name, title = f"{stem}-importance-{_key(evaluator)}", f"Importance by {evaluator}{of}"
+    return [Drawing(name, title, caption, f"Bars of importance by {evaluator}", figure)]
 
 
 def _slices(study: optuna.Study, stem: str) -> list[Drawing]:

@@ -139,7 +139,7 @@ def _check_value(name: str, value: Any, base: TrialConfig) -> None:
             raise ConfigError(f"space: {name}={value!r}: expected a number")
         return
     for weighting in ("softmax", "kl", "floor", "ce_outside", "fixed"):
-        TrialConfig.from_dict({**base.replace(subset=SUBSETS[-1], weighting=weighting).to_dict(), field: value})
+        base.replace(subset=SUBSETS[-1], weighting=weighting).replace(**{field: value})
 
 
 def _ask(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -102,6 +104,25 @@ def trials(
     return [_with_history(api, record) for record in found] if with_history else found
 
 
+def record_of(run_id: str, *, tracking_uri: str | None = None) -> TrialRecord:
+    """One trial with its history, by its run id. ConfigError: no such run, or it is not a trial's."""
+    from mlflow.exceptions import MlflowException
+
+    uri = reading_uri(tracking_uri)
+    api = client(uri)
+    try:
+        run = api.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise ConfigError(
+            f"no run {run_id!r} at {uri}: `laresa status SWEEP --json` shows each trial's run_id"
+        ) from None
+    if run.data.tags.get("laresa.kind") != "trial":
+        raise ConfigError(f"run {run_id} is not a trial's: `laresa status SWEEP --json` shows each trial's run_id")
+    return _with_history(api, _record(run.data.tags["laresa.sweep"], run))
+
+
 def best_n(
     sweep: str,
     metric: str = "val/top1",
@@ -119,15 +140,20 @@ def best_n(
     """
     if n < 1 or mode not in ("max", "min"):
         raise ConfigError(f"n={n}, mode={mode!r}: expected n >= 1 and mode 'max' or 'min'")
-    finished = trials(sweep, where={**(where or {}), "state": "finished"}, tracking_uri=tracking_uri)
+    name = f"best/{metric}" if metric.startswith("val/") else metric
+    uri = reading_uri(tracking_uri)
+    api, experiment_id = _experiment(uri, sweep)
+    conditions = _conditions({**(where or {}), "state": "finished"})
+    ascending = "DESC" if mode == "max" else "ASC"
+    found = _runs(api, experiment_id, conditions, order=f"metrics.`{name}` {ascending}", page=1000 if by else n)
+    # The server sorts, and runs without the metric (or NaN) come last: n rows travel and not thousands.
+    finished = [_record(sweep, run) for run in (found if by else itertools.islice(found, n))]
     if not finished:
         raise ConfigError(f"sweep {sweep!r} has no finished trial{f' where {dict(where)}' if where else ''}")
-    name = f"best/{metric}" if metric.startswith("val/") else metric
-    scored = [record for record in finished if record.metrics.get(name) is not None]
+    scored = [record for record in finished if not math.isnan(record.metrics.get(name, math.nan))]
     if not scored:
         known = {m.removeprefix("best/") for record in finished for m in record.metrics}
         raise ConfigError(f"no finished trial of {sweep!r} has the metric {metric!r}{nearest(metric, known)}")
-    scored.sort(key=lambda record: record.metrics[name], reverse=mode == "max")
     groups: dict[Any, list[TrialRecord]] = {}
     for record in scored:
         groups.setdefault(_value(record, by) if by else None, []).append(record)
@@ -192,18 +218,8 @@ def as_frame(records: Sequence[TrialRecord]) -> Any:
     """pandas: one row a trial; columns are identity, state, config fields and metrics."""
     import pandas as pd
 
-    rows = [
-        {
-            "signature": r.signature,
-            "run_id": r.run_id,
-            "arm": r.arm,
-            "state": r.state,
-            **r.config.to_dict(),
-            **r.metrics,
-        }
-        for r in records
-    ]
-    return pd.DataFrame(rows)
+    identity = ("signature", "run_id", "arm", "state")
+    return pd.DataFrame([{**{n: getattr(r, n) for n in identity}, **r.config.to_dict(), **r.metrics} for r in records])
 
 
 def _experiment(uri: str, sweep: str) -> tuple[Any, str]:
@@ -217,18 +233,20 @@ def _experiment(uri: str, sweep: str) -> tuple[Any, str]:
     return api, experiment.experiment_id
 
 
-def _runs(api: Any, experiment_id: str, conditions: str) -> Iterator[Any]:
+def _runs(
+    api: Any, experiment_id: str, conditions: str, *, order: str = "attributes.start_time ASC", page: int = 1000
+) -> Iterator[Any]:
     token: str | None = None
     while True:
-        page = api.search_runs(
+        rows = api.search_runs(
             [experiment_id],
             f"tags.`laresa.kind` = 'trial'{conditions}",
-            max_results=1000,
-            order_by=["attributes.start_time ASC"],
+            max_results=page,
+            order_by=[order],
             page_token=token,
         )
-        yield from page
-        token = page.token
+        yield from rows
+        token = rows.token
         if not token:
             return
 

@@ -17,8 +17,9 @@ if [ "${2:-}" = head ]; then
   secret "$shared/mlflow/admin_password"
 fi
 
+# A Slurm job reads the settings itself: the home folder's shells are nobody's node.
 line=". $shared/code/cluster/env.sh"
-grep -qxF "$line" ~/.bashrc 2>/dev/null || echo "$line" >>~/.bashrc
+[ -n "${SLURM_JOB_ID:-}" ] || grep -qxF "$line" ~/.bashrc 2>/dev/null || echo "$line" >>~/.bashrc
 # shellcheck source=cluster/env.sh
 . "$shared/code/cluster/env.sh"
 
@@ -26,6 +27,8 @@ grep -qxF "$line" ~/.bashrc 2>/dev/null || echo "$line" >>~/.bashrc
 if [ "$LARESA_VENV" = "$HOME/.laresa-venv" ] && ! cmp -s "$shared/code/requirements.lock" "$LARESA_VENV/installed.lock"; then
   "${LARESA_PYTHON:-python3}" -m venv "$LARESA_VENV"
   "$LARESA_VENV/bin/pip" install --quiet --disable-pip-version-check -r "$shared/code/requirements.lock"
-  "$LARESA_VENV/bin/pip" install --quiet --disable-pip-version-check --no-deps "$shared/code"
+  cp -r "$shared/code" "$LARESA_VENV/source"  # a build writes beside what it builds, and other nodes build, too
+  "$LARESA_VENV/bin/pip" install --quiet --disable-pip-version-check --no-deps "$LARESA_VENV/source"
+  rm -r "$LARESA_VENV/source"
   cp "$shared/code/requirements.lock" "$LARESA_VENV/installed.lock"
 fi

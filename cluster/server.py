@@ -129,10 +129,10 @@ class TeamServer:
         return path.read_text().strip()
 
     def _auth_config(self) -> Path:
-        """MLflow reads the permissions from a file; users live in the same PostgreSQL, or in a file beside ours."""
+        """MLflow reads the permissions from a file; users live in the same PostgreSQL, or in a sqlite beside ours."""
         if self.default_permission not in PERMISSIONS:
             raise ServerError(f"default permission {self.default_permission!r}: one of {', '.join(PERMISSIONS)}")
-        store = os.environ.get("MLFLOW_AUTH_DATABASE_URI") or f"sqlite:///{self.folder / 'auth.db'}"
+        store = os.environ.get("MLFLOW_BACKEND_STORE_URI") or f"sqlite:///{self.folder / 'auth.db'}"
         config = configparser.ConfigParser(interpolation=None)
         config["mlflow"] = {
             "default_permission": self.default_permission,

@@ -16,8 +16,8 @@ def add_server_verb(verbs: Any) -> None:
         "server",
         help="MLflow for a team, with passwords",
         description="MLflow for a team. Secrets come from the environment or from files in the folder, not from here: "
-        "MLFLOW_AUTH_ADMIN_PASSWORD (else one is made), MLFLOW_BACKEND_STORE_URI and MLFLOW_AUTH_DATABASE_URI "
-        "(else sqlite in the folder), AWS_* for s3:// artifacts.",
+        "MLFLOW_AUTH_ADMIN_PASSWORD (else one is made), MLFLOW_BACKEND_STORE_URI (else sqlite in the folder), "
+        "AWS_* for s3:// artifacts.",
     )
     server.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback)")
     server.add_argument("--port", type=int, default=5000)

@@ -13,6 +13,7 @@ from typing import Any
 
 from laresa.errors import LaresaError, NonFiniteLossError
 from sweeps.service.options import add_place_options, dataset_name, run_options
+from sweeps.service.rerun import add_rerun_verb
 from sweeps.service.submit import add_submit_verb
 from sweeps.service.team import add_server_verb
 
@@ -72,6 +73,7 @@ def _add_query_verbs(verbs: Any) -> None:
     report.add_argument("--out", metavar="DIR", help="folder to write (default: build/SWEEP)")
     _add_data_verb(verbs)
     add_server_verb(verbs)
+    add_rerun_verb(verbs)
     add_submit_verb(verbs, tuple(STUDIES))
     ui = verbs.add_parser("ui", help="MLflow's address; starts the local server if none runs")
     ui.add_argument("--stop", action="store_true", help="end the local server")

@@ -102,7 +102,7 @@ class Session:
         self.trainer: Trainer | None = None
         self._attempt: Attempt | None = None
         self._failures = 0
-        tags = {**context.tags, "laresa.host": platform.node()}
+        tags = {**context.tags, "laresa.host": platform.node(), "laresa.threads": str(torch.get_num_threads())}
         self.run = TrialRun(context.sweep, trial, tags)
 
     def step(self) -> dict[str, Any]:
@@ -185,7 +185,7 @@ class Session:
         return {**summary, **metrics, "val/top1": metrics.get("best/val/top1", float("nan")), "done": True}
 
     def _provenance(self) -> dict[str, str]:
-        provenance = {"laresa.device": "none"}
+        provenance = {"laresa.device": "none", "laresa.threads": str(torch.get_num_threads())}
         if self.trainer is not None:
             data: Dataset = self.trainer.dataset
             provenance["laresa.device"] = str(self.trainer.device)

@@ -16,12 +16,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import data, objective, sweep
+from tests.bench import data, objective, service, sweep
 
 BENCHES = {
     "data": data.augmentation,
     "objective": objective.step,
     "memory": sweep.memory,
+    "tracking": service.tracking,
+    "query": service.query,
+    "driver": service.driver,
     "demo": sweep.efficiency,
     "plain": sweep.against_plain_parts,
 }

@@ -1,0 +1,202 @@
+"""The service at size: driver cost a trial, tracking throughput, queries over thousands of runs, search that pays."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sqlite3
+import statistics
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from laresa.config import SUBSETS, TrialConfig
+from laresa.measurement import Measurement
+from tests.bench.timing import row
+
+EPOCHS = 5
+
+
+def driver() -> list[dict[str, object]]:
+    """Milliseconds of the driver's own time a no-op trial of five reports, and its memory, at three sizes."""
+    import ray
+
+    rows: list[dict[str, object]] = []
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=40)
+    try:
+        costs = {count: _no_op_sweep(count) for count in (100, 1000, 3000)}
+    finally:
+        ray.shutdown()
+    first = costs[100][0]
+    for count, (milliseconds, wall, mebibytes) in costs.items():
+        note = f"{EPOCHS} reports each, {wall:.0f} s wall, driver grew {mebibytes:.0f} MiB; baseline: at 100 trials"
+        rows.append(row(f"driver cost at {count} trials", milliseconds, "ms/trial", first, milliseconds / first, note))
+    return rows
+
+
+def _no_op_sweep(count: int) -> tuple[float, float, float]:
+    """(driver CPU ms a trial, wall seconds, MiB the driver grew)."""
+    from ray import tune
+
+    from sweeps.service import tuning
+    from sweeps.service.options import RunOptions
+    from sweeps.service.source import FixedPlan
+    from sweeps.service.storage import SweepFolder
+    from sweeps.service.study import PlannedTrial
+    from sweeps.service.tracking import SweepRun
+    from sweeps.service.watch import Watch
+
+    class NoOp(tune.Trainable):
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            self.setup(new_config)
+            return True
+
+        def setup(self, config: dict[str, Any]) -> None:
+            self.epoch = 0
+
+        def step(self) -> dict[str, Any]:
+            self.epoch += 1
+            state = "fenced" if self.epoch == EPOCHS else "running"
+            return {"val/top1": 0.5, "epoch": self.epoch, "state": state, "done": self.epoch == EPOCHS}
+
+    original, tuning.TuneTrial = tuning.TuneTrial, NoOp
+    plan = FixedPlan(PlannedTrial("ce", TrialConfig(subset="ce", seed=seed)) for seed in range(count))
+    silent = Watch("bench", 0, count)
+    silent._say = lambda line: None  # type: ignore[method-assign]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            before, cpu, wall = _resident(), time.process_time(), time.perf_counter()
+            sweep = SweepRun("http://127.0.0.1:9", "bench", "0", "0")
+            tuning.run_trials(plan, sweep, SweepFolder(Path(folder)), RunOptions(), {}, silent)
+            spent = time.process_time() - cpu
+            return spent / count * 1e3, time.perf_counter() - wall, _resident() - before
+    finally:
+        tuning.TuneTrial = original
+
+
+def tracking() -> list[dict[str, object]]:
+    """Results delivered a second: our path against Ray's MLflowLoggerCallback, the same reports, the same server."""
+    from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+    from sweeps.service.server import LocalServer
+    from sweeps.service.study import PlannedTrial
+    from sweeps.service.tracking import Courier, TrialRun, client, open_sweep
+
+    count, names = 40, [f"m{i}" for i in range(12)]
+    with tempfile.TemporaryDirectory() as folder:
+        server = LocalServer(Path(folder))
+        url = server.launch()
+        server.wait(url)
+        try:
+            sweep = open_sweep(url, "ours", {})
+            trial = TrialRun(sweep, PlannedTrial("ce", TrialConfig(subset="ce")), {})
+            courier, enqueue = Courier(url), []
+            courier.FLUSH_SECONDS = 0.0
+            courier.start()
+            courier.open(trial)
+            while trial.signature not in courier._sent:
+                time.sleep(0.01)
+            started = time.perf_counter()
+            for epoch in range(1, 10 * count + 1):
+                measurement = Measurement(epoch, dict.fromkeys(names, epoch / 7), 0.1, 1000 + epoch)
+                before = time.perf_counter()
+                courier.measured(trial.signature, [measurement])
+                enqueue.append(time.perf_counter() - before)
+            courier.stop(120)
+            ours = 10 * count / (time.perf_counter() - started)
+            callback = MLflowLoggerCallback(tracking_uri=url, experiment_name="theirs")
+            callback.setup()
+            other = type(
+                "Trial", (), {"trial_id": "t", "config": {"a": 1}, "logdir": folder, "__hash__": lambda s: 1}
+            )()
+            callback.log_trial_start(other)
+            started = time.perf_counter()
+            for epoch in range(1, count + 1):
+                callback.log_trial_result(
+                    epoch, other, {**dict.fromkeys(names, epoch / 7), "training_iteration": epoch}
+                )
+            theirs = count / (time.perf_counter() - started)
+            delivered = client(url).search_runs([sweep.experiment_id], "tags.`laresa.kind` = 'trial'")[0]
+            assert len(client(url).get_metric_history(delivered.info.run_id, "m0")) == 10 * count
+        finally:
+            server.stop()
+    note = f"reports of {len(names)} metrics; until all are delivered. Baseline: MLflowLoggerCallback. Goal 20x"
+    wait = statistics.median(enqueue) * 1e3
+    return [
+        row("tracking throughput", ours, "results/s", theirs, ours / theirs, note),
+        row(
+            "reporting inside an epoch",
+            wait,
+            "ms",
+            1.0,
+            wait,
+            "median time the training thread spends; baseline: goal 1 ms",
+        ),
+    ]
+
+
+def query() -> list[dict[str, object]]:
+    """best and trials over stores of thousands of runs, through a server."""
+    from sweeps import best, trials
+    from sweeps.service.server import LocalServer
+    from sweeps.service.tracking import open_sweep
+
+    with tempfile.TemporaryDirectory() as folder:
+        server = LocalServer(Path(folder))
+        url = server.launch()
+        server.wait(url)
+        try:
+            large, small = (open_sweep(url, name, {}).experiment_id for name in ("large", "small"))
+            with sqlite3.connect(Path(folder) / "mlflow" / "mlflow.db", timeout=60) as database:
+                _fill(database, large, 9000)  # in random order: neither the first nor the last is the best
+                _fill(database, small, 1000)
+            best("small", tracking_uri=url)  # the server's own first time
+            started = time.perf_counter()
+            found = best("large", tracking_uri=url)
+            top = time.perf_counter() - started
+            assert found.metrics["best/val/top1"] == 8999 / 10000
+            started = time.perf_counter()
+            records = trials("small", tracking_uri=url)
+            listing = time.perf_counter() - started
+            assert len(records) == 1000
+        finally:
+            server.stop()
+    return [
+        row("best over 10,000 runs", top, "s", 1.0, top, "a sweep of 9,000 in a store of 10,000; baseline: goal 1 s"),
+        row("trials of a sweep of 1,000", listing, "s", 3.0, listing / 3, "baseline: goal 3 s"),
+    ]
+
+
+def _fill(database: sqlite3.Connection, experiment: str, count: int) -> None:
+    """Finished runs as the tracker writes them, straight into the database: thousands by the API would take minutes."""
+    columns = [name for _, name, *_ in database.execute("PRAGMA table_info(runs)")]
+    for position, index in enumerate(random.Random(0).sample(range(count), count)):
+        run_id = uuid.uuid4().hex
+        config = TrialConfig(subset=SUBSETS[index % 8], seed=index)
+        values: dict[str, Any] = dict.fromkeys(columns)
+        values |= {"run_uuid": run_id, "name": f"run {index}", "experiment_id": int(experiment), "status": "FINISHED"}
+        values |= {"source_type": "LOCAL", "user_id": "bench", "start_time": position, "lifecycle_stage": "active"}
+        marks = ", ".join("?" * len(columns))
+        database.execute(f"INSERT INTO runs ({', '.join(columns)}) VALUES ({marks})", [values[c] for c in columns])
+        tags = {"kind": "trial", "state": "finished", "signature": config.signature(), "arm": config.subset}
+        database.executemany(
+            "INSERT INTO tags (key, value, run_uuid) VALUES (?, ?, ?)",
+            [(f"laresa.{key}", value, run_id) for key, value in tags.items()],
+        )
+        database.executemany(
+            "INSERT INTO params (key, value, run_uuid) VALUES (?, ?, ?)",
+            [(k, v if isinstance(v, str) else json.dumps(v), run_id) for k, v in config.to_dict().items()],
+        )
+        metrics = {"best/val/top1": index / 10000, "test/top1": index / 20000, "best_epoch": 3.0}
+        database.executemany(
+            "INSERT INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid) VALUES (?, ?, 1, 1, 0, ?)",
+            [(key, value, run_id) for key, value in metrics.items()],
+        )
+
+
+def _resident() -> float:
+    fields = Path(f"/proc/{os.getpid()}/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in fields if line.startswith("VmRSS"))) / 1024

@@ -69,9 +69,9 @@ def save(drawing: Drawing, folder: Path) -> Saved:
     folder.mkdir(parents=True, exist_ok=True)
     svg, png = folder / f"{drawing.name}.svg", folder / f"{drawing.name}.png"
     with mpl.rc_context(STYLE):
-        drawing.figure.savefig(svg, metadata={"Date": None})
+        drawing.figure.savefig(svg, metadata={"Date": None}, bbox_inches="tight")
         drawing.figure.set_layout_engine("none")  # keeps the layout just found, which took half of the time
-        drawing.figure.savefig(png, dpi=150)
+        drawing.figure.savefig(png, dpi=150, bbox_inches="tight")
     return Saved(drawing, svg, png)
 
 

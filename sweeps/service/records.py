@@ -151,6 +151,7 @@ def best_n(
     if not scored:
         known = {m.removeprefix("best/") for record in finished for m in record.metrics}
         raise ConfigError(f"no finished trial of {sweep!r} has the metric {metric!r}{nearest(metric, known)}")
+    scored.sort(key=lambda record: record.metrics[name], reverse=mode == "max")
     groups: dict[Any, list[TrialRecord]] = {}
     for record in scored:
         groups.setdefault(_value(record, by) if by else None, []).append(record)

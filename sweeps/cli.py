@@ -115,11 +115,13 @@ def _study(args: argparse.Namespace) -> Any:
 
 def _plan(args: argparse.Namespace) -> int:
     from sweeps.service import plan as planning
+    from sweeps.service.adopt import with_cached
     from sweeps.service.records import tracked_states
     from sweeps.service.runner import sweep_folder
 
     study, options = _study(args), run_options(args)
     rows = planning.plan(study, sweep_folder(study.name, options), tracked_states(study.name, options.tracking_uri))
+    rows = with_cached(rows, study.name, options.tracking_uri)
     if args.json:
         print(json.dumps([row.to_dict() for row in rows], indent=1))
         return 0

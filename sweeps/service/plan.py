@@ -16,7 +16,8 @@ from sweeps.service.study import PlannedTrial, Study
 class PlanRow:
     """A trial and what is left of it.
 
-    state: "finished", "failed", "pruned": nothing to do; "deliver": trained, but the tracker lacks it; "resume"; "new".
+    state: "finished", "failed", "pruned": nothing to do; "deliver": trained, but the tracker lacks it; "cached":
+    another sweep finished it; "resume"; "new".
     """
 
     trial: PlannedTrial

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from laresa.errors import ConfigError
 from sweeps.service import plan as planning
 from sweeps.service import tracking
+from sweeps.service.adopt import adopt, check_same_data
 from sweeps.service.options import RunOptions
 from sweeps.service.prepare import prepare, provenance_tags
 from sweeps.service.records import tracked_states
@@ -96,6 +97,7 @@ class Runner:
                 self._train(Interleaved(searches, self._seconds()), self._searched(searches), self._scheduler())
             chosen = {source.search.name: best_config(source) for source in searches} if self.study.cells else {}
             study = self.study.chosen(chosen)
+            self._take_over(study)
             rows = planning.plan(study, self.folder, self.tracked)
             pending = [row.trial for row in rows if not row.done]
             done = sum(row.done for row in rows) + self._searched(searches)
@@ -109,6 +111,12 @@ class Runner:
         whole = set(states) <= {"finished", "pruned"}
         self.api.set_terminated(self.sweep.parent_run_id, "FINISHED" if whole else "FAILED")
         return SweepResult(self.sweep, states, self.wall, self.training, self.concurrency)
+
+    def _take_over(self, study: Study) -> None:
+        """What other sweeps finished is not trained again; refused where this sweep's own data have changed since."""
+        pending = [row.trial for row in planning.plan(study, self.folder, self.tracked) if not row.done]
+        check_same_data(self.api, self.sweep.experiment_id, [trial.config for trial in pending])
+        adopt(self.api, study.name, self.folder, pending)
 
     def _train(self, source: Any, done: int, scheduler: Any = None) -> None:
         from sweeps.service.tuning import run_trials

@@ -30,6 +30,14 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "KILLED", "running": "RUNNING"}
+ARTIFACTS = {  # file of a concluded trial -> its artifact folder
+    "config.json": None,
+    "history.json": None,
+    "traceback.txt": None,
+    "model.safetensors": "checkpoint",
+    "latents.npz": None,
+    "weights.svg": "figures",
+}
 METRICS_A_BATCH = 1000
 PARAMS_A_BATCH = 100
 log = logging.getLogger("laresa.tracking")
@@ -199,15 +207,7 @@ def interrupt(api: Any, sweep: SweepRun, signature: str) -> None:
 
 def artifacts(folder: TrialFolder) -> list[tuple[Path, str | None]]:
     """(file, artifact folder) of what a concluded trial left on storage."""
-    places = {
-        "config.json": None,
-        "history.json": None,
-        "traceback.txt": None,
-        "model.safetensors": "checkpoint",
-        "latents.npz": None,
-        "weights.svg": "figures",
-    }
-    return [(folder.root / name, target) for name, target in places.items() if (folder.root / name).exists()]
+    return [(folder.root / name, target) for name, target in ARTIFACTS.items() if (folder.root / name).exists()]
 
 
 @dataclass(frozen=True)

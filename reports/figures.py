@@ -69,9 +69,9 @@ def save(drawing: Drawing, folder: Path) -> Saved:
     folder.mkdir(parents=True, exist_ok=True)
     svg, png = folder / f"{drawing.name}.svg", folder / f"{drawing.name}.png"
     with mpl.rc_context(STYLE):
-        drawing.figure.savefig(svg, metadata={"Date": None}, bbox_inches="tight")
+        drawing.figure.savefig(svg, metadata={"Date": None})
         drawing.figure.set_layout_engine("none")  # keeps the layout just found, which took half of the time
-        drawing.figure.savefig(png, dpi=150, bbox_inches="tight")
+        drawing.figure.savefig(png, dpi=150)
     return Saved(drawing, svg, png)
 
 
@@ -199,7 +199,10 @@ def top1_figure(block: Block) -> Drawing | None:
             ax.plot(*zip(*line, strict=True), color="#b8b8b8", linewidth=0.8, zorder=1)
         for row, arm in enumerate(arms):
             _dots(ax, arm, row)
-        ax.set_yticks(range(len(arms)), [f"{arm.label}   {arm.n_ok}/{arm.n_total}" for arm in arms])
+        labels = [arm.label.replace(", ", ",\n") for arm in arms]  # a variant's name on a line of its own
+        ax.set_yticks(
+            range(len(arms)), [f"{label}   {arm.n_ok}/{arm.n_total}" for label, arm in zip(labels, arms, strict=True)]
+        )
         ax.set_ylim(len(arms) - 0.5, -0.5)
         ax.set_xlabel("test top-1 [%]")
     caption = (

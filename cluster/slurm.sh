@@ -37,9 +37,20 @@ done
 if [ "$MLFLOW_TRACKING_URI" = "http://$LARESA_HEAD:5000" ]; then laresa server --detach --host "$LARESA_HEAD"; fi
 
 export RAY_ADDRESS=$LARESA_HEAD:$port
-for _ in $(seq 60); do
-  [ "$(ray list nodes 2>/dev/null | grep -c ALIVE)" -lt "${#nodes[@]}" ] || break
-  sleep 2
-done
+python - "${#nodes[@]}" <<'WAIT'
+import sys, time, ray
+deadline = time.monotonic() + 180
+while True:
+    try:
+        ray.init(log_to_driver=False, logging_level="ERROR")
+        if sum(node["Alive"] for node in ray.nodes()) >= int(sys.argv[1]):
+            break
+        ray.shutdown()
+    except ConnectionError as error:
+        print(error, file=sys.stderr)
+    if time.monotonic() > deadline:
+        sys.exit("not every node joined within 180 s: see the lines above")
+    time.sleep(2)
+WAIT
 laresa run "$@" &
 wait $!

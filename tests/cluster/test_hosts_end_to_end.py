@@ -1,0 +1,182 @@
+"""The user's own commands on three hosts: ray up, ray submit, a power cut in the middle, ray down; nothing left."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster import hosts as pretend
+from tests.cluster.hosts import Hosts
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+LARESA = str(BIN / "laresa")
+STUDY = ["--subsets", "ce,ce+anchor", "--seeds", "0,1", "--epochs", "15", "--sweep", "power"]
+TRIALS = "storage/power/trials/*"
+
+pytestmark = [
+    pytest.mark.hosts,
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(pretend.missing() is not None, reason=str(pretend.missing())),
+]
+
+
+class Site:
+    """A cluster.yaml edited for pretend hosts, as its user would, and the commands typed against it."""
+
+    def __init__(self, hosts: Hosts) -> None:
+        self.hosts, self.yaml = hosts, hosts.state / "cluster.yaml"
+        self.output = hosts.state / "output"
+        text = (ROOT / "cluster.yaml").read_text()
+        for theirs, ours in {
+            "cluster_name: laresa": f"cluster_name: {hosts.prefix}",
+            "192.168.1.10": hosts.address(0),
+            "192.168.1.11, 192.168.1.12": ", ".join(hosts.address(i) for i in range(1, hosts.count)),
+            "ssh_user: laresa": "ssh_user: root",
+            "~/.ssh/id_ed25519": str(hosts.key),
+        }.items():
+            assert text.count(theirs) == 1, theirs
+            text = text.replace(theirs, ours)
+        self.yaml.write_text(text)
+        # A pretend host reaches no package registry: the environment is this one, the code is what ray up brought.
+        (hosts.shared / "site.sh").write_text(f"LARESA_VENV={BIN.parent}\n")
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_", "LARESA_"))
+        }
+        self.environment = {**kept, "PATH": f"{BIN}:{kept['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"}
+
+    def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
+        self.output = self.hosts.state / f"output-{time.monotonic_ns()}"
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**self.environment, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=self.output.open("w"),
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, *command: str, timeout: float, expect: int | None = 0, **environment: str) -> str:
+        process = self.start(*command, **environment)
+        try:
+            code = process.wait(timeout)
+        finally:
+            process.kill()
+        output = self.output.read_text()
+        assert expect is None or code == expect, f"{' '.join(command)} ended with {code}\n{output[-6000:]}"
+        return output
+
+    @property
+    def server(self) -> str:
+        return f"http://{self.hosts.address(0)}:5000"
+
+    def password(self) -> dict[str, str]:
+        secret = (self.hosts.shared / "mlflow" / "admin_password").read_text()
+        return {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": secret}
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    with pretend.up(3) as hosts:
+        site = Site(hosts)
+        site.run("ray", "up", "-y", str(site.yaml), timeout=120)
+        wait(90, "cluster of three", lambda: nodes(hosts) == 3)
+        yield site
+
+
+def nodes(hosts: Hosts) -> int:
+    """How many hosts Ray counts as alive."""
+    shown = hosts.sh(0, "ray status", check=False).stdout
+    return sum(int(count) for count in re.findall(r"(\d+) local\.cluster\.node", shown.partition("Pending")[0]))
+
+
+def wait(seconds: float, what: str, happened: Callable[[], object]) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, f"no {what} within {seconds} s"
+        time.sleep(0.5)
+
+
+def outcomes(hosts: Hosts) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in hosts.shared.glob(f"{TRIALS}/outcome.json")]
+
+
+def test_a_client_without_the_token_is_refused(site: Site):
+    ask = "env -u RAY_AUTH_TOKEN_PATH RAY_AUTH_MODE=disabled ray status"
+    refused = site.hosts.sh(0, ask, check=False)
+    assert refused.returncode != 0
+    assert "InvalidAuthToken" in refused.stderr
+
+
+def test_a_client_without_the_password_is_refused(site: Site):
+    said = site.run(LARESA, "best", "power", "--tracking-uri", site.server, timeout=60, expect=None)
+    assert "401" in said or "authenticat" in said.lower()
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{site.server}/api/2.0/mlflow/experiments/get?experiment_id=0", timeout=10)
+
+
+def test_a_workers_power_cut(site: Site):
+    """In the middle of the user's own command: everything finishes, each trial in one run, the dead host's resumed."""
+    hosts = site.hosts
+    study = site.start("ray", "submit", str(site.yaml), "sweeps/ablation.py", *STUDY)
+    try:
+        wait(90, "checkpoint of each trial", lambda: len(list(hosts.shared.glob(f"{TRIALS}/attempt-0001/check*"))) == 4)
+        victim = next(i for i in (1, 2) if any("ray::ResourceTrainable" in line for line in hosts.processes(i)))
+        hosts.kill(victim)
+        hosts.revive(victim)
+        code = study.wait(180)
+    finally:
+        study.kill()
+    assert code == 0, site.output.read_text()[-6000:]
+    ended = outcomes(hosts)
+    assert [outcome["state"] for outcome in ended] == ["finished"] * 4
+    assert all([row["epoch"] for row in outcome["history"]] == list(range(1, 16)) for outcome in ended)
+    assert max(outcome["attempts"] for outcome in ended) >= 2  # somebody took over
+
+
+def test_the_results_from_outside(site: Site):
+    records = site.run(
+        LARESA, "status", "power", "--json", "--tracking-uri", site.server, timeout=60, **site.password()
+    )
+    records = json.loads(records[records.index("[") :])
+    assert [record["state"] for record in records] == ["finished"] * 4
+    assert len({record["signature"] for record in records}) == 4
+    best = site.run(LARESA, "best", "power", "--tracking-uri", site.server, timeout=60, **site.password())
+    assert '"subset"' in best
+    for record in records:
+        assert (hosts_artifacts := list(site.hosts.shared.glob(f"mlflow/artifacts/*/{record['run_id']}/artifacts/*")))
+        assert {"config.json", "latents.npz"} <= {path.name for path in hosts_artifacts}
+
+
+def test_no_secret_was_written_down(site: Site):
+    """Neither the token nor the password: in no log of Ray or MLflow, no checkpoint, no artifact, no database."""
+    shared = site.hosts.shared
+    for place in ("secrets/ray_token", "mlflow/admin_password"):
+        secret = (shared / place).read_bytes()
+        holders = {str(p.relative_to(shared)) for p in shared.rglob("*") if p.is_file() and secret in p.read_bytes()}
+        assert holders == {place}
+        found = site.hosts.sh(0, f"grep -rlF {secret.decode()} /tmp/ray/ | head", check=False).stdout
+        assert found == ""
+        assert not any(secret.decode() in line for i in range(3) for line in site.hosts.processes(i))
+
+
+def test_a_host_that_came_back_with_an_empty_disk_joins_again(site: Site):
+    wait(120, "cluster of three", lambda: nodes(site.hosts) == 3)
+
+
+def test_down(site: Site):
+    site.run("ray", "down", "-y", str(site.yaml), timeout=90)
+    assert not [line for line in site.hosts.processes(0) if "gcs_server" in line or "raylet" in line]

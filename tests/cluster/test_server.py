@@ -1,0 +1,121 @@
+"""The team server: who gets in, where the secrets lie, and that a backup brings everything back."""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import socket
+import stat
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cluster.backup import main as backup
+from cluster.server import ServerError, TeamServer
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(server: TeamServer) -> Iterator[None]:
+    pid = server.detach()
+    assert pid is not None
+    assert server.detach() is None  # it is up already
+    try:
+        yield
+    finally:
+        os.killpg(pid, signal.SIGTERM)
+        os.waitpid(pid, 0)
+
+
+def status(server: TeamServer, password: str | None, path: str = "experiments/get?experiment_id=0", **headers) -> int:
+    request = urllib.request.Request(f"{server.url}/api/2.0/mlflow/{path}", headers=headers)
+    if password is not None:
+        request.add_header("Authorization", "Basic " + base64.b64encode(f"admin:{password}".encode()).decode())
+    try:
+        return int(urllib.request.urlopen(request, timeout=20).status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_secrets_are_made_once_and_only_their_owner_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY", "MLFLOW_BACKEND_STORE_URI"):
+        monkeypatch.delenv(name, raising=False)
+    server, other = TeamServer(tmp_path / "one"), TeamServer(tmp_path / "two")
+    first, second, elsewhere = server.environment(), server.environment(), other.environment()
+    for name in ("MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY"):
+        assert first[name] == second[name] != elsewhere[name]
+        assert len(first[name]) >= 24
+        assert first[name] not in " ".join(server.command())
+    for name in ("admin_password", "session_key", "auth.ini"):
+        assert stat.S_IMODE((tmp_path / "one" / name).stat().st_mode) == 0o600
+    (tmp_path / "one" / "admin_password").chmod(0o644)
+    with pytest.raises(ServerError, match="chmod 600"):
+        server.environment()
+
+
+def test_a_database_password_stays_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "postgresql://u:hunter2@db/mlflow")
+    server = TeamServer(tmp_path, artifacts="s3://bucket/path")
+    assert server.environment()["MLFLOW_BACKEND_STORE_URI"] == "postgresql://u:hunter2@db/mlflow"
+    assert "hunter2" not in " ".join(server.command())
+    assert "s3://bucket/path" in server.command()
+    assert "hunter2@db" in (tmp_path / "auth.ini").read_text()  # the users' store, mode 0600
+    assert stat.S_IMODE((tmp_path / "auth.ini").stat().st_mode) == 0o600
+
+
+def test_listening_everywhere_needs_the_names_of_the_server(tmp_path: Path):
+    with pytest.raises(ServerError, match="allowed-hosts"):
+        TeamServer(tmp_path, host="0.0.0.0").environment()
+    named = TeamServer(tmp_path, host="0.0.0.0", allowed_hosts=("mlflow.example.org",))
+    allowed = named.command()[named.command().index("--allowed-hosts") + 1].split(",")
+    assert "mlflow.example.org" in allowed
+    assert "*" not in allowed
+
+
+@pytest.mark.slow
+def test_who_gets_in_and_a_backup_brings_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from mlflow import MlflowClient
+
+    monkeypatch.delenv("MLFLOW_AUTH_ADMIN_PASSWORD", raising=False)
+    folder, kept = tmp_path / "mlflow", tmp_path / "kept"
+    server = TeamServer(folder, port=free_port())
+    (tmp_path / "note.txt").write_text("an artifact")
+    with running(server):
+        password = (folder / "admin_password").read_text()
+        assert [status(server, p) for p in (None, "wrong", password)] == [401, 401, 200]
+        assert status(server, password, Host="evil.example.org") == 403
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+        client = MlflowClient(server.url)
+        run = client.create_run(client.create_experiment("before")).info.run_id
+        client.log_metric(run, "top1", 0.5)
+        client.log_artifact(run, str(tmp_path / "note.txt"))
+        assert backup([str(folder), str(kept)]) == 0
+        client.create_experiment("after")
+        assert backup([str(folder), str(kept)]) == 1  # never two in one folder
+    assert password not in (folder / "server.log").read_text()
+    assert backup(["--restore", str(kept), str(folder)]) == 1  # never over what is there
+    folder.rename(tmp_path / "lost")
+    assert backup(["--restore", str(kept), str(folder)]) == 0
+    with running(server):
+        assert status(server, password) == 200  # users and password, too
+        assert client.get_run(run).data.metrics == {"top1": 0.5}
+        assert Path(client.download_artifacts(run, "note.txt", str(tmp_path))).read_text() == "an artifact"
+        assert client.get_experiment_by_name("after") is None
+
+
+@pytest.mark.slow
+def test_a_server_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "sqlite:////nowhere/at/all.db")
+    with pytest.raises(ServerError, match="nowhere|unable to open"):
+        TeamServer(tmp_path, port=free_port()).detach()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from laresa.errors import LaresaError, NonFiniteLossError
-from sweeps.service.options import add_place_options, dataset_name, run_options
+from sweeps.service.options import RunOptions, add_place_options, dataset_name, run_options
 from sweeps.service.rerun import add_rerun_verb
 from sweeps.service.submit import add_submit_verb
 from sweeps.service.team import add_server_verb
@@ -53,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
             importlib.import_module(module).add_options(study)
             if verb == "plan":
                 study.add_argument("--json", action="store_true", help="print a list of trials as JSON")
+                study.add_argument("--calibrate", action="store_true", help="train two epochs where no time is known")
             study.set_defaults(handler=handler)
     _add_query_verbs(verbs)
     return parser
@@ -114,23 +115,24 @@ def _study(args: argparse.Namespace) -> Any:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from sweeps.service import plan as planning
-    from sweeps.service.adopt import with_cached
-    from sweeps.service.records import tracked_states
-    from sweeps.service.runner import sweep_folder
+    from sweeps.service.plan_verb import show_plan
 
-    study, options = _study(args), run_options(args)
-    rows = planning.plan(study, sweep_folder(study.name, options), tracked_states(study.name, options.tracking_uri))
-    rows = with_cached(rows, study.name, options.tracking_uri)
-    if args.json:
-        print(json.dumps([row.to_dict() for row in rows], indent=1))
-        return 0
-    for row in rows:
-        config = row.trial.config
-        print(f"{row.trial.signature}  {row.state:10s} {row.trial.arm}, seed {config.seed}, fold {config.fold}")
-    done = sum(row.done for row in rows)
-    print(f"{study.name}: {len(rows)} trials, {done} done, {len(rows) - done} to train")
+    study = show_plan(_study(args), run_options(args), as_json=args.json, calibrate=args.calibrate)
+    if not args.json and len(study.cells) > 1:
+        print(_replicates_needed(len(study.cells) - 1, len(study.replicates)))
     return 0
+
+
+def _replicates_needed(comparisons: int, replicates: int) -> str:
+    """Whether so many replicates can show anything, with Holm's correction over the arms compared with the first."""
+    from reports.statistics import ALPHA, replicates_needed
+
+    needed = replicates_needed(ALPHA / comparisons)
+    can = "can" if replicates >= needed else "can't"
+    return (
+        f"evidence: {replicates} replicates {can} show significance at {ALPHA:g} with Holm over "
+        f"{comparisons} arms against the first; at least {needed} are needed (--seeds)"
+    )
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -154,19 +156,13 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
-    from sweeps import trials
+    from sweeps.service.runner import sweep_folder
+    from sweeps.service.status import status
 
-    records = trials(args.sweep, tracking_uri=args.tracking_uri)
-    if args.json:
-        print(json.dumps([_brief(record) for record in records], indent=1))
-        return 0
-    counts: dict[str, int] = {}
-    for record in records:
-        counts[record.state] = counts.get(record.state, 0) + 1
-    print(f"{args.sweep}: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}")
-    for record in records:
-        if record.state == "running":
-            print(f"  running {record.arm}, seed {record.config.seed}, fold {record.config.fold}")
+    options = RunOptions(storage=Path(args.storage) if args.storage else None)
+    found = status(args.sweep, sweep_folder(args.sweep, options), tracking_uri=args.tracking_uri)
+    listed = [_brief(record) for record in found.records]
+    print(json.dumps(listed, indent=1) if args.json else "\n".join(found.lines()))
     return 0
 
 

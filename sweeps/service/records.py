@@ -16,7 +16,7 @@ from laresa.config import TrialConfig
 from laresa.errors import ConfigError, nearest
 from laresa.measurement import Measurement
 from sweeps.service.server import LocalServer
-from sweeps.service.tracking import check, client
+from sweeps.service.tracking import check, client, run_or_none
 
 SCHEMA_VERSION = 1
 STATES = ("finished", "pruned", "failed", "interrupted", "running")
@@ -105,18 +105,11 @@ def trials(
 
 def record_of(run_id: str, *, tracking_uri: str | None = None) -> TrialRecord:
     """One trial with its history, by its run id. ConfigError: no such run, or it is not a trial's."""
-    from mlflow.exceptions import MlflowException
-
     uri = reading_uri(tracking_uri)
     api = client(uri)
-    try:
-        run = api.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        raise ConfigError(
-            f"no run {run_id!r} at {uri}: `laresa status SWEEP --json` shows each trial's run_id"
-        ) from None
+    run = run_or_none(api, run_id)
+    if run is None:
+        raise ConfigError(f"no run {run_id!r} at {uri}: `laresa status SWEEP --json` shows each trial's run_id")
     if run.data.tags.get("laresa.kind") != "trial":
         raise ConfigError(f"run {run_id} is not a trial's: `laresa status SWEEP --json` shows each trial's run_id")
     return _with_history(api, _record(run.data.tags["laresa.sweep"], run))

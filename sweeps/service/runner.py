@@ -15,6 +15,7 @@ from laresa.errors import ConfigError
 from sweeps.service import plan as planning
 from sweeps.service import tracking
 from sweeps.service.adopt import adopt, check_same_data
+from sweeps.service.estimate import actual_against_plan, note_plan
 from sweeps.service.options import RunOptions
 from sweeps.service.prepare import prepare, provenance_tags
 from sweeps.service.records import tracked_states
@@ -91,6 +92,7 @@ class Runner:
     def run(self) -> SweepResult:
         from sweeps.service.source import FixedPlan, Interleaved, OptunaSource, best_config
 
+        note_plan(self.study, self.options, self.folder, self.sweep.uri)
         searches = [OptunaSource(search, self.folder) for search in self.study.searches]
         try:
             if searches:
@@ -108,6 +110,7 @@ class Runner:
         except KeyboardInterrupt:
             log.warning("stopped; the same command continues")
         states = self._settle(searches)
+        self.api.set_tag(self.sweep.parent_run_id, "laresa.plan", json.dumps(actual_against_plan(self.folder)))
         whole = set(states) <= {"finished", "pruned"}
         self.api.set_terminated(self.sweep.parent_run_id, "FINISHED" if whole else "FAILED")
         return SweepResult(self.sweep, states, self.wall, self.training, self.concurrency)
@@ -192,7 +195,13 @@ def describe(study: Study) -> dict[str, str]:
     """Tags of the parent run."""
     arms = json.dumps([cell.arm for cell in study.cells])
     replicates = json.dumps([[replicate.seed, replicate.fold] for replicate in study.replicates])
-    return {"laresa.arms": arms, "laresa.replicates": replicates, "laresa.trials": str(len(study.trials()))}
+    tags = {"laresa.arms": arms, "laresa.replicates": replicates, "laresa.trials": str(study.size)}
+    space = {name: found for search in study.searches for name, found in search.space.items()}
+    if space:
+        from optuna.distributions import distribution_to_json
+
+        tags["laresa.space"] = json.dumps({name: distribution_to_json(found) for name, found in space.items()})
+    return tags
 
 
 def connect() -> bool:

@@ -140,6 +140,18 @@ def find_run(api: Any, experiment_id: str, signature: str) -> str | None:
     return runs[0].info.run_id if runs else None
 
 
+def run_or_none(api: Any, run_id: str) -> Any:
+    """The run of that id; None if there is none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return api.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
 def log_params(api: Any, run_id: str, config: Mapping[str, Any]) -> None:
     from mlflow.entities import Param
 

@@ -1,0 +1,138 @@
+"""What a study will take: the arithmetic by hand, then measured epochs of a real sweep, and what came of the plan."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from optuna.distributions import FloatDistribution
+
+from laresa.config import TrialConfig
+from laresa.errors import ConfigError
+from sweeps.service import estimate as estimating
+from sweeps.service import records
+from sweeps.service.estimate import Estimate, against_actual, cost_of, duration, estimate, read_journal
+from sweeps.service.options import RunOptions
+from sweeps.service.plan import PlanRow
+from sweeps.service.runner import describe
+from sweeps.service.source import OptunaSource
+from sweeps.service.storage import StorageError, SweepFolder
+from sweeps.service.study import Cell, Replicate, Search, Study
+from tests.sweeps.conftest import QUICK, laresa
+
+CE = TrialConfig(subset="ce", epochs=10)
+SEARCH = Search("search", CE, {"lr": FloatDistribution(1e-4, 1e-2, log=True)}, 5, Replicate(0, 0), scheduler="asha")
+STUDY = Study("toy", (Cell("ce", CE),), (Replicate(0, 0), Replicate(1, 0), Replicate(2, 0)))
+FOUR = RunOptions(concurrency=4, gpus_per_trial=0.5)
+
+
+def rows(*states: str) -> list[PlanRow]:
+    return [PlanRow(trial, state) for trial, state in zip(STUDY.trials(), states, strict=True)]
+
+
+def test_what_is_left_times_what_an_epoch_takes(tmp_path: Path):
+    folder = SweepFolder(tmp_path)
+    stored = folder.trial(STUDY.trials()[1].signature).attempt_folder(1)
+    stored.mkdir(parents=True)
+    (stored / "checkpoint-000004.safetensors").touch()
+    found = estimate(STUDY, rows("finished", "resume", "new"), {}, {cost_of(CE): 36.0}, folder, FOUR)
+    assert (found.trials, found.epochs, found.seconds) == (2, 6 + 10, 16 * 36.0)
+    assert found.wall_seconds == 16 * 36.0 / 2  # no more at once than there are
+    assert found.gpu_hours == pytest.approx(0.08)
+    assert found.lines() == ["time: about 4.8 min for 16 epochs on 2 at once", "GPU-hours: about 0.08"]
+
+
+def test_a_search_counts_what_it_was_not_told_and_is_an_upper_bound(tmp_path: Path):
+    study = Study("toy", (), (), (SEARCH,))
+    known = {"search": estimating.Progress("search", (), asked=3, told=2, best=None)}
+    found = estimate(study, [], known, {cost_of(CE): 1.0}, SweepFolder(tmp_path), FOUR)
+    assert (found.trials, found.epochs) == (3, 30)
+    assert "at most" in found.lines()[0]
+
+
+def test_what_is_unknown_is_said_and_how_to_know_it(tmp_path: Path):
+    found = estimate(STUDY, rows("new", "new", "new"), {}, {}, SweepFolder(tmp_path), FOUR)
+    assert math.isnan(found.seconds)
+    assert "--calibrate" in found.lines()[0]
+    assert Estimate(0, 0, 0.0, 1, 0.0, False).lines() == []
+
+
+def test_plan_against_actual():
+    own = {"provenance": {}, "history": [{"seconds": 2.0}, {"seconds": 3.0}]}
+    taken = {"provenance": {"laresa.adopted_from": "r"}, "history": [{"seconds": 9.0}]}
+    planned = {"trials": 2, "epochs": 4, "training seconds": 7200.0, "gpus_per_trial": 0.5}
+    assert against_actual(planned, [own, taken]) == {
+        "trials": (2.0, 2.0),
+        "epochs": (4.0, 2.0),
+        "training seconds": (7200.0, 5.0),
+        "GPU-hours": (1.0, 5.0 * 0.5 / 3600),
+    }
+    assert against_actual({"trials": 2, "epochs": 4, "gpus_per_trial": 0.5}, []) == {"trials": (2, 0), "epochs": (4, 0)}
+    assert against_actual({}, [own]) == {}
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (90, "1.5 min"), (7200, "2.0 h")])
+def test_durations_as_a_person_would_say(seconds: float, text: str):
+    assert duration(seconds) == text
+
+
+def test_the_journal_is_read_and_never_written(tmp_path: Path):
+    folder, study = SweepFolder(tmp_path), Study("toy", (), (), (SEARCH,))
+    assert read_journal(study, folder) == {}
+    assert list(tmp_path.iterdir()) == []
+    source = OptunaSource(SEARCH, folder)
+    first, second = source.next(), source.next()
+    assert first is not None
+    assert second is not None
+    outcome = {"state": "finished", "metrics": {"best/val/top1": 0.5}, "history": []}
+    source.concluded(first, outcome)
+    before = (tmp_path / "optuna.journal").read_bytes()
+    progress = read_journal(study, folder)["search"]
+    assert (progress.asked, progress.told, progress.best) == (2, 1, first.config)
+    assert {trial.signature for trial in progress.trials} == {first.signature, second.signature}
+    assert (tmp_path / "optuna.journal").read_bytes() == before
+
+
+def test_a_damaged_journal_is_named(tmp_path: Path):
+    (tmp_path / "optuna.journal").write_text('{"op_code": 99}\nnonsense\n{"more": 1}\n')
+    with pytest.raises(StorageError, match=r"optuna\.journal is damaged"):
+        read_journal(Study("toy", (), (), (SEARCH,)), SweepFolder(tmp_path))
+
+
+def test_the_space_stands_on_the_parent():
+    assert "laresa.space" not in describe(STUDY)
+    tags = describe(Study("toy", (), (), (SEARCH,)))
+    assert list(json.loads(tags["laresa.space"])) == ["lr"]
+    assert tags["laresa.trials"] == "5"
+
+
+@pytest.mark.slow
+def test_measured_epochs_of_any_sweep_tell_the_time_of_the_next(server: str, pictures: Path, tmp_path: Path):
+    study = ["ablation", "--dataset", str(pictures), "--subsets", "ce", "--seeds", "0", "--set", "batch_size=12"]
+    quick = [*QUICK[:4], "--epochs", "3"]
+    before = laresa("plan", *study, *quick, "--sweep", "timed", cwd=tmp_path).stdout
+    assert "--calibrate" in before
+    laresa("run", *study, *quick, "--sweep", "timed", cwd=tmp_path)
+    after = laresa("plan", *study, *quick, "--sweep", "timed-more", "--set", "lr=0.01", cwd=tmp_path).stdout
+    assert "time: about" in after
+
+    config = records.trials("timed")[0].config
+    (seconds,) = estimating.measured_seconds([config], server, gpu=False).values()
+    assert seconds == records.trials("timed")[0].metrics["seconds/epoch"]
+    assert estimating.measured_seconds([config.replace(batch_size=7)], server, gpu=False) == {}
+    assert estimating.measured_seconds([config], server, gpu=True) == {}
+    plan = records.plan_against_actual("timed")
+    assert plan is not None
+    assert (plan["trials"], plan["epochs"]) == ((1, 1), (3, 3))
+
+
+@pytest.mark.slow
+def test_calibration_trains_two_epochs(pictures: Path, laresa_home: Path):
+    config = TrialConfig(
+        dataset=str(pictures), subset="ce", backbone="test_vit", input_size=32, batch_size=16, epochs=1
+    )
+    assert estimating.calibrate(config, 1) > 0
+    with pytest.raises(ConfigError):
+        estimating.calibrate(config.replace(backbone="no_such_backbone"), 1)

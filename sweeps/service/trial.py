@@ -21,9 +21,10 @@ from laresa.data import Dataset, load
 from laresa.errors import CheckpointError
 from laresa.measurement import Measurement
 from laresa.train import Result, Trainer
+from sweeps.service.courier import Courier
 from sweeps.service.storage import Attempt, FencedError, SweepFolder, TrialFolder, write_json
 from sweeps.service.study import PlannedTrial
-from sweeps.service.tracking import Courier, SweepRun, TrialRun
+from sweeps.service.tracking import SweepRun, TrialRun
 
 log = logging.getLogger("laresa.trial")
 RETRIES = 1  # of a trial that failed by itself, from its last checkpoint: memory may be free the next time

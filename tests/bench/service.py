@@ -81,9 +81,10 @@ def tracking() -> list[dict[str, object]]:
     """Results delivered a second: our path against Ray's MLflowLoggerCallback, the same reports, the same server."""
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
+    from sweeps.service.courier import Courier
     from sweeps.service.server import LocalServer
     from sweeps.service.study import PlannedTrial
-    from sweeps.service.tracking import Courier, TrialRun, client, open_sweep
+    from sweeps.service.tracking import TrialRun, client, open_sweep
 
     count, names = 40, [f"m{i}" for i in range(12)]
     with tempfile.TemporaryDirectory() as folder:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laresa.errors import ConfigError
+from laresa.errors import ConfigError, LaresaError
 from sweeps.service import plan as planning
 from sweeps.service import tracking
 from sweeps.service.adopt import adopt, check_same_data
@@ -215,7 +215,12 @@ def connect() -> bool:
     try:
         ray.init(address="auto", **quiet)
         return False
-    except ConnectionError:
+    except ConnectionError as error:
+        if "Could not find any running Ray instance" not in str(error):
+            # One runs, and refuses or is gone: starting another here would train on the wrong machine, unseen.
+            raise LaresaError(
+                f"the Ray cluster can't be joined (dead: `ray stop`; or another token): {error}"
+            ) from error
         ray.init(num_cpus=os.cpu_count() or 1, include_dashboard=False, **quiet)
         return True
 

@@ -22,7 +22,7 @@ def traces(hosts: pretend.Hosts) -> str:
 def test_failures_and_what_stays():
     with pretend.up(2) as hosts:
         assert traces(hosts)
-        hosts.sh(0, "touch /here /mnt/laresa/shared && sleep 1000 > /dev/null 2>&1 &")
+        hosts.sh(0, "touch /here /mnt/laresa/shared; setsid -f sleep 1000 < /dev/null > /dev/null 2>&1")
         assert any("sleep 1000" in line for line in hosts.processes(0))
         assert not Path("/here").exists()
         assert hosts.sh(1, "ls /mnt/laresa; ls /here", check=False).stdout == "shared\n"

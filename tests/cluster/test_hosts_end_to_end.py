@@ -121,6 +121,16 @@ def test_a_client_without_the_token_is_refused(site: Site):
     assert "InvalidAuthToken" in refused.stderr
 
 
+def test_a_study_with_a_wrong_token_is_refused(site: Site):
+    """And does not train on the head alone instead."""
+    wrong = "echo -n 0123456789abcdef0123456789abcdef > /tmp/wrong; RAY_AUTH_TOKEN_PATH=/tmp/wrong"
+    study = "laresa run ablation --subsets ce --seeds 0 --epochs 1 --sweep refused"
+    refused = site.hosts.sh(0, f"{wrong} {study}", check=False, timeout=90)
+    assert refused.returncode == 1
+    assert "the Ray cluster can't be joined" in refused.stderr
+    assert not list(site.hosts.shared.glob("storage/refused/trials/*"))
+
+
 def test_a_client_without_the_password_is_refused(site: Site):
     said = site.run(LARESA, "best", "power", "--tracking-uri", site.server, timeout=60, expect=None)
     assert "401" in said or "authenticat" in said.lower()
@@ -175,6 +185,24 @@ def test_no_secret_was_written_down(site: Site):
 
 def test_a_host_that_came_back_with_an_empty_disk_joins_again(site: Site):
     wait(120, "cluster of three", lambda: nodes(site.hosts) == 3)
+
+
+def test_submit_explains_itself(site: Site):
+    """The exit code of the study; a wrong key; a head whose cable is out, within a minute."""
+    given = [LARESA, "submit", str(site.yaml), "ablation"]
+    said = site.run(*given, "--sweep", "a b; touch /mnt/laresa/executed", timeout=60, expect=2)
+    assert "sweep name 'a b; touch /mnt/laresa/executed'" in said  # arrived whole
+    assert not (site.hosts.shared / "executed").exists()
+    key = site.hosts.key.read_bytes()
+    time.sleep(11)  # ssh shares a connection for ten seconds
+    site.hosts.key.write_bytes((site.hosts.state / "host0" / "hostkey").read_bytes())
+    assert "refuses the key" in site.run(*given, timeout=60, expect=1)
+    site.hosts.key.write_bytes(key)
+    site.hosts.cut(0)
+    started = time.monotonic()
+    assert "did not answer" in site.run(*given, timeout=80, expect=1)
+    assert time.monotonic() - started < 60
+    site.hosts.mend(0)
 
 
 def test_down(site: Site):

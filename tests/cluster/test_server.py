@@ -116,6 +116,6 @@ def test_who_gets_in_and_a_backup_brings_it_back(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.slow
 def test_a_server_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "sqlite:////nowhere/at/all.db")
-    with pytest.raises(ServerError, match="nowhere|unable to open"):
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "no-such-database://somewhere/mlflow")
+    with pytest.raises(ServerError, match="no-such-database"):
         TeamServer(tmp_path, port=free_port()).detach()

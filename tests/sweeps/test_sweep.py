@@ -83,6 +83,11 @@ def test_sweep_from_nothing_to_report(server: str, pictures: Path, tmp_path: Pat
     assert len(trials("whole", as_frame=True)) == 4
     assert {r.config.subset for r in best_n("whole", by="subset")} == {"ce", "ce+anchor"}
 
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    code = readme.split("```python\n")[1].split("```")[0]
+    exec(code.replace('"demo"', '"whole"'), names := {})  # the README's own lines, on this sweep
+    assert len(names["frame"]) == 4
+
     # run again: nothing is trained twice
     stamps = {run.info.run_id: run.info.end_time for run in found if run.data.tags["laresa.kind"] == "trial"}
     repeated = laresa(*arguments("whole", pictures), cwd=tmp_path)

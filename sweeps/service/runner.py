@@ -93,7 +93,8 @@ class Runner:
         from sweeps.service.source import FixedPlan, Interleaved, OptunaSource, best_config
 
         note_plan(self.study, self.options, self.folder, self.sweep.uri)
-        searches = [OptunaSource(search, self.folder) for search in self.study.searches]
+        check_same_data(self.api, self.sweep.experiment_id, [search.base for search in self.study.searches])
+        searches = [OptunaSource(search, self.folder, self._take_over_one) for search in self.study.searches]
         try:
             if searches:
                 self._train(Interleaved(searches, self._seconds()), self._searched(searches), self._scheduler())
@@ -114,6 +115,9 @@ class Runner:
         whole = set(states) <= {"finished", "pruned"}
         self.api.set_terminated(self.sweep.parent_run_id, "FINISHED" if whole else "FAILED")
         return SweepResult(self.sweep, states, self.wall, self.training, self.concurrency)
+
+    def _take_over_one(self, trial: PlannedTrial) -> int:
+        return adopt(self.api, self.study.name, self.folder, [trial])
 
     def _take_over(self, study: Study) -> None:
         """What other sweeps finished is not trained again; refused where this sweep's own data have changed since."""

@@ -77,13 +77,16 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
 class OptunaSource:
     """Asks an Optuna study for configurations and tells it what became of them, across any number of restarts."""
 
-    def __init__(self, search: Search, folder: SweepFolder) -> None:
+    def __init__(
+        self, search: Search, folder: SweepFolder, take_over: Callable[[PlannedTrial], object] = lambda trial: None
+    ) -> None:
+        """take_over: called with what is suggested; it may put the outcome of an earlier sweep on storage."""
         if search.trials < 1:
             raise ConfigError(f"--trials {search.trials}: expected 1 or more")
         if search.sampler not in SAMPLERS:
             raise ConfigError(f"unknown sampler {search.sampler!r}{nearest(search.sampler, SAMPLERS)}")
         check_space(search.space, search.base)
-        self.search, self._folder = search, folder
+        self.search, self._folder, self._take_over = search, folder, take_over
         self.study = open_study(search, folder.root)
         self._numbers: dict[str, int] = {}  # signature -> trial number of the study
         self._waiting: deque[PlannedTrial] = deque()
@@ -109,6 +112,8 @@ class OptunaSource:
             trial.set_user_attr("config", planned.config.to_dict())
             twin = self._numbers.get(planned.signature)
             self._numbers.setdefault(planned.signature, trial.number)
+            if twin is None:
+                self._take_over(planned)
             outcome = self._folder.trial(planned.signature).outcome()
             if outcome is not None:
                 self._tell(trial.number, outcome)

@@ -7,13 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from optuna.distributions import FloatDistribution
 from PIL import Image
 
 from laresa.config import TrialConfig
 from sweeps import trials
 from sweeps.service import adopt as adopting
 from sweeps.service.records import latents, record_of
+from sweeps.service.source import OptunaSource
+from sweeps.service.storage import SweepFolder
+from sweeps.service.study import PlannedTrial, Replicate, Search
 from sweeps.service.tracking import client
+from sweeps.service.trial import describe_outcome
 from tests.sweeps.conftest import QUICK, draw_pictures, laresa
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("server")]
@@ -86,3 +91,21 @@ def test_changed_pictures_are_not_mixed_with_what_was_measured_before(tmp_path: 
 
     laresa("run", *options("after", data, "ce"), cwd=tmp_path)  # the same signature on other pictures: no cache
     assert "adopted_from" not in trials("after")[0].provenance
+
+
+def test_a_search_is_told_what_was_taken_over_and_trains_the_rest(tmp_path: Path):
+    folder, seen = SweepFolder(tmp_path), []
+
+    def take_over(trial: PlannedTrial) -> None:
+        seen.append(trial.signature)
+        if len(seen) != 2:
+            metrics = {"best/val/top1": 0.5}
+            stored = folder.trial(trial.signature).new_attempt()
+            stored.conclude(describe_outcome(trial, "finished", metrics, [], None, {}))
+
+    space = {"lr": FloatDistribution(1e-4, 1e-2, log=True)}
+    search = Search("search", TrialConfig(subset="ce"), space, trials=3, replicate=Replicate(0, 0))
+    source = OptunaSource(search, folder, take_over)
+    assert source.next().signature == seen[1]
+    assert source.next() is None
+    assert (source.told, len(set(seen)), source.finished) == (2, 3, True)

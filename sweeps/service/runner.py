@@ -209,24 +209,29 @@ def describe(study: Study) -> dict[str, str]:
 
 
 def connect() -> bool:
-    """Join the Ray cluster that is up (or RAY_ADDRESS), else start one in this process. True if it was started here."""
+    """Join the Ray cluster of RAY_ADDRESS, or one that is up here, else start Ray in this process (then True).
+
+    RAY_ADDRESS insists: where it can't be joined that is an error. RAY_ADDRESS=local never joins.
+    """
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    wanted = os.environ.get("RAY_ADDRESS")
     if ray.is_initialized():
         return False
-    try:
-        ray.init(address="auto", **quiet)
-        return False
-    except ConnectionError as error:
-        if "Could not find any running Ray instance" not in str(error):
-            # One runs, and refuses or is gone: starting another here would train on the wrong machine, unseen.
-            raise LaresaError(
-                f"the Ray cluster can't be joined (dead: `ray stop`; or another token): {error}"
-            ) from error
-        ray.init(num_cpus=os.cpu_count() or 1, include_dashboard=False, **quiet)
-        return True
+    if wanted != "local":
+        try:
+            ray.init(address=wanted or "auto", **quiet)
+            return False
+        except ConnectionError as error:
+            reason = " ".join(str(error).split())
+            if wanted:
+                raise LaresaError(f"no Ray cluster can be joined at RAY_ADDRESS={wanted}: {reason}") from error
+            if "Could not find any running Ray instance" not in reason:
+                log.warning("a Ray cluster is here, but can't be joined; training on this machine alone (%s)", reason)
+    ray.init(address="local", num_cpus=os.cpu_count() or 1, include_dashboard=False, **quiet)
+    return True
 
 
 def disconnect() -> None:

@@ -22,7 +22,7 @@ from typing import Any
 from cluster.check import check
 from laresa.errors import ConfigError, LaresaError
 
-ANSWER_SECONDS = 45
+ANSWER_SECONDS = 25
 MARK = "laresa-submit-exit"  # the study's exit code comes back in the last line: `ray exec` knows only 0 and 1
 REASONS = {  # what ssh says -> what to do
     "Permission denied": "the head refuses the key: see auth.ssh_user and auth.ssh_private_key in the YAML",

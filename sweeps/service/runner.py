@@ -59,10 +59,9 @@ def run(study: Study, options: RunOptions) -> SweepResult:
     with folder.lock():
         planning.check_plan(study, folder)
         uri, server = resolve_tracking(options.tracking_uri)
-        owned = False
         try:
             if anything_left(study, folder):
-                owned = connect()
+                connect()
                 prepare(study)  # while the local server starts
             if server is not None:
                 server.wait(uri)
@@ -70,8 +69,7 @@ def run(study: Study, options: RunOptions) -> SweepResult:
             planning.write_plan(study, folder)
             return Runner(study, options, folder, tracking.open_sweep(uri, study.name, describe(study))).run()
         finally:
-            if owned:
-                disconnect()
+            disconnect()
 
 
 def anything_left(study: Study, folder: SweepFolder) -> bool:
@@ -208,30 +206,22 @@ def describe(study: Study) -> dict[str, str]:
     return tags
 
 
-def connect() -> bool:
-    """Join the Ray cluster of RAY_ADDRESS, or one that is up here, else start Ray in this process (then True).
+def connect() -> None:
+    """Join the Ray cluster of RAY_ADDRESS, or the one that `ray start` began on this host; else start Ray here.
 
-    RAY_ADDRESS insists: where it can't be joined that is an error. RAY_ADDRESS=local never joins.
+    Not address="auto": that scans the machine's processes, and would join the private Ray of another user's sweep.
     """
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    wanted = os.environ.get("RAY_ADDRESS")
-    if ray.is_initialized():
-        return False
-    if wanted != "local":
-        try:
-            ray.init(address=wanted or "auto", **quiet)
-            return False
-        except ConnectionError as error:
-            reason = " ".join(str(error).split())
-            if wanted:
-                raise LaresaError(f"no Ray cluster can be joined at RAY_ADDRESS={wanted}: {reason}") from error
-            if "Could not find any running Ray instance" not in reason:
-                log.warning("a Ray cluster is here, but can't be joined; training on this machine alone (%s)", reason)
-    ray.init(address="local", num_cpus=os.cpu_count() or 1, include_dashboard=False, **quiet)
-    return True
+    try:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+    except ConnectionError as error:
+        # One runs, and refuses or is gone: starting another here would train on the wrong machine, unseen.
+        raise LaresaError(
+            f"the Ray cluster can't be joined ({' '.join(str(error).split())}): is it up, and the token right? "
+            "`ray stop` forgets a dead one, RAY_ADDRESS=local trains on this machine alone"
+        ) from error
 
 
 def disconnect() -> None:

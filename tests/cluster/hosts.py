@@ -11,6 +11,7 @@ import shlex
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import textwrap
 import time
@@ -39,6 +40,7 @@ INIT = """
     mkdir -m 755 $root/run/sshd
     install -m 600 {folder}/hostkey $root/run/hostkey
     mount -t tmpfs -o mode=1777 tmp $root/tmp
+    {environment}
     rm -rf $root/root/.ssh $root/root/.ray $root/root/.bashrc $root/root/.bash_profile $root/root/.profile
     mkdir -m 700 $root/root/.ssh
     cp {folder}/../key.pub $root/root/.ssh/authorized_keys
@@ -55,6 +57,13 @@ INIT = """
       -o PasswordAuthentication=no -o UsePAM=no -o PermitRootLogin=prohibit-password -o StrictModes=no \\
       -o MaxStartups=100 -o MaxSessions=100
 """
+
+
+def _environment() -> str:
+    """A host's /tmp is its own; where this Python environment lies in ours, the host sees it all the same."""
+    if not Path(sys.prefix).is_relative_to("/tmp"):
+        return ":"
+    return f"mkdir -p $root{sys.prefix} && mount --bind {sys.prefix} $root{sys.prefix}"
 
 
 def missing() -> str | None:
@@ -171,7 +180,9 @@ class Hosts:
             (folder / "disk").mkdir(parents=True)
             _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "hostkey"))
         places = {"folder": folder, "shared": self.shared, "mountpoint": self.mountpoint}
-        script = textwrap.dedent(INIT).format(name=f"host{i}", address=self.address(i), **places)
+        script = textwrap.dedent(INIT).format(
+            name=f"host{i}", address=self.address(i), environment=_environment(), **places
+        )
         (folder / "init.sh").write_text(script)
         command = ["ip", "netns", "exec", f"{self.prefix}{i}", "unshare", "--mount", "--pid", "--uts", "--ipc"]
         command += ["--fork", "--kill-child", "bash", str(folder / "init.sh")]

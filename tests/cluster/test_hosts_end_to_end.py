@@ -30,6 +30,8 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(300),
     pytest.mark.skipif(pretend.missing() is not None, reason=str(pretend.missing())),
+    # Minutes of three hosts on two cores: asked for by name, until it has proved itself on quiet machines.
+    pytest.mark.skipif("LARESA_HOSTS" not in os.environ, reason="set LARESA_HOSTS=1 for the test on pretend hosts"),
 ]
 
 

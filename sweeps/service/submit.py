@@ -70,12 +70,14 @@ def greet(cluster: Path) -> None:
     """ClusterError, with the reason, unless the head lets us in within ANSWER_SECONDS."""
     with tempfile.TemporaryFile("w+") as said:  # no pipe: ssh's shared connection stays behind and would hold it open
         process = _start(cluster, f"echo {MARK} 0", said.fileno())
+        silent = []
         try:
             process.wait(ANSWER_SECONDS)
-            silent = []
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
             silent = [f"the head did not answer within {ANSWER_SECONDS} s"]
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
         said.seek(0)
         lines = [line.strip() for line in said.read().splitlines() if line.strip()]
     if f"{MARK} 0" in lines:

@@ -79,13 +79,15 @@ def missing() -> str | None:
 
 @contextmanager
 def up(count: int, mountpoint: str = "/mnt/laresa") -> Iterator[Hosts]:
-    """`count` hosts, taken down whatever happens inside."""
+    """`count` hosts, taken down whatever happens inside, SIGTERM included."""
     hosts = Hosts(mountpoint)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         hosts.build(count)
         yield hosts
     finally:
         hosts.down()
+        signal.signal(signal.SIGTERM, before)
 
 
 class Hosts:

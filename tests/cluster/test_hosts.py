@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -35,6 +38,14 @@ def test_failures_and_what_stays():
             hosts.sh(1, "true", timeout=2)
         hosts.mend(1)
         assert hosts.sh(1, "hostname").stdout == "host1\n"
+    assert traces(hosts) == ""
+
+
+def test_nothing_stays_when_the_test_is_ended():
+    """CI ends a run that takes too long with SIGTERM."""
+    with pytest.raises(SystemExit), pretend.up(1) as hosts:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
     assert traces(hosts) == ""
 
 

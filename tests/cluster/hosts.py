@@ -124,6 +124,10 @@ class Hosts:
         """Power cut: every process of the host is gone at once, its disk with them."""
         self._processes[i].kill()  # unshare --kill-child takes the namespace along
         self._processes.pop(i).wait()
+        deadline = time.monotonic() + 10
+        while self.processes(i):  # the kernel takes a moment, and an sshd that is dying still answers
+            assert time.monotonic() < deadline, f"host {i} does not die"
+            time.sleep(0.02)
 
     def revive(self, i: int) -> None:
         """The same address with an empty disk."""

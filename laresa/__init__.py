@@ -11,10 +11,10 @@ from laresa.measurement import Measurement
 if TYPE_CHECKING:
     from laresa import losses, metrics
     from laresa.taxonomy import Taxonomy
-    from laresa.train import train
+    from laresa.training import train
 
 __all__ = ["Measurement", "Taxonomy", "TrialConfig", "losses", "metrics", "train"]
-_HOME = {"Taxonomy": "laresa.taxonomy", "train": "laresa.train"}
+_HOME = {"Taxonomy": "laresa.taxonomy", "train": "laresa.training"}
 
 
 def __getattr__(name: str) -> Any:
@@ -24,5 +24,5 @@ def __getattr__(name: str) -> Any:
         value = importlib.import_module(f"laresa.{name}")
     else:
         raise AttributeError(f"module 'laresa' has no attribute {name!r}")
-    globals()[name] = value  # the function `train` wins over the module of the same name
+    globals()[name] = value
     return value

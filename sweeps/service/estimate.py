@@ -105,7 +105,7 @@ def calibrate(config: TrialConfig, threads: int) -> float:
     """Seconds an epoch, from the second of two that are trained now (the first warms up) and kept nowhere."""
     import torch
 
-    from laresa.train import train
+    from laresa.training import train
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

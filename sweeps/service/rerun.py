@@ -136,7 +136,7 @@ def _unequal(epoch: int | None, then: Mapping[str, float], now: Mapping[str, flo
 
 def _train_again(record: TrialRecord, dataset: Any, device: str) -> tuple[list[Measurement], Mapping[str, float]]:
     """(history, final metrics) of the whole trial, or of as many epochs as an unfinished one measured."""
-    from laresa.train import train
+    from laresa.training import train
 
     steps = train(record.config, dataset=dataset, device=device)
     history: list[Measurement] = []

@@ -20,7 +20,7 @@ from laresa.config import TrialConfig
 from laresa.data import Dataset, load
 from laresa.errors import CheckpointError
 from laresa.measurement import Measurement
-from laresa.train import Result, Trainer
+from laresa.training import Result, Trainer
 from sweeps.service.courier import Courier
 from sweeps.service.storage import Attempt, FencedError, SweepFolder, TrialFolder, write_json
 from sweeps.service.study import PlannedTrial

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -126,7 +127,10 @@ def run_trials(
     os.environ["TUNE_RESULT_BUFFER_LENGTH"] = "1000" if scheduler is None else "1"
     os.environ["TUNE_RESULT_BUFFER_MIN_TIME_S"] = "1" if scheduler is None else "0"
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory(prefix="laresa-tune-") as scratch:
+    for left in folder.root.glob("tune-*"):  # of a driver that was killed; this one holds the sweep alone
+        shutil.rmtree(left, ignore_errors=True)
+    # Tune wants a folder that its workers on other hosts can write to, though nothing in it matters.
+    with tempfile.TemporaryDirectory(prefix="tune-", dir=folder.root) as scratch:
         tuner = tune.Tuner(
             tune.with_resources(TuneTrial, {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial}),
             tune_config=tune.TuneConfig(

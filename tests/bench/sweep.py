@@ -77,7 +77,7 @@ class Worker:
         from sweeps.service.tracking import client
         client("http://127.0.0.1:9")
         from laresa.config import TrialConfig
-        from laresa.train import Trainer
+        from laresa.training import Trainer
         from sweeps.recipes import RECIPES
         trainer = Trainer(TrialConfig(**RECIPES["emoji120"]), dataset=None, device="cpu")
         trainer.epoch()

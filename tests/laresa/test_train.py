@@ -13,7 +13,7 @@ from laresa.config import TrialConfig
 from laresa.data import Dataset
 from laresa.errors import CheckpointError, ConfigError, NonFiniteLossError
 from laresa.model import build_model
-from laresa.train import Result, Trainer, fit, train
+from laresa.training import Result, Trainer, fit, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -15,7 +15,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from laresa.train import fit
+from laresa.training import fit
 from sweeps import trials
 from sweeps.service.server import LocalServer
 from sweeps.service.storage import SweepFolder

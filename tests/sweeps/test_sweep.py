@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from laresa.train import fit
+from laresa.training import fit
 from sweeps import best, best_n, trials
 from sweeps.service.storage import SweepFolder
 from sweeps.service.tracking import client

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -141,16 +142,20 @@ def negatives(y_N: Tensor, n_classes: int, generator: torch.Generator | None = N
     return (y_N + shift_N.to(y_N.device, non_blocking=True)) % n_classes
 
 
-def check_finite(output: ObjectiveOutput, step: int) -> None:
-    """Raise NonFiniteLossError if the total is NaN or infinite, naming the terms to blame. One wait for the device."""
-    total = output.total.item()
-    if math.isfinite(total):
+def check_finite(losses_ST: Tensor, names: Sequence[str], epoch: int) -> None:
+    """Raise NonFiniteLossError, naming the first step without a finite loss and the terms to blame.
+
+    losses_ST: what each of the epoch's S steps lost, by `names` (T): "total", then the terms.
+    """
+    broken_S = (~torch.isfinite(losses_ST)).any(1)
+    if not broken_S.any():
         return
-    values = dict(zip(output.names, output.terms_T.tolist(), strict=True))
-    blamed = {name: value for name, value in values.items() if not math.isfinite(value)}
-    what = ", ".join(f"{name} = {value}" for name, value in blamed.items()) or "the weights, every term being finite"
+    step = int(broken_S.nonzero()[0])
+    values = dict(zip(names, losses_ST[step].tolist(), strict=True))
+    guilty = [name for name in names if not math.isfinite(values[name]) and name != "total"]
+    what = ", ".join(f"{name} = {values[name]}" for name in guilty) or "the weights, every term being finite"
     raise NonFiniteLossError(
-        f"the loss is {total} at step {step}: {what}. Lower lr or alpha_lr, or use precision=fp32."
+        f"the loss is {values['total']} at step {step + 1} of epoch {epoch}: {what}. Lower lr or alpha_lr, or use fp32."
     )
 
 

@@ -22,12 +22,12 @@ from laresa import checkpoint
 from laresa.config import TrialConfig
 from laresa.data import Dataset, Split, load
 from laresa.data.augment import augment, normalise
-from laresa.errors import CheckpointError, NonFiniteLossError
+from laresa.errors import CheckpointError
 from laresa.labels import LabelEmbeddings, label_embeddings
 from laresa.measurement import Measurement
 from laresa.metrics import evaluate
 from laresa.model import LatentClassifier, build_model, input_statistics
-from laresa.objective import Objective
+from laresa.objective import Objective, check_finite
 from laresa.seeds import derive_seed, seed_everything
 from laresa.seeds import generator as generator_for
 
@@ -190,8 +190,7 @@ class Trainer:
     def _epoch_metrics(self, losses_ST: Tensor, number: int) -> dict[str, float]:
         """Means over the epoch's S steps of (total, each part): the one transfer from the device in an epoch."""
         names = ("total", *self.config.parts)
-        if not torch.isfinite(losses_ST).all():
-            raise _blame(losses_ST, names, number)
+        check_finite(losses_ST, names, number)
         means = dict(zip(names, losses_ST.mean(0).tolist(), strict=True))
         metrics = {"train/loss": means.pop("total")} | {f"train/loss_{part}": value for part, value in means.items()}
         metrics |= {f"weight/{term}": value for term, value in self.objective.weights().items()}
@@ -281,17 +280,6 @@ class Trainer:
         self.best_weights = checkpoint.under("best/", tensors)
         self.best_epoch, self.best_top1 = state["best_epoch"], state["best_top1"]
         self.history = [Measurement.from_dict(fields) for fields in state["history"]]
-
-
-def _blame(losses_ST: Tensor, names: Sequence[str], epoch: int) -> NonFiniteLossError:
-    """Which step of the epoch was the first without a finite loss, and which terms were to blame."""
-    step = int((~torch.isfinite(losses_ST)).any(1).nonzero()[0])
-    values = dict(zip(names, losses_ST[step].tolist(), strict=True))
-    guilty = [name for name in names if not math.isfinite(values[name]) and name != "total"]
-    what = ", ".join(f"{name} = {values[name]}" for name in guilty) or "the weights, every term being finite"
-    return NonFiniteLossError(
-        f"the loss is {values['total']} at step {step + 1} of epoch {epoch}: {what}. Lower lr or alpha_lr, or use fp32."
-    )
 
 
 def _schedule(name: str, done: float) -> float:

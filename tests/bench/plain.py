@@ -45,7 +45,9 @@ def objective(config: dict[str, Any]) -> None:
         trial.backbone, pretrained=False, input_size=32, latent_dim=fine.shape[1], classes=len(tree.names)
     )
     losses = Objective(trial, fine, coarse)
-    optimizer = torch.optim.Adam([*model.parameters(), *losses.parameters()], lr=trial.lr)
+    model = model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam([*model.parameters(), *losses.parameters()], lr=trial.lr, fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, trial.epochs)
     plain = [transforms.ToTensor(), transforms.Normalize(data.mean, data.std)]
     random = transforms.Compose([transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), *plain])
 
@@ -83,6 +85,7 @@ def objective(config: dict[str, Any]) -> None:
             optimizer.step()
             for name, value in output.terms.items():
                 sums[name] = sums.get(name, 0.0) + value.item()
+        schedule.step()
         top1 = accuracy(validation)
         if top1 > best[0]:
             best = (top1, accuracy(test))

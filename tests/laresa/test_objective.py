@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from laresa import losses
 from laresa.config import SUBSETS, WEIGHTINGS, TrialConfig
 from laresa.errors import ConfigError, NonFiniteLossError
-from laresa.objective import Objective, ObjectiveOutput, check_finite, negatives
+from laresa.objective import Objective, check_finite, negatives
 
 N, D, C = 12, 6, 5
 FULL = "ce+anchor+triplet+reg"
@@ -280,16 +280,11 @@ def test_what_a_subset_lacks_is_said() -> None:
 
 # ---------------------------------------------------------------------- not finite
 def test_check_finite_names_the_step_and_the_term() -> None:
-    objective, (logits, z, y) = make(), batch()
-    check_finite(objective(logits, z, y, seeded()), 1)
-    broken = logits.detach().clone()
-    broken[0] = torch.nan
-    with pytest.raises(NonFiniteLossError, match=r"nan at step 17: ce = nan\."):
-        check_finite(objective(broken, z, y, seeded()), 17)
-    with torch.no_grad():
-        objective.weighting.alpha[1] = torch.nan
-    with pytest.raises(NonFiniteLossError, match="step 18: the weights"):
-        check_finite(objective(logits, z, y, seeded()), 18)
-    output = ObjectiveOutput(torch.tensor(torch.inf), torch.tensor([1.0, torch.inf]), ("ce", "center"))
-    with pytest.raises(NonFiniteLossError, match=r"inf at step 3: center = inf"):
-        check_finite(output, 3)
+    names, fine = ("total", "ce", "center"), [3.0, 2.0, 1.0]
+    check_finite(torch.tensor([fine, fine]), names, 1)
+    with pytest.raises(NonFiniteLossError, match=r"nan at step 2 of epoch 17: ce = nan\."):
+        check_finite(torch.tensor([fine, [torch.nan, torch.nan, 1.0], [torch.inf] * 3]), names, 17)
+    with pytest.raises(NonFiniteLossError, match="inf at step 1 of epoch 3: ce = inf, center = inf"):
+        check_finite(torch.tensor([[torch.inf] * 3, fine]), names, 3)
+    with pytest.raises(NonFiniteLossError, match="step 1 of epoch 18: the weights"):
+        check_finite(torch.tensor([[torch.nan, 2.0, 1.0]]), names, 18)

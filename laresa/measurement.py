@@ -6,6 +6,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+# What a split is measured by, as in laresa.metrics.evaluate, and the loss of an epoch.
+SCORES = (
+    "top1",
+    "nn_hit",
+    "silhouette",
+    "spearman_fine",
+    "pearson_fine",
+    "spearman_coarse",
+    "pearson_coarse",
+    "classes_without_samples",
+    "mistake_severity",
+    "hierarchical_distance",
+    "sibling_accuracy",
+)
+LOWER_IS_BETTER = ("loss", "mistake_severity", "hierarchical_distance", "classes_without_samples")
+
+
+def better(metric: str) -> str:
+    """ "min" for a metric such as "val/loss" or "test/mistake_severity", else "max"."""
+    name = metric.rpartition("/")[2]
+    return "min" if name in LOWER_IS_BETTER or name.startswith("loss_") else "max"
+
 
 @dataclass(frozen=True)
 class Measurement:

@@ -39,7 +39,8 @@ ON_DEVICE_BYTES = 4 << 30  # a data set up to this size lives on the accelerator
 class Result:
     """What a finished trial hands over.
 
-    metrics: "test/...", measured once, from the weights of best_epoch; "best/val/top1", "best_epoch", "collapse_step".
+    metrics: "test/...", measured once, from the weights of best_epoch, and "best/val/..." of the same weights;
+        "best_epoch", "collapse_step".
     weights: state dict of the LatentClassifier at best_epoch, on the CPU.
     latents: test latents z_ND with y_N, parent_C and the names, as stored in latents.npz.
     """
@@ -89,12 +90,17 @@ def fit(config: TrialConfig, **options: Any) -> Result:
             return result
 
 
+def default_device() -> torch.device:
+    """CUDA where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 class Trainer:
     """The state of one trial: model, objective, optimiser, history, best weights."""
 
     def __init__(self, config: TrialConfig, *, dataset: Dataset | None, device: str | torch.device | None) -> None:
         self.config = config
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch.device(device or default_device())
         seed_everything(config.seed)
         self.dataset = dataset or load(config)
         self.labels = _labels(config, self.dataset, shuffled=False)
@@ -232,13 +238,15 @@ class Trainer:
 
     # ------------------------------------------------------------------ the end
     def result(self) -> Result:
-        """Load the best epoch's weights and measure the test split, once."""
+        """Load the best epoch's weights and measure the test split, once; validation too: choices are made there."""
         self.model.load_state_dict(self.best_weights)
-        logits_NC, z_ND = (part.cpu() for part in self._forward(self._test))
-        y_N, tree = self._test.labels.cpu(), self.dataset.taxonomy
-        scores = evaluate(logits_NC, z_ND, y_N, tree, self.labels)
-        metrics = {f"test/{name}": value for name, value in scores.items()}
-        best = self.history[self.best_epoch - 1].metrics
+        tree, metrics = self.dataset.taxonomy, dict[str, float]()
+        for prefix, split in (("best/val", self._val), ("test", self._test)):
+            logits_NC, z_ND = (part.cpu() for part in self._forward(split))
+            y_N = split.labels.cpu()
+            scores = evaluate(logits_NC, z_ND, y_N, tree, self.labels)
+            metrics |= {f"{prefix}/{name}": value for name, value in scores.items()}
+        best = self.history[self.best_epoch - 1].metrics  # as the epoch itself saw it
         metrics |= {f"best/{name}": value for name, value in best.items() if name.startswith("val/")}
         metrics["best_epoch"] = float(self.best_epoch)
         metrics["seconds/train"] = sum(measurement.seconds for measurement in self.history)

@@ -49,12 +49,14 @@ def build_report(
     rule: SelectionRule = BEST_VALIDATION,
     latent_arms: Sequence[str] | None = PAPER_PANELS,
     space: Space | None = None,
+    objectives: Sequence[str] = ("val/top1",),
 ) -> Report:
     """Write report.html, tables/*.{md,tex,csv} and figures/*.{svg,png} under `out`, replacing what has the same name.
 
     latents: gives a trial's test latents (the arrays of latents.npz) or None; asked only for the panels drawn.
     plan: name -> (planned, actual), for a table of its own. latent_arms: the arms with a UMAP panel; None for all.
-    space: what the search trials were drawn from, for their pictures. Arms are compared over evidence trials only.
+    space: what the search trials were drawn from, for their pictures; objectives: what they were searched by.
+    Arms are compared over evidence trials only.
     Raises DataError where `records` is empty.
     """
     evidence, searched = candidates.split(records)
@@ -65,7 +67,7 @@ def build_report(
     variants = comparisons.variants(blocks, rng)
     made = _tables(context, against_ce, variants, plan)
     drawn = _draw(blocks, latents, latent_arms, out / "figures")
-    part = _search_part(searched, space, rule, out / "figures") if searched else None
+    part = _search_part(searched, space, objectives, rule, out / "figures") if searched else None
     summary = (*summarise(blocks, against_ce, variants), *candidates.sentences(searched))
     summary = summary if blocks else (*summary, candidates.NO_EVIDENCE)
     searched_tables, all_figures = (part.tables, (*drawn, *part.figures)) if part else ((), drawn)
@@ -77,18 +79,25 @@ def build_report(
     return Report(html, written, tuple(path for saved in all_figures for path in (saved.svg, saved.png)), summary)
 
 
-def _search_part(searched: Sequence[TrialRecord], space: Space | None, rule: SelectionRule, folder: Path) -> SearchPart:
+def _search_part(
+    searched: Sequence[TrialRecord],
+    space: Space | None,
+    objectives: Sequence[str],
+    rule: SelectionRule,
+    folder: Path,
+) -> SearchPart:
     """What the searches tried: tables, Optuna's pictures where the space is known, and why some are missing."""
     from reports import search  # only here is Optuna needed
 
     found = candidates.by_search(searched)
     scopes = [scope for name, trials in found.items() for scope in search.scopes(name, trials, space)] if space else []
     made = (
+        candidates.pareto_table(searched, objectives),
         candidates.best_table(searched, rule),
         search.importance_table(scopes, named=len(found) > 1),
         candidates.states_table(searched),
     )
-    drawn = search.drawings(searched, space) if space else []
+    drawn = search.drawings(searched, space, objectives) if space else []
     text = (candidates.sentence(candidates.describe(searched)), *search.too_few(searched, space))
     return SearchPart(
         text, tuple(table for table in made if table), tuple(figures.save(drawing, folder) for drawing in drawn)

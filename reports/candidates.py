@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from laresa.measurement import better
 from reports.formats import MISSING, Cell, Column, Rows, Table
 from reports.select import TEST, Arm, SelectionRule, budget, value
 from reports.tables import FAILURE_COLUMNS, Row, failure_row
+from sweeps.service.best import front
 from sweeps.service.records import STATES, TrialRecord
 
 VALIDATION = "best/val/top1"
@@ -139,6 +141,34 @@ def best_table(searched: Sequence[TrialRecord], rule: SelectionRule) -> Table | 
     )
     title = "Best configurations by validation"
     return Table("search", title, columns, tuple(blocks), notes, block_keys=("search",)) if blocks else None
+
+
+def pareto_table(searched: Sequence[TrialRecord], objectives: Sequence[str]) -> Table | None:
+    """The Pareto front of each search; None where none has finished or there is one objective only."""
+    blocks = []
+    for name, trials in by_search(searched).items() if len(objectives) > 1 else ():
+        scored = [t for t in ranked(trials) if not any(math.isnan(value(t, f"best/{m}")) for m in objectives)]
+        names = varied(trials)
+        rows = [_pareto_row(trial, names, objectives) for trial in front(scored, objectives)]
+        blocks += [Rows(name, (name,), tuple(rows))] if rows else []
+    columns = (
+        Column("trial", ("signature",), "l"),
+        Column("configuration", ("configuration",), "wrap"),
+        *(Column(f"{m}{' (low is good)' if better(m) == 'min' else ''}", (m.replace("/", "_"),)) for m in objectives),
+    )
+    notes = (
+        "Finished trials than which no other is better in one column and as good in the others, "
+        f"of {len(searched):,} tried; n = 1: each is one trial on one seed and fold.",
+        "Measured on the validation split, at the epoch with its best top-1. The test split chose nothing.",
+    )
+    title = f"Pareto front of {' and '.join(objectives)}"
+    return Table("pareto", title, columns, tuple(blocks), notes, block_keys=("search",)) if blocks else None
+
+
+def _pareto_row(trial: TrialRecord, names: Sequence[str], objectives: Sequence[str]) -> Row:
+    text, numbers = configuration(trial, names), [value(trial, f"best/{metric}") for metric in objectives]
+    known = (Cell(trial.signature, (trial.signature,)), Cell(text, (text,)))
+    return (*known, *(Cell(f"{number:.3f}", (number,)) for number in numbers))
 
 
 def _best_row(rank: int, trial: TrialRecord, names: Sequence[str]) -> Row:

@@ -19,6 +19,7 @@ from optuna.importance import BaseImportanceEvaluator, FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from optuna.visualization import matplotlib as pictures
 
+from laresa.measurement import better
 from reports.candidates import VALIDATION, by_search, is_scored
 from reports.figures import BLACK, BLUE, GREY, TERM_COLORS, Drawing, legend
 from reports.formats import MISSING, Cell, Column, Rows, Table
@@ -164,15 +165,19 @@ def _key(evaluator: str) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------- pictures
-def drawings(searched: Sequence[TrialRecord], space: Space) -> list[Drawing]:
-    """All pictures of one search; of several, one common history and two pictures each, for at most MOST of them."""
+def drawings(searched: Sequence[TrialRecord], space: Space, objectives: Sequence[str] = ("val/top1",)) -> list[Drawing]:
+    """All pictures of one search; of several, one common history and two pictures each, for at most MOST of them.
+
+    They show validation top-1; with several objectives their Pareto front comes first.
+    """
     studies = {name: rebuild(name, trials, space) for name, trials in by_search(searched).items()}
     enough = {name: study for name, study in studies.items() if len(_finished(study)) >= ENOUGH}
     drawn = dict(list(enough.items())[:MOST])
+    first = _pareto(searched, objectives)
     if not drawn:
-        return []
+        return first
     several = len(studies) > 1
-    found = [_history(list(drawn.values()))]
+    found = [*first, _history(list(drawn.values()))]
     for number, (name, study) in enumerate(drawn.items(), start=1):
         stem, of = (f"search-{number}", f": {name}") if several else ("search", "")
         asked = scopes(name, by_search(searched)[name], space)
@@ -228,6 +233,22 @@ def _history(studies: Sequence[optuna.Study]) -> Drawing:
         legend(figure, [(study.study_name, color) for study, color in zip(studies, colors, strict=False)], columns=4)
     caption = "A dot for every finished trial in the order of their start, the line their best so far. Pruned: no dot."
     return Drawing("search-history", "Optimisation history", caption, "Validation top-1 by trial", figure)
+
+
+def _pareto(searched: Sequence[TrialRecord], objectives: Sequence[str]) -> list[Drawing]:
+    """Two or three objectives against each other, over all searches."""
+    if len(objectives) not in (2, 3):
+        return []
+    study = optuna.create_study(directions=["minimize" if better(m) == "min" else "maximize" for m in objectives])
+    for trial in searched:
+        values = [value(trial, f"best/{metric}") for metric in objectives]
+        if trial.state == "finished" and not any(map(math.isnan, values)):
+            study.add_trial(create_trial(values=values))
+    if not study.trials:
+        return []
+    figure = _plot(lambda: pictures.plot_pareto_front(study, target_names=list(objectives)), 5, 7)
+    caption = "A dot for every finished trial, measured on validation; the front apart."
+    return [Drawing("search-pareto", "Pareto front", caption, f"{' against '.join(objectives)}", figure)]
 
 
 def _parallel(study: optuna.Study, stem: str, of: str) -> list[Drawing]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from sweeps.service import records
-from sweeps.service.records import TrialRecord, best, best_n
+from sweeps.service.best import best, best_n, pareto
+from sweeps.service.records import TrialRecord
 
-__all__ = ["TrialRecord", "best", "best_n", "trials"]
+__all__ = ["TrialRecord", "best", "best_n", "pareto", "trials"]
 
 
 def trials(sweep: str, *, as_frame: bool = False, **options: Any) -> Any:

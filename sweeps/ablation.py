@@ -59,7 +59,7 @@ def tuned(cell: Cell, args: argparse.Namespace, replicate: Replicate) -> Search:
         trials=args.tune,
         replicate=replicate,
         sampler=args.sampler,
-        scheduler=args.scheduler,
+        scheduler=args.scheduler or "asha",
         seed=args.search_seed,
         first=(cell.config,),
     )

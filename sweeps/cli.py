@@ -18,6 +18,7 @@ from sweeps.service.submit import add_submit_verb
 from sweeps.service.team import add_server_verb
 
 STUDIES = {"ablation": "sweeps.ablation", "search": "sweeps.search"}
+STOPPED = 130  # the exit code that shells know for Ctrl-C
 DEMO = ["--sweep", "demo", "--dataset", "emoji120"]
 
 
@@ -35,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, ValueError) else 1
     except BrokenPipeError:
         return 1
+    except KeyboardInterrupt:
+        print("laresa: stopped; what was measured is kept", file=sys.stderr)
+        return STOPPED
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -68,8 +72,12 @@ def _add_query_verbs(verbs: Any) -> None:
         add_place_options(verb)
     for verb in (status, best):
         verb.add_argument("--json", action="store_true", help="print a list of records as JSON")
-    best.add_argument("--metric", default="val/top1", help="at the epoch best on validation (default: val/top1)")
-    best.add_argument("--n", type=int, default=1, help="how many (default: 1)")
+    best.add_argument(
+        "--metric",
+        metavar="METRIC,...",
+        help="at the epoch best on validation; of several, the Pareto front (default: what the sweep searched by)",
+    )
+    best.add_argument("--n", type=int, help="how many (default: 1; of a Pareto front all)")
     best.add_argument("--by", metavar="FIELD", help="the best of each value of a field, such as subset")
     report.add_argument("--out", metavar="DIR", help="folder to write (default: build/SWEEP)")
     _add_data_verb(verbs)
@@ -140,16 +148,26 @@ def _run(args: argparse.Namespace) -> int:
 
     study = _study(args)
     result = run(study, run_options(args))
+    if result.stopped:
+        counts = ", ".join(f"{count} {state}" for state, count in sorted(result.states.items()))
+        print(f"stopped: {counts}; the same command continues, `laresa report {study.name}` shows what there is")
+        return STOPPED
     report = _write_report(study.name, args.tracking_uri, Path("build") / study.name)
     _print_table(report)
     print(f"states      {', '.join(f'{count} {state}' for state, count in sorted(result.states.items()))}")
-    print(
-        f"time        {result.wall_seconds:.0f} s for the sweep, {result.training_seconds:.0f} s of it training "
-        f"on {result.concurrency} workers: efficiency {result.efficiency:.2f}"
-    )
+    print(f"time        {_time(result)}")
     print(f"report      {report.html}")
     print(f"MLflow      {result.sweep.uri}/#/experiments/{result.sweep.experiment_id}")
     return 0 if set(result.states) <= {"finished", "pruned"} else 1
+
+
+def _time(result: Any) -> str:
+    if not result.wall_seconds:
+        return "nothing was left to train"
+    return (
+        f"{result.wall_seconds:.0f} s for the sweep, {result.training_seconds:.0f} s of it training "
+        f"on {result.concurrency} workers: efficiency {result.efficiency:.2f}"
+    )
 
 
 # ---------------------------------------------------------------------- asking
@@ -167,9 +185,16 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _best(args: argparse.Namespace) -> int:
-    from sweeps import best_n
+    from sweeps import best_n, pareto
+    from sweeps.service.records import objectives
 
-    records = best_n(args.sweep, metric=args.metric, n=args.n, by=args.by, tracking_uri=args.tracking_uri)
+    uri = args.tracking_uri
+    metrics = tuple(args.metric.split(",")) if args.metric else objectives(args.sweep, tracking_uri=uri)
+    if len(metrics) > 1:
+        records = pareto(args.sweep, metrics, by=args.by, tracking_uri=uri)[: args.n]
+    else:
+        n = 1 if args.n is None else args.n
+        records = best_n(args.sweep, metric=metrics[0], n=n, by=args.by, tracking_uri=uri)
     if args.json:
         print(json.dumps([_brief(record) for record in records], indent=1))
         return 0
@@ -177,7 +202,7 @@ def _best(args: argparse.Namespace) -> int:
         values = ", ".join(
             f"{k} {v:.4f}"
             for k, v in sorted(record.metrics.items())
-            if k in (f"best/{args.metric}", args.metric, "test/top1")
+            if k in {"test/top1", *metrics, *(f"best/{metric}" for metric in metrics)}
         )
         print(f"{record.signature}  {record.arm}, seed {record.config.seed}, fold {record.config.fold}: {values}")
         print("  " + json.dumps(record.config.to_dict()))
@@ -212,6 +237,7 @@ def _write_report(sweep: str, tracking_uri: str | None, out: Path) -> Any:
         tracking_url=url,
         plan=records.plan_against_actual(sweep, tracking_uri=uri),
         space=records.space(sweep, tracking_uri=uri),
+        objectives=records.objectives(sweep, tracking_uri=uri),
     )
     records.attach_report(sweep, out, tracking_uri=uri)
     return report

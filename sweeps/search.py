@@ -18,11 +18,19 @@ from sweeps.service.study import Search, Study
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_study_options(parser, seeds="0")
     add_search_options(parser, trials=60)
+    parser.add_argument(
+        "--objective",
+        default="val/top1",
+        metavar="METRIC,...",
+        help="validation metrics to search by, at the epoch best on validation; several are answered by their Pareto "
+        "front: val/top1,val/nn_hit (default: val/top1)",
+    )
 
 
 def build(args: argparse.Namespace) -> Study:
     """One Optuna study on the first replicate; the paper's own settings, full and ce alone, are asked first."""
     base, known = base_config(args), replicates(args)
+    objectives = tuple(args.objective.split(","))
     search = Search(
         name="search",
         base=base,
@@ -30,8 +38,9 @@ def build(args: argparse.Namespace) -> Study:
         trials=args.trials,
         replicate=known[0],
         sampler=args.sampler,
-        scheduler=args.scheduler,
+        scheduler=args.scheduler or ("asha" if objectives == ("val/top1",) else "none"),
         seed=args.search_seed,
+        objectives=objectives,
         first=(base.replace(subset=SUBSETS[-1]), base.replace(subset="ce")),
     )
     name = args.sweep or f"search-{args.dataset.strip('/').split('/')[-1]}"

@@ -15,13 +15,19 @@ from sweeps.service.study import Replicate
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """Where and how a sweep runs; nothing here changes what is learned."""
+    """Where and how a sweep runs; nothing here changes what is learned.
+
+    gpu_memory_per_trial: GiB, instead of gpus_per_trial. halve_batch: a trial that runs out of a whole GPU's memory is
+    followed by one with half the batch, which is another configuration under the same arm.
+    """
 
     tracking_uri: str | None = None
     storage: Path | None = None
     cpus_per_trial: float = 1.0
     gpus_per_trial: float = 0.0
     concurrency: int | None = None
+    gpu_memory_per_trial: float | None = None
+    halve_batch: bool = False
 
 
 def add_study_options(parser: argparse.ArgumentParser, seeds: str = "0,1,2") -> None:
@@ -50,8 +56,10 @@ def add_search_options(parser: argparse.ArgumentParser, trials: int | None) -> N
             "--trials", type=int, default=trials, metavar="N", help=f"in all; more later extends ({trials})"
         )
     how.add_argument("--hours", type=float, metavar="H", help="after them nothing new is asked")
-    how.add_argument("--sampler", default="tpe", help="tpe, random, gp, cmaes, qmc or grid (default: tpe)")
-    how.add_argument("--scheduler", default="asha", help="asha, hyperband, median or none (default: asha)")
+    how.add_argument("--sampler", default="tpe", help="tpe, random, gp, cmaes, nsga2, qmc or grid (default: tpe)")
+    how.add_argument(
+        "--scheduler", help="asha, hyperband, median or none (default: asha, with several objectives none)"
+    )
     how.add_argument("--search-seed", type=int, default=0, metavar="S", help="of the sampler")
     how.add_argument(
         "--space",
@@ -85,6 +93,14 @@ def search_space(args: argparse.Namespace) -> dict[str, Any]:
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("where and how it runs")
     how.add_argument("--gpus-per-trial", type=float, default=0.0, metavar="F", help="a fraction packs a GPU")
+    how.add_argument(
+        "--gpu-memory-per-trial", type=float, metavar="GIB", help="packs GPUs by memory, instead of --gpus-per-trial"
+    )
+    how.add_argument(
+        "--halve-batch",
+        action="store_true",
+        help="where a whole GPU is too small, go on with half the batch: another configuration, compared all the same",
+    )
     how.add_argument("--cpus-per-trial", type=float, default=1.0, metavar="N", help="also the trial's threads")
     how.add_argument("--concurrency", type=int, metavar="N", help="trials at once (default: as many as fit)")
     add_place_options(how)
@@ -101,6 +117,9 @@ def run_options(args: argparse.Namespace) -> RunOptions:
     """Checked options; ConfigError names the one that can't be."""
     if args.cpus_per_trial <= 0 or args.gpus_per_trial < 0:
         raise ConfigError("--cpus-per-trial must be > 0 and --gpus-per-trial >= 0")
+    if args.gpu_memory_per_trial is not None and (args.gpu_memory_per_trial <= 0 or args.gpus_per_trial):
+        given = f"--gpu-memory-per-trial {args.gpu_memory_per_trial:g}"
+        raise ConfigError(f"{given}: expected more than 0, and no --gpus-per-trial beside it")
     if args.concurrency is not None and args.concurrency < 1:
         raise ConfigError(f"--concurrency {args.concurrency}: expected 1 or more")
     return RunOptions(
@@ -109,6 +128,8 @@ def run_options(args: argparse.Namespace) -> RunOptions:
         cpus_per_trial=args.cpus_per_trial,
         gpus_per_trial=args.gpus_per_trial,
         concurrency=args.concurrency,
+        gpu_memory_per_trial=args.gpu_memory_per_trial,
+        halve_batch=args.halve_batch,
     )
 
 

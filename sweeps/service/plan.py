@@ -67,7 +67,8 @@ def _fixed(study: Study) -> dict[str, dict[str, Any]]:
     searches = {}
     for search in study.searches:
         space = {name: repr(distribution) for name, distribution in search.space.items()}
-        rules = {"sampler": search.sampler, "scheduler": search.scheduler, "metric": search.metric, "seed": search.seed}
+        rules = {name: getattr(search, name) for name in ("sampler", "scheduler", "seed")}
+        rules["objectives"] = list(search.objectives)
         replicate = {"replicate": [search.replicate.seed, search.replicate.fold]}
         searches[search.name] = {**_shared(search.base), **rules, **replicate, "space": space}
     return {"arms": arms, "searches": searches}

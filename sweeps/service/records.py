@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -79,7 +78,7 @@ def tracked_states(sweep: str, uri: str | None) -> dict[str, str]:
     experiment = client(uri).get_experiment_by_name(sweep)
     if experiment is None:
         return {}
-    runs = _runs(client(uri), experiment.experiment_id, "")
+    runs = runs_of(client(uri), experiment.experiment_id, "")
     return {run.data.tags["laresa.signature"]: run.data.tags.get("laresa.state", "interrupted") for run in runs}
 
 
@@ -97,9 +96,9 @@ def trials(
     ConfigError: no such sweep; unknown field in `where`.
     """
     uri = reading_uri(tracking_uri)
-    api, experiment_id = _experiment(uri, sweep)
-    conditions = _conditions(where or {})
-    found = [_record(sweep, run) for run in _runs(api, experiment_id, conditions)]
+    api, experiment_id = open_experiment(uri, sweep)
+    conditions = conditions_of(where or {})
+    found = [record_from(sweep, run) for run in runs_of(api, experiment_id, conditions)]
     return [_with_history(api, record) for record in found] if with_history else found
 
 
@@ -112,48 +111,7 @@ def record_of(run_id: str, *, tracking_uri: str | None = None) -> TrialRecord:
         raise ConfigError(f"no run {run_id!r} at {uri}: `laresa status SWEEP --json` shows each trial's run_id")
     if run.data.tags.get("laresa.kind") != "trial":
         raise ConfigError(f"run {run_id} is not a trial's: `laresa status SWEEP --json` shows each trial's run_id")
-    return _with_history(api, _record(run.data.tags["laresa.sweep"], run))
-
-
-def best_n(
-    sweep: str,
-    metric: str = "val/top1",
-    *,
-    n: int = 1,
-    by: str | None = None,
-    where: Mapping[str, Any] | None = None,
-    mode: str = "max",
-    tracking_uri: str | None = None,
-) -> list[TrialRecord]:
-    """The n best finished trials; with `by`, the n best of each value of that field.
-
-    A validation metric counts at the epoch best on validation top-1, not at the last one.
-    ConfigError: no such sweep, none finished, or none has the metric.
-    """
-    if n < 1 or mode not in ("max", "min"):
-        raise ConfigError(f"n={n}, mode={mode!r}: expected n >= 1 and mode 'max' or 'min'")
-    name = f"best/{metric}" if metric.startswith("val/") else metric
-    uri = reading_uri(tracking_uri)
-    api, experiment_id = _experiment(uri, sweep)
-    conditions = _conditions({**(where or {}), "state": "finished"})
-    found = _runs(api, experiment_id, conditions) if by else _top(api, experiment_id, conditions, name, n, mode)
-    finished = [_record(sweep, run) for run in found]
-    if not finished:
-        raise ConfigError(f"sweep {sweep!r} has no finished trial{f' where {dict(where)}' if where else ''}")
-    scored = [record for record in finished if not math.isnan(record.metrics.get(name, math.nan))]
-    if not scored:
-        known = {m.removeprefix("best/") for record in finished for m in record.metrics}
-        raise ConfigError(f"no finished trial of {sweep!r} has the metric {metric!r}{nearest(metric, known)}")
-    scored.sort(key=lambda record: record.metrics[name], reverse=mode == "max")
-    groups: dict[Any, list[TrialRecord]] = {}
-    for record in scored:
-        groups.setdefault(_value(record, by) if by else None, []).append(record)
-    return [record for group in groups.values() for record in group[:n]]
-
-
-def best(sweep: str, metric: str = "val/top1", **options: Any) -> TrialRecord:
-    """The best finished trial of a sweep (options as in best_n)."""
-    return best_n(sweep, metric, n=1, **options)[0]
+    return _with_history(api, record_from(run.data.tags["laresa.sweep"], run))
 
 
 def latents(record: TrialRecord, *, tracking_uri: str | None = None) -> Mapping[str, Any] | None:
@@ -171,7 +129,7 @@ def latents(record: TrialRecord, *, tracking_uri: str | None = None) -> Mapping[
 def attach_report(sweep: str, folder: Path, *, tracking_uri: str | None = None) -> None:
     """Log a report to the sweep's parent run, so that it opens in MLflow's UI."""
     uri = reading_uri(tracking_uri)
-    api, experiment_id = _experiment(uri, sweep)
+    api, experiment_id = open_experiment(uri, sweep)
     for parent in api.search_runs([experiment_id], "tags.`laresa.kind` = 'sweep'", max_results=1):
         api.log_artifacts(parent.info.run_id, str(folder), "report")
 
@@ -186,6 +144,12 @@ def space(sweep: str, *, tracking_uri: str | None = None) -> dict[str, Any] | No
     return {name: json_to_distribution(distribution) for name, distribution in json.loads(text).items()}
 
 
+def objectives(sweep: str, *, tracking_uri: str | None = None) -> tuple[str, ...]:
+    """The metrics a sweep's search looked for; validation top-1 for a sweep that recorded none."""
+    text = _parent_tag(sweep, "laresa.objectives", tracking_uri)
+    return ("val/top1",) if text is None else tuple(json.loads(text))
+
+
 def plan_against_actual(sweep: str, *, tracking_uri: str | None = None) -> dict[str, tuple[float, float]] | None:
     """name -> (planned, actual) as the runner left it; None for a sweep that was not planned."""
     text = _parent_tag(sweep, "laresa.plan", tracking_uri)
@@ -193,7 +157,7 @@ def plan_against_actual(sweep: str, *, tracking_uri: str | None = None) -> dict[
 
 
 def _parent_tag(sweep: str, name: str, tracking_uri: str | None) -> str | None:
-    api, experiment_id = _experiment(reading_uri(tracking_uri), sweep)
+    api, experiment_id = open_experiment(reading_uri(tracking_uri), sweep)
     for parent in api.search_runs([experiment_id], "tags.`laresa.kind` = 'sweep'", max_results=1):
         tag: str | None = parent.data.tags.get(name)
         return tag
@@ -202,7 +166,7 @@ def _parent_tag(sweep: str, name: str, tracking_uri: str | None) -> str | None:
 
 def experiment_url(sweep: str, uri: str) -> str | None:
     """Where the sweep opens in MLflow's UI; None where no server answers behind `uri`."""
-    return f"{uri.rstrip('/')}/#/experiments/{_experiment(uri, sweep)[1]}" if uri.startswith("http") else None
+    return f"{uri.rstrip('/')}/#/experiments/{open_experiment(uri, sweep)[1]}" if uri.startswith("http") else None
 
 
 def as_frame(records: Sequence[TrialRecord]) -> Any:
@@ -213,7 +177,7 @@ def as_frame(records: Sequence[TrialRecord]) -> Any:
     return pd.DataFrame([{**{n: getattr(r, n) for n in identity}, **r.config.to_dict(), **r.metrics} for r in records])
 
 
-def _experiment(uri: str, sweep: str) -> tuple[Any, str]:
+def open_experiment(uri: str, sweep: str) -> tuple[Any, str]:
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise ConfigError(f"no sweep {sweep!r}: nothing was tracked in {uri.removeprefix('sqlite:///')} yet")
     api = client(uri)
@@ -224,24 +188,7 @@ def _experiment(uri: str, sweep: str) -> tuple[Any, str]:
     return api, experiment.experiment_id
 
 
-def _top(api: Any, experiment_id: str, conditions: str, metric: str, n: int, mode: str) -> list[Any]:
-    """Runs among which the n best by `metric` are: a page raises the bar for the next, until few are above it.
-
-    MLflow can order by a metric itself, but that takes seconds in an experiment of thousands of runs.
-    """
-    size, bar = max(100, n), ""
-    while True:
-        only = f"tags.`laresa.kind` = 'trial'{conditions}{bar}"
-        rows = api.search_runs([experiment_id], only, max_results=size, order_by=["attributes.start_time DESC"])
-        values = [run.data.metrics[metric] for run in rows if not math.isnan(run.data.metrics.get(metric, math.nan))]
-        if not rows.token or not values:
-            return list(rows)
-        edge = sorted(values, reverse=mode == "max")[: min(n, len(values))][-1]
-        bar = f" AND metrics.`{metric}` {'>=' if mode == 'max' else '<='} {edge!r}"
-        size = min(2 * size, 50_000)
-
-
-def _runs(api: Any, experiment_id: str, conditions: str) -> Iterator[Any]:
+def runs_of(api: Any, experiment_id: str, conditions: str) -> Iterator[Any]:
     token: str | None = None
     while True:
         rows = api.search_runs(
@@ -257,7 +204,7 @@ def _runs(api: Any, experiment_id: str, conditions: str) -> Iterator[Any]:
             return
 
 
-def _conditions(where: Mapping[str, Any]) -> str:
+def conditions_of(where: Mapping[str, Any]) -> str:
     fields = {field.name for field in dataclasses.fields(TrialConfig)}
     conditions = ""
     for name, value in where.items():
@@ -273,7 +220,7 @@ def _conditions(where: Mapping[str, Any]) -> str:
     return conditions
 
 
-def _record(sweep: str, run: Any) -> TrialRecord:
+def record_from(sweep: str, run: Any) -> TrialRecord:
     tags, params = run.data.tags, run.data.params
     fields = {name: _parse(name, text) for name, text in params.items()}
     return TrialRecord(
@@ -305,7 +252,7 @@ def _with_history(api: Any, record: TrialRecord) -> TrialRecord:
     return dataclasses.replace(record, history=tuple(Measurement.from_dict(row) for row in rows))
 
 
-def _value(record: TrialRecord, name: str) -> Any:
+def field_value(record: TrialRecord, name: str) -> Any:
     if name in ("arm", "state"):
         return getattr(record, name)
     fields = record.config.to_dict()

@@ -6,8 +6,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ from sweeps.service import plan as planning
 from sweeps.service import tracking
 from sweeps.service.adopt import adopt, check_same_data
 from sweeps.service.estimate import actual_against_plan, note_plan
+from sweeps.service.gpu import packed
+from sweeps.service.nodes import check_nodes
 from sweeps.service.options import RunOptions
 from sweeps.service.prepare import prepare, provenance_tags
 from sweeps.service.records import tracked_states
@@ -33,7 +35,7 @@ log = logging.getLogger("laresa.runner")
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a finished `run` tells: counts by state, and the seconds the trials took.
+    """What a finished `run` tells: counts by state, and the seconds the trials took. stopped: by Ctrl-C.
 
     wall_seconds: from the first trial handed to Ray to the end of the last, the start of its workers included.
     """
@@ -43,6 +45,7 @@ class SweepResult:
     wall_seconds: float
     training_seconds: float
     concurrency: int
+    stopped: bool = False
 
     @property
     def efficiency(self) -> float:
@@ -62,6 +65,8 @@ def run(study: Study, options: RunOptions) -> SweepResult:
         try:
             if anything_left(study, folder):
                 connect()
+                check_nodes(folder)
+                options = packed(options)
                 prepare(study)  # while the local server starts
             if server is not None:
                 server.wait(uri)
@@ -86,12 +91,14 @@ class Runner:
         self.tracked = tracked_states(study.name, sweep.uri)
         self.wall = self.training = 0.0
         self.concurrency = 1
+        self.halved: list[PlannedTrial] = []  # planned here, in place of what a whole GPU was too small for
 
     def run(self) -> SweepResult:
         from sweeps.service.source import FixedPlan, Interleaved, OptunaSource, best_config
 
         note_plan(self.study, self.options, self.folder, self.sweep.uri)
         check_same_data(self.api, self.sweep.experiment_id, [search.base for search in self.study.searches])
+        stopped = False
         searches = [OptunaSource(search, self.folder, self._take_over_one) for search in self.study.searches]
         try:
             if searches:
@@ -106,13 +113,16 @@ class Runner:
                 self._train(FixedPlan(pending), done)
             elif not searches:
                 Watch(study.name, done, study.size)
+            if self.options.halve_batch:
+                self._halve(study.trials())
         except KeyboardInterrupt:
-            log.warning("stopped; the same command continues")
+            stopped = True
+            disconnect()  # a worker that still trained could tell the tracker more after it was settled
         states = self._settle(searches)
         self.api.set_tag(self.sweep.parent_run_id, "laresa.plan", json.dumps(actual_against_plan(self.folder)))
         whole = set(states) <= {"finished", "pruned"}
         self.api.set_terminated(self.sweep.parent_run_id, "FINISHED" if whole else "FAILED")
-        return SweepResult(self.sweep, states, self.wall, self.training, self.concurrency)
+        return SweepResult(self.sweep, states, self.wall, self.training, self.concurrency, stopped)
 
     def _take_over_one(self, trial: PlannedTrial) -> int:
         return adopt(self.api, self.study.name, self.folder, [trial])
@@ -128,11 +138,39 @@ class Runner:
 
         started = time.monotonic()
         watch = Watch(self.study.name, done, self.study.size)
-        self.concurrency, seconds = run_trials(
-            source, self.sweep, self.folder, self.options, self.tags, watch, scheduler
-        )
+        ended = run_trials(source, self.sweep, self.folder, self.options, self.tags, watch, scheduler)
+        self.concurrency = ended.concurrency
         self.wall += time.monotonic() - started
-        self.training += seconds
+        self.training += ended.training_seconds
+        if ended.stopped:
+            raise KeyboardInterrupt
+        if ended.crowded:
+            self._train_alone(source, ended.crowded, watch.done)
+
+    def _train_alone(self, source: Any, trials: Sequence[PlannedTrial], done: int) -> None:
+        """What ran out of the memory of a shared GPU, with a whole one for each."""
+        from sweeps.service.source import Again
+        from sweeps.service.tuning import run_trials
+
+        options = replace(self.options, gpus_per_trial=1.0)
+        watch, started = Watch(self.study.name, done, self.study.size), time.monotonic()
+        ended = run_trials(Again(trials, source), self.sweep, self.folder, options, self.tags, watch)
+        self.wall += time.monotonic() - started
+        self.training += ended.training_seconds
+        if ended.stopped:
+            raise KeyboardInterrupt
+
+    def _halve(self, trials: Sequence[PlannedTrial]) -> None:
+        """Half the batch, and again half, for what ran out of a whole GPU's memory."""
+        from sweeps.service.source import FixedPlan
+
+        while smaller := [half for trial in trials if (half := halved(trial, self.folder)) is not None]:
+            self.halved += smaller
+            log.warning("%d trials go on with half the batch: not the configuration of their pairs", len(smaller))
+            pending = [trial for trial in smaller if self.folder.trial(trial.signature).outcome() is None]
+            if pending:
+                self._train(FixedPlan(pending), self.study.size - len(pending))
+            trials = smaller
 
     def _seconds(self) -> float | None:
         return None if self.study.hours is None else self.study.hours * 3600
@@ -155,7 +193,7 @@ class Runner:
         chosen = {s.search.name: config for s in searches if (config := best_config_or_none(s)) is not None}
         planned = [*(trial for source in searches for trial in source.planned())]
         if not searches or set(chosen) >= {cell.arm for cell in self.study.cells}:
-            planned += self.study.chosen(chosen).trials()
+            planned += [*self.study.chosen(chosen).trials(), *self.halved]
         states, counts = tracked_states(self.study.name, self.sweep.uri), dict[str, int]()
         for trial in planned:
             state = self._settle_trial(trial, states.get(trial.signature, "not started"))
@@ -175,6 +213,14 @@ class Runner:
             tracking.interrupt(self.api, self.sweep, trial.signature)
             return "interrupted"
         return shown
+
+
+def halved(trial: PlannedTrial, folder: SweepFolder) -> PlannedTrial | None:
+    """The trial with half the batch, if it failed for want of memory and has a batch to halve."""
+    outcome = folder.trial(trial.signature).outcome() or {}
+    if not (outcome.get("error") or "").startswith("OutOfMemoryError") or trial.config.batch_size < 4:
+        return None
+    return replace(trial, config=trial.config.replace(batch_size=trial.config.batch_size // 2))
 
 
 def sweep_folder(name: str, options: RunOptions) -> SweepFolder:
@@ -198,6 +244,8 @@ def describe(study: Study) -> dict[str, str]:
     arms = json.dumps([cell.arm for cell in study.cells])
     replicates = json.dumps([[replicate.seed, replicate.fold] for replicate in study.replicates])
     tags = {"laresa.arms": arms, "laresa.replicates": replicates, "laresa.trials": str(study.size)}
+    if study.searches:
+        tags["laresa.objectives"] = json.dumps(study.searches[0].objectives)
     space = {name: found for search in study.searches for name, found in search.space.items()}
     if space:
         from optuna.distributions import distribution_to_json

@@ -23,6 +23,7 @@ from optuna.trial import TrialState
 
 from laresa.config import TrialConfig
 from laresa.errors import ConfigError, nearest
+from laresa.measurement import SCORES, better
 from sweeps.service.space import as_params, check_space, suggest
 from sweeps.service.storage import StorageError, SweepFolder
 from sweeps.service.study import PlannedTrial, Search
@@ -63,12 +64,27 @@ class FixedPlan:
         return None
 
 
+BY_EPOCH = ("val/top1",)  # the objective that every epoch measures, which schedulers can stop a trial by
+
+
+class Again(FixedPlan):
+    """Trials of another source once more, which hears how they end."""
+
+    def __init__(self, trials: Iterable[PlannedTrial], source: Source) -> None:
+        super().__init__(trials)
+        self._source = source
+
+    def concluded(self, trial: PlannedTrial, outcome: Mapping[str, Any]) -> None:
+        self._source.concluded(trial, outcome)
+
+
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     # group: a conditional space (a margin only with the triplet) is split into what is always asked together
     "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True),
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
     "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
     "cmaes": lambda seed: optuna.samplers.CmaEsSampler(seed=seed),
+    "nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed),
     "qmc": lambda seed: optuna.samplers.QMCSampler(seed=seed),
     "grid": lambda seed: optuna.samplers.BruteForceSampler(seed=seed),
 }
@@ -81,11 +97,7 @@ class OptunaSource:
         self, search: Search, folder: SweepFolder, take_over: Callable[[PlannedTrial], object] = lambda trial: None
     ) -> None:
         """take_over: called with what is suggested; it may put the outcome of an earlier sweep on storage."""
-        if search.trials < 1:
-            raise ConfigError(f"--trials {search.trials}: expected 1 or more")
-        if search.sampler not in SAMPLERS:
-            raise ConfigError(f"unknown sampler {search.sampler!r}{nearest(search.sampler, SAMPLERS)}")
-        check_space(search.space, search.base)
+        check_search(search)
         self.search, self._folder, self._take_over = search, folder, take_over
         self.study = open_study(search, folder.root)
         self._numbers: dict[str, int] = {}  # signature -> trial number of the study
@@ -173,17 +185,41 @@ class OptunaSource:
         return PlannedTrial(self.search.name, config.replace(seed=replicate.seed, fold=replicate.fold), "search")
 
     def _tell(self, number: int, outcome: Mapping[str, Any]) -> None:
+        objectives = self.search.objectives
         trial = optuna.trial.Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
-        for row in outcome["history"]:
+        for row in outcome["history"] if objectives == BY_EPOCH else ():
             if "val/top1" in row["metrics"]:
                 trial.report(row["metrics"]["val/top1"], row["epoch"])
-        value = outcome["metrics"].get(self.search.metric)
+        values = [outcome["metrics"].get(f"best/{name}", math.nan) for name in objectives]
         if outcome["state"] == "pruned":
             self.study.tell(number, state=TrialState.PRUNED)
-        elif outcome["state"] == "finished" and value is not None and value == value:
-            self.study.tell(number, value)
+        elif outcome["state"] == "finished" and all(map(math.isfinite, values)):
+            self.study.tell(number, values)
         else:
             self.study.tell(number, state=TrialState.FAIL)
+
+
+def check_search(search: Search) -> None:
+    """ConfigError for a budget, sampler, scheduler, objective or space that can't be."""
+    if search.trials < 1:
+        raise ConfigError(f"--trials {search.trials}: expected 1 or more")
+    if search.sampler not in SAMPLERS:
+        raise ConfigError(f"unknown sampler {search.sampler!r}{nearest(search.sampler, SAMPLERS)}")
+    known = [f"val/{name}" for name in ("loss", *SCORES)]
+    for name in search.objectives:
+        if name not in known:
+            only = "; the test split chooses nothing" if name.startswith("test/") else ""
+            raise ConfigError(f"unknown objective {name!r}{nearest(name, known)}{only}")
+    if len(set(search.objectives)) < max(1, len(search.objectives)):
+        raise ConfigError(f"--objective {','.join(search.objectives)}: expected one or more metrics, each once")
+    if search.objectives != BY_EPOCH and search.scheduler != "none":
+        raise ConfigError(
+            f"--scheduler {search.scheduler} stops trials by val/top1 alone: expected none with --objective "
+            + ",".join(search.objectives)
+        )
+    if len(search.objectives) > 1 and search.sampler == "cmaes":
+        raise ConfigError("--sampler cmaes takes one objective: expected tpe, nsga2, gp, qmc or random")
+    check_space(search.space, search.base)
 
 
 def open_study(search: Search, folder: Path) -> optuna.Study:
@@ -198,7 +234,7 @@ def open_study(search: Search, folder: Path) -> optuna.Study:
         study = optuna.create_study(
             study_name=search.name,
             storage=storage,
-            direction="maximize",
+            directions=["minimize" if better(name) == "min" else "maximize" for name in search.objectives],
             # A restart goes on with another stream: the old one would suggest again what it suggested first.
             sampler=SAMPLERS[search.sampler](search.seed + 1000 * told.get("starts", 0)),
             load_if_exists=True,
@@ -222,6 +258,9 @@ def best_config(source: OptunaSource) -> TrialConfig:
 
 
 def best_config_or_none(source: OptunaSource) -> TrialConfig | None:
+    """As best_config, or None; None, too, for several objectives, which have no single best."""
+    if len(source.search.objectives) > 1:
+        return None
     with contextlib.suppress(ConfigError):
         return best_config(source)
     return None

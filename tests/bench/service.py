@@ -65,7 +65,7 @@ def _no_op_sweep(count: int) -> tuple[float, float, float]:
     original, tuning.TuneTrial = tuning.TuneTrial, NoOp
     plan = FixedPlan(PlannedTrial("ce", TrialConfig(subset="ce", seed=seed)) for seed in range(count))
     silent = Watch("bench", 0, count)
-    silent._say = lambda line: None  # type: ignore[method-assign]
+    silent.say = lambda line: None  # type: ignore[method-assign]
     try:
         with tempfile.TemporaryDirectory() as folder:
             before, cpu, wall = _resident(), time.process_time(), time.perf_counter()

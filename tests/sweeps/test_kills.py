@@ -32,16 +32,27 @@ def start(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
         return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True, text=True)
 
 
-def workers(driver: int) -> list[int]:
-    """Processes of the driver's own Ray that are training."""
+def of_session(driver: int) -> dict[int, str]:
+    """Command lines, by process, of all that the driver began; it leads a session of its own."""
     listed = subprocess.run(["ps", "-ww", "-eo", "pid=,sid=,args="], capture_output=True, text=True).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()]
-    return [int(pid) for pid, session, name in rows if int(session) == os.getsid(driver) and name.startswith("ray::")]
+    return {int(pid): name for pid, session, name in rows if int(session) == driver}
+
+
+def workers(driver: int) -> list[int]:
+    """Processes of the driver's own Ray that are training."""
+    return [pid for pid, name in of_session(driver).items() if name.startswith("ray::")]
 
 
 def kill_worker(driver: subprocess.Popen[str]) -> None:
     for pid in workers(driver.pid)[:1]:
         os.kill(pid, signal.SIGKILL)
+
+
+def kill_raylet(driver: subprocess.Popen[str]) -> None:
+    for pid, name in of_session(driver.pid).items():
+        if name.partition(" ")[0].endswith("raylet/raylet"):
+            os.kill(pid, signal.SIGKILL)
 
 
 def kill_driver(driver: subprocess.Popen[str]) -> None:
@@ -56,11 +67,16 @@ def kill_server(driver: subprocess.Popen[str]) -> None:
     server.wait(server.launch())
 
 
-KILLS = {"worker": kill_worker, "driver": kill_driver, "server": kill_server}
+KILLS = {"worker": kill_worker, "raylet": kill_raylet, "driver": kill_driver, "server": kill_server}
 
 
-def disturb(arguments: list[str], folder: Path, storage: SweepFolder, kills: list[str], seed: int) -> None:
-    """Run, kill at a random moment once something is trained, type it again, until all kills are done and it ends."""
+def disturb(
+    arguments: list[str], folder: Path, storage: SweepFolder, kills: list[str], seed: int, spread: float = 1.5
+) -> None:
+    """Run, kill at a random moment once something is trained, type it again, until all kills are done and it ends.
+
+    spread: seconds over which the moments lie.
+    """
     rng = random.Random(seed)
     driver = start(arguments, folder)
     try:
@@ -71,7 +87,7 @@ def disturb(arguments: list[str], folder: Path, storage: SweepFolder, kills: lis
                 if len(list(storage.root.glob("trials/*/attempt-*/checkpoint-*"))) > 0 or before:
                     break
                 time.sleep(0.02)
-            time.sleep(rng.uniform(0.0, 1.5))
+            time.sleep(rng.uniform(0.0, spread))
             if driver.poll() is None:
                 KILLS[kill](driver)
             if driver.poll() is not None:
@@ -100,7 +116,7 @@ def test_a_fixed_plan_ends_as_if_undisturbed(server: str, pictures: Path, tmp_pa
     study = ["ablation", "--sweep", "matrix", "--dataset", str(pictures), "--subsets", "ce,ce+anchor", "--seeds", "0,1"]
     arguments = ["run", *study, "--epochs", str(EPOCHS), *QUICK]
     storage = SweepFolder(laresa_home / "storage" / "matrix")
-    disturb(arguments, tmp_path, storage, ["worker", "server", "driver"], seed=0)
+    disturb(arguments, tmp_path, storage, ["worker", "server", "raylet", "driver"], seed=0)
     assert_settled(server, "matrix", {"finished"})
     records = trials("matrix")
     assert len(records) == 4

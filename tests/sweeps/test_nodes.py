@@ -1,0 +1,121 @@
+"""Several nodes, as Ray pretends them on one machine: one dies, another joins; what every host must see."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from sweeps import trials
+from sweeps.service.nodes import BlindWorkerError, Host, ask, check_here, complain
+from sweeps.service.storage import StorageError, SweepFolder
+from sweeps.service.tuning import explain_pending
+from tests.sweeps.conftest import QUICK
+from tests.sweeps.test_kills import assert_settled, kill_driver, start
+
+
+def test_a_host_that_does_not_see_the_storage_is_named(tmp_path: Path):
+    sees, blind = Host("head", True, 0.1, 1.0), Host("worker-7", False, 0.0, 1.0)
+    complain(tmp_path, [sees])
+    with pytest.raises(StorageError, match=r"is not shared: worker-7 can't see it\. Give --storage a folder"):
+        complain(tmp_path, [sees, blind])
+
+
+def test_clocks_that_differ_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.WARNING, "laresa.nodes"):
+        complain(tmp_path, [Host("near", True, -6.0, 4.0)])  # its answer took up to four seconds to arrive
+        assert not caplog.messages
+        complain(tmp_path, [Host("ahead", True, 7.0, 1.0), Host("behind", True, -90.0, 4.0)])
+    assert ["the clock of ahead is +7 s off" in caplog.messages[0], "behind is -90 s" in caplog.messages[1]] == [
+        True
+    ] * 2
+
+
+def test_a_worker_without_the_sweeps_folder_does_not_begin(tmp_path: Path):
+    with pytest.raises(BlindWorkerError, match="is the shared folder mounted there"):
+        check_here(tmp_path)
+    (tmp_path / "plan.json").write_text("{}")
+    check_here(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("asks", "exists", "words"),
+    [
+        (
+            {"CPU": 1, "GPU": 0.25},
+            {"CPU": 8},
+            "One asks for 1 CPU, 0.25 GPU; the cluster has 8 CPU, 0 GPU: no host here",
+        ),
+        ({"CPU": 16, "GPU": 0}, {"CPU": 8}, "it can't fit: ask for less"),
+        ({"CPU": 1, "GPU": 1}, {"CPU": 8, "GPU": 2}, "others may hold it"),
+    ],
+)
+def test_why_nothing_runs(asks, exists, words: str):
+    assert words in explain_pending(asks, exists)
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A head that trains nothing and two nodes with a logical GPU each."""
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        for _ in range(2):
+            made.add_node(num_cpus=2, num_gpus=1)
+        made.wait_for_nodes()
+        yield made
+    finally:
+        ray.shutdown()
+        made.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_node_dies_and_another_joins(
+    cluster: Cluster, server: str, pictures: Path, tmp_path: Path, laresa_home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    study = ["ablation", "--sweep", "nodes", "--dataset", str(pictures), "--subsets", "ce,ce+anchor", "--seeds", "0,1"]
+    options = ["--gpus-per-trial", "0.5", "--concurrency", "2", "--epochs", "25", *QUICK]
+    storage = SweepFolder(laresa_home / "storage" / "nodes")
+    driver = start(["run", *study, *options], tmp_path)
+    try:
+        deadline = time.monotonic() + 120
+        while len({path.parts[-3] for path in storage.root.glob("trials/*/attempt-*/checkpoint-*")}) < 2:
+            assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+            assert driver.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+        busy = sorted(cluster.worker_nodes, key=lambda node: _gpus_free(node.node_id))[0]
+        cluster.remove_node(busy, allow_graceful=False)
+        cluster.add_node(num_cpus=2, num_gpus=1)
+        assert driver.wait(timeout=200) == 0, (tmp_path / "log").read_text()
+    finally:
+        if driver.poll() is None:
+            kill_driver(driver)
+    assert_settled(server, "nodes", {"finished"})
+    records = trials("nodes")
+    assert len(records) == 4
+    attempts = [storage.trial(record.signature).outcome()["attempts"] for record in records]
+    assert max(attempts) >= 2  # somebody took over from the node that died
+
+
+def _gpus_free(node_id: str) -> float:
+    ray.init(address=os.environ["RAY_ADDRESS"], ignore_reinit_error=True, log_to_driver=False, logging_level=40)
+    return ray.state.available_resources_per_node().get(node_id, {}).get("GPU", 0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_every_node_is_asked(cluster: Cluster, tmp_path: Path):
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=40)
+    (tmp_path / "there").touch()
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    hosts = ask(nodes, tmp_path / "there")
+    assert len(nodes) == len(hosts) == 3
+    assert all(host.sees and abs(host.ahead) < host.asking + 1 for host in hosts)
+    assert not any(host.sees for host in ask(nodes, tmp_path / "not there"))

@@ -27,7 +27,7 @@ def test_a_need_becomes_a_fraction_that_fits(needed: float, fraction: float):
 
 
 def test_a_need_greater_than_the_gpu_is_refused():
-    with pytest.raises(ConfigError, match="--gpu-memory-per-trial 24: the smallest GPU has 24.0 GiB"):
+    with pytest.raises(ConfigError, match=r"--gpu-memory-per-trial 24: the smallest GPU has 24\.0 GiB"):
         gpu.share(24.0, 24.0)
 
 

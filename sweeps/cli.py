@@ -145,6 +145,7 @@ def _replicates_needed(comparisons: int, replicates: int) -> str:
 
 def _run(args: argparse.Namespace) -> int:
     from sweeps.service.runner import run
+    from sweeps.service.tracking import sweep_url
 
     study = _study(args)
     result = run(study, run_options(args))
@@ -157,7 +158,7 @@ def _run(args: argparse.Namespace) -> int:
     print(f"states      {', '.join(f'{count} {state}' for state, count in sorted(result.states.items()))}")
     print(f"time        {_time(result)}")
     print(f"report      {report.html}")
-    print(f"MLflow      {result.sweep.uri}/#/experiments/{result.sweep.experiment_id}")
+    print(f"MLflow      {sweep_url(result.sweep.uri, result.sweep.experiment_id)}")
     return 0 if set(result.states) <= {"finished", "pruned"} else 1
 
 

@@ -15,7 +15,7 @@ from laresa.config import TrialConfig
 from laresa.errors import ConfigError, nearest
 from laresa.measurement import Measurement
 from sweeps.service.server import LocalServer
-from sweeps.service.tracking import check, client, run_or_none
+from sweeps.service.tracking import check, client, run_or_none, sweep_url
 
 SCHEMA_VERSION = 1
 STATES = ("finished", "pruned", "failed", "interrupted", "running")
@@ -166,7 +166,7 @@ def _parent_tag(sweep: str, name: str, tracking_uri: str | None) -> str | None:
 
 def experiment_url(sweep: str, uri: str) -> str | None:
     """Where the sweep opens in MLflow's UI; None where no server answers behind `uri`."""
-    return f"{uri.rstrip('/')}/#/experiments/{open_experiment(uri, sweep)[1]}" if uri.startswith("http") else None
+    return sweep_url(uri, open_experiment(uri, sweep)[1]) if uri.startswith("http") else None
 
 
 def as_frame(records: Sequence[TrialRecord]) -> Any:

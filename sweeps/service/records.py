@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from sweeps.service.server import LocalServer
 from sweeps.service.tracking import check, client, run_or_none, sweep_url
 
 SCHEMA_VERSION = 1
+DOWNLOADS = 8  # at once
 STATES = ("finished", "pruned", "failed", "interrupted", "running")
 
 
@@ -99,7 +101,10 @@ def trials(
     api, experiment_id = open_experiment(uri, sweep)
     conditions = conditions_of(where or {})
     found = [record_from(sweep, run) for run in runs_of(api, experiment_id, conditions)]
-    return [_with_history(api, record) for record in found] if with_history else found
+    if not with_history:
+        return found
+    with ThreadPoolExecutor(DOWNLOADS) as pool:  # each waits for the server most of the time
+        return list(pool.map(lambda record: _with_history(api, record), found))
 
 
 def record_of(run_id: str, *, tracking_uri: str | None = None) -> TrialRecord:

@@ -140,6 +140,7 @@ def tracking() -> list[dict[str, object]]:
 
 def query() -> list[dict[str, object]]:
     """best and trials over stores of thousands of runs, through a server."""
+    from reports.build import build_report
     from sweeps import best, trials
     from sweeps.service.server import LocalServer
     from sweeps.service.tracking import open_sweep
@@ -152,7 +153,7 @@ def query() -> list[dict[str, object]]:
             large, small = (open_sweep(url, name, {}).experiment_id for name in ("large", "small"))
             with sqlite3.connect(Path(folder) / "mlflow" / "mlflow.db", timeout=60) as database:
                 _fill(database, large, 9000)  # in random order: neither the first nor the last is the best
-                _fill(database, small, 1000)
+                _fill(database, small, 1000, Path(folder) / "mlflow" / "artifacts")
             best("small", tracking_uri=url)  # the server's own first time
             started = time.perf_counter()
             found = best("large", tracking_uri=url)
@@ -162,22 +163,38 @@ def query() -> list[dict[str, object]]:
             records = trials("small", tracking_uri=url)
             listing = time.perf_counter() - started
             assert len(records) == 1000
+            started = time.perf_counter()
+            whole = trials("small", tracking_uri=url, with_history=True)
+            build_report(whole, Path(folder) / "report", latents=lambda record: None, title="small")
+            reporting = time.perf_counter() - started
         finally:
             server.stop()
     return [
         row("best over 10,000 runs", top, "s", 1.0, top, "a sweep of 9,000 in a store of 10,000; baseline: goal 1 s"),
         row("trials of a sweep of 1,000", listing, "s", 3.0, listing / 3, "baseline: goal 3 s"),
+        row("report of 1,000 runs", reporting, "s", 20.0, reporting / 20, "histories fetched, no latents; goal 20 s"),
     ]
 
 
-def _fill(database: sqlite3.Connection, experiment: str, count: int) -> None:
-    """Finished runs as the tracker writes them, straight into the database: thousands by the API would take minutes."""
+def _fill(database: sqlite3.Connection, experiment: str, count: int, artifacts: Path | None = None) -> None:
+    """Finished runs as the tracker writes them, straight into the database: thousands by the API would take minutes.
+
+    artifacts: the server's folder of them, for each run's history of 20 epochs.
+    """
     columns = [name for _, name, *_ in database.execute("PRAGMA table_info(runs)")]
     for position, index in enumerate(random.Random(0).sample(range(count), count)):
         run_id = uuid.uuid4().hex
         config = TrialConfig(subset=SUBSETS[index % 8], seed=index)
         values: dict[str, Any] = dict.fromkeys(columns)
         values |= {"run_uuid": run_id, "name": f"run {index}", "experiment_id": int(experiment), "status": "FINISHED"}
+        values["artifact_uri"] = f"mlflow-artifacts:/{experiment}/{run_id}/artifacts"
+        if artifacts is not None:
+            place = artifacts / experiment / run_id / "artifacts"
+            place.mkdir(parents=True)
+            curve = [
+                Measurement(e, {"val/top1": index / 10000 * e / 20, "train/loss": 1 / e}, 0.1) for e in range(1, 21)
+            ]
+            (place / "history.json").write_text(json.dumps([measurement.to_dict() for measurement in curve]))
         values |= {"source_type": "LOCAL", "user_id": "bench", "start_time": position, "lifecycle_stage": "active"}
         marks = ", ".join("?" * len(columns))
         database.execute(f"INSERT INTO runs ({', '.join(columns)}) VALUES ({marks})", [values[c] for c in columns])

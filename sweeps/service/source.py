@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import time
 import warnings
 from collections import deque
@@ -226,6 +227,7 @@ def open_study(search: Search, folder: Path) -> optuna.Study:
     """The study in `<folder>/optuna.journal`; StorageError if the file is damaged or of another version."""
     path = folder / "optuna.journal"
     path.with_name(path.name + ".lock").unlink(missing_ok=True)  # of a dead driver: this one holds the sweep alone
+    _drop_half_line(path)
     try:
         backend = JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path)))
         storage = JournalStorage(backend)
@@ -241,12 +243,21 @@ def open_study(search: Search, folder: Path) -> optuna.Study:
         )
     except OSError as error:
         raise StorageError(f"study file {path} can't be used: {error}") from error
-    except (ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # Optuna's replay meets damage with whatever the damage makes of it
         raise StorageError(
             f"study file {path} is damaged or from another version of Optuna ({error}): move it away"
         ) from error
     study.set_user_attr("starts", told.get("starts", 0) + 1)
     return study
+
+
+def _drop_half_line(path: Path) -> None:
+    """Cut what a driver that died was writing: Optuna would append to it, and could never read the file again."""
+    if not path.exists():
+        return
+    written = path.read_bytes()
+    if written and not written.endswith(b"\n"):
+        os.truncate(path, written.rfind(b"\n") + 1)
 
 
 def best_config(source: OptunaSource) -> TrialConfig:

@@ -140,6 +140,27 @@ def test_a_study_goes_on_after_its_driver_died(tmp_path: Path):
     assert extended.finished
 
 
+def test_a_half_written_line_is_cut_and_the_study_goes_on(tmp_path: Path):
+    journal, folder = tmp_path / "optuna.journal", SweepFolder(tmp_path)
+    first = take(OptunaSource(search(), folder), 2)[0]
+    with journal.open("ab") as file:
+        file.write(b'{"op_code": 4, "worker_id": "x", "study_')  # the power went
+    again = OptunaSource(search(), folder)
+    assert again.next() == first
+    assert len(take(again, 9)) == 5
+    assert all(line.startswith("{") and line.endswith("}") for line in journal.read_text().splitlines())
+
+
+def test_damage_in_the_middle_is_named(tmp_path: Path):
+    journal = tmp_path / "optuna.journal"
+    take(OptunaSource(search(), SweepFolder(tmp_path)), 3)
+    lines = journal.read_text().splitlines()
+    for broken in ([*lines[:2], "garbage", *lines[2:]], ["{}", *lines]):
+        journal.write_text("\n".join(broken) + "\n")
+        with pytest.raises(StorageError, match=r"optuna.journal is damaged"):
+            OptunaSource(search(), SweepFolder(tmp_path))
+
+
 def test_several_searches_take_turns_within_one_journal(tmp_path: Path):
     folder = SweepFolder(tmp_path)
     sources = [OptunaSource(search(name=name, trials=2), folder) for name in ("a", "b")]

@@ -65,7 +65,7 @@ def build_report(
     context = tables.Context(blocks, rule, budget(evidence), candidates.describe(searched))
     against_ce = comparisons.against_baseline(blocks, rng)
     variants = comparisons.variants(blocks, rng)
-    made = _tables(context, against_ce, variants, plan)
+    made = _tables(context, against_ce, variants, plan, rng)
     drawn = _draw(blocks, latents, latent_arms, out / "figures")
     part = _search_part(searched, space, objectives, rule, out / "figures") if searched else None
     summary = (*summarise(blocks, against_ce, variants), *candidates.sentences(searched))
@@ -109,13 +109,14 @@ def _tables(
     against_ce: Sequence[comparisons.Comparison],
     variants: Sequence[comparisons.Comparison],
     plan: Mapping[str, tuple[float, float]] | None,
+    rng: np.random.Generator,
 ) -> tuple[Table, ...]:
     """Every table that has something to say, in reading order."""
     made = [
         tables.top1_table(context) if context.blocks else None,
         comparisons.baseline_table(context, against_ce),
         comparisons.variants_table(context, variants),
-        comparisons.pooled_table(context, against_ce),
+        comparisons.pooled_table(context, against_ce, rng),
         tables.latent_table(context) if context.blocks else None,
         tables.correlation_table(context) if context.blocks else None,
         tables.peak_table(context) if context.blocks else None,

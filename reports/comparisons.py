@@ -20,6 +20,7 @@ from reports.statistics import (
     paired_differences,
     pooled,
     probability_better,
+    probability_better_pooled,
     replicates_for_effect,
     replicates_needed,
     sign_flip_p,
@@ -189,25 +190,27 @@ def _short_of_pairs(found: Sequence[Comparison]) -> list[str]:
     return [f"n too small for any verdict on {', '.join(rows)}: that takes {needed}."]
 
 
-def pooled_table(context: Context, found: Sequence[Comparison]) -> Table | None:
+def pooled_table(context: Context, found: Sequence[Comparison], rng: np.random.Generator) -> Table | None:
     """Each arm against `ce` over all blocks; None unless there are several."""
     rows = []
     for label in dict.fromkeys(comparison.arm for comparison in found):
         groups = [c.points for c in found if c.arm == label and c.n]
         if len(groups) > 1:
-            rows.append(_pooled_row(label, pooled(groups)))
+            rows.append(_pooled_row(label, pooled(groups), probability_better_pooled(groups, rng)))
     columns = (
         ARM,
         Column("data set and backbone pairs", ("pairs",)),
         Column("replicates", ("replicates",)),
         Column("difference [points]", ("difference_mean",)),
         Column("95 % interval", ("low", "high")),
+        Column("P(better)", ("probability_better",)),
         Column("sd between pairs", ("sd_between",)),
         Column("sd within a pair", ("sd_within",)),
     )
     notes = (
         "Replicates within pairs; every pair weighs the same. Interval: t with one degree of freedom fewer than pairs, "
         "so it speaks of further pairs like these and is wide for few.",
+        "P(better): share of 9,999 Bayesian bootstrap draws, of pairs and of replicates in each, with a mean above 0.",
         "sd between: of the pairs' true differences, by the method of moments; sd within: of replicates in a pair.",
     )
     blocks = (Rows("all data sets and backbones", (), tuple(rows)),)
@@ -215,7 +218,7 @@ def pooled_table(context: Context, found: Sequence[Comparison]) -> Table | None:
     return Table("pooled", title, columns, blocks, context.notes(*notes), block_keys=()) if rows else None
 
 
-def _pooled_row(label: str, estimate: Pooled) -> Row:
+def _pooled_row(label: str, estimate: Pooled, better: float) -> Row:
     e = estimate
     return (
         Cell(label, (label,)),
@@ -223,6 +226,7 @@ def _pooled_row(label: str, estimate: Pooled) -> Row:
         Cell(str(e.replicates), (e.replicates,)),
         Cell(signed(e.mean, 1), (e.mean,)),
         Cell(interval(e.low, e.high), (e.low, e.high)),
+        Cell(MISSING if math.isnan(better) else f"{better:.2f}", (better,)),
         Cell(MISSING if math.isnan(e.sd_between) else f"{e.sd_between:.1f}", (e.sd_between,)),
         Cell(MISSING if math.isnan(e.sd_within) else f"{e.sd_within:.1f}", (e.sd_within,)),
     )

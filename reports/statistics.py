@@ -128,6 +128,19 @@ def probability_better(differences_R: Floats, rng: np.random.Generator, *, draws
     return float((means > 0).mean() + 0.5 * (means == 0).mean())
 
 
+def probability_better_pooled(differences: Sequence[Floats], rng: np.random.Generator, *, draws: int = 9999) -> float:
+    """P(mean of the pairs' mean differences > 0) under a Bayesian bootstrap of both levels: pairs, replicates in them.
+
+    differences: of each pair (data set, backbone), its replicates. Ties count half; fewer than two pairs: nan.
+    """
+    groups = [np.asarray(group, dtype=np.float64) for group in differences if len(group)]
+    if len(groups) < 2:
+        return math.nan
+    means_DP = np.stack([rng.dirichlet(np.ones(group.size), size=draws) @ group for group in groups], axis=1)
+    means = (rng.dirichlet(np.ones(len(groups)), size=draws) * means_DP).sum(axis=1)
+    return float((means > 0).mean() + 0.5 * (means == 0).mean())
+
+
 @dataclass(frozen=True)
 class Pooled:
     """A mean difference over pairs (data set, backbone), with its 95 % t interval.

@@ -19,7 +19,7 @@ from ray.tune.search import Searcher
 
 from laresa.errors import ConfigError, nearest
 from sweeps.service.options import RunOptions
-from sweeps.service.source import Source
+from sweeps.service.source import FixedPlan, Source
 from sweeps.service.stopping import Stopping
 from sweeps.service.storage import SweepFolder
 from sweeps.service.study import PlannedTrial
@@ -28,6 +28,7 @@ from sweeps.service.trial import CROWDED, TrialContext, TuneTrial, conclude_prun
 from sweeps.service.watch import Watch
 
 PENDING_SECONDS = 30.0  # without a running trial, after which the reason is told
+WAITING, WAITING_SEARCH = 16, 2  # trials asked for before there is a place for them
 WORKER_DEATHS = 3  # how often a trial is given to a new worker after its own died
 
 # Tune reads these when a run begins. Its file loggers and result files serve nobody here.
@@ -122,6 +123,7 @@ class StopAfterEpoch(tune.Stopper):
 
     def __init__(self, stopping: Stopping, watch: Watch) -> None:
         self._stopping, self._watch = stopping, watch
+        self._last: set[str] | None = None  # what ran when it was asked
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -130,7 +132,10 @@ class StopAfterEpoch(tune.Stopper):
         return self._stopping.requested
 
     def stop_all(self) -> bool:
-        return self._stopping.requested and not self._watch.running
+        if not self._stopping.requested:
+            return False
+        self._last = set(self._watch.running) if self._last is None else self._last & set(self._watch.running)
+        return not self._last
 
 
 class Reporter(tune.Callback):
@@ -140,6 +145,7 @@ class Reporter(tune.Callback):
         self.watch, self.training_seconds = watch, 0.0
         self._stopping, self._said = stopping, False
         self._asks, self._idle_since = asks, time.monotonic()
+        self.most_running = 1
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # a terminal can't be pickled
@@ -157,6 +163,7 @@ class Reporter(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.watch.started(trial.trial_id, trial.config["arm"], trial.config["config"])
+        self.most_running = max(self.most_running, len(self.watch.running))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -172,7 +179,7 @@ class Reporter(tune.Callback):
 class Ended:
     """How run_trials ended.
 
-    concurrency: trials at once. training_seconds: inside training, over all workers. stopped: by the user.
+    concurrency: most trials at once. training_seconds: inside training, over all workers. stopped: by the user.
     crowded: trials that ran out of the memory of a GPU which they shared, without an outcome.
     """
 
@@ -192,7 +199,7 @@ def run_trials(
     scheduler: TrialScheduler | None = None,
 ) -> Ended:
     """Train what the source gives on the connected Ray."""
-    concurrency, stopping = options.concurrency or fitting(options), Stopping()
+    stopping = Stopping()
     memory = options.gpu_memory_per_trial if options.gpus_per_trial < 1 else None  # alone, it may have all there is
     context = TrialContext(sweep, str(folder.root), options.cpus_per_trial, tags, options.gpus_per_trial, memory)
     search = SourceSearch(source, context, watch, stopping)
@@ -200,6 +207,8 @@ def run_trials(
     reporter = Reporter(watch, stopping, asks)
     # Without a scheduler results are fetched a second's worth at a time; the tracker has every epoch from the worker.
     os.environ["TUNE_RESULT_BUFFER_LENGTH"] = "1000" if scheduler is None else "1"
+    # An autoscaler brings hosts for trials that wait; a search is not asked far ahead of what it knows.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(WAITING if isinstance(source, FixedPlan) else WAITING_SEARCH)
     os.environ["TUNE_RESULT_BUFFER_MIN_TIME_S"] = "1" if scheduler is None else "0"
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     for left in folder.root.glob("tune-*"):  # of a driver that was killed; this one holds the sweep alone
@@ -212,7 +221,7 @@ def run_trials(
                 search_alg=search,
                 scheduler=scheduler,
                 num_samples=-1,
-                max_concurrent_trials=concurrency,
+                max_concurrent_trials=options.concurrency,  # None: as many as fit, on hosts that join later, too
                 reuse_actors=True,  # a fresh worker costs seconds of importing torch
             ),
             run_config=tune.RunConfig(
@@ -226,13 +235,4 @@ def run_trials(
         )
         with stopping, watch:
             tuner.fit()
-    return Ended(concurrency, reporter.training_seconds, stopping.requested, tuple(search.crowded))
-
-
-def fitting(options: RunOptions) -> int:
-    """How many trials the cluster's CPUs and GPUs hold at once."""
-    total = ray.cluster_resources()
-    places = [total.get("CPU", 0) / options.cpus_per_trial]
-    if options.gpus_per_trial:
-        places.append(total.get("GPU", 0) / options.gpus_per_trial)
-    return max(1, math.floor(min(places) + 1e-9))
+    return Ended(reporter.most_running, reporter.training_seconds, stopping.requested, tuple(search.crowded))

@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import data, kills, objective, search, service, sweep
+from tests.bench import data, kills, objective, search, server, service, sweep
 
 BENCHES = {
     "data": data.augmentation,
@@ -27,6 +27,7 @@ BENCHES = {
     "driver": service.driver,
     "demo": sweep.efficiency,
     "plain": sweep.against_plain_parts,
+    "server": server.rates,
     "kills": kills.ten_moments,
     "search": search.pays,
 }

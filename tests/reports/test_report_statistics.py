@@ -153,6 +153,18 @@ def test_probability_better_of_two_is_known_exactly() -> None:
     assert s.probability_better(np.array([-1.0, 3.0]), rng(), draws=20_000) == pytest.approx(0.75, abs=0.015)
 
 
+def test_probability_better_over_pairs_is_known_for_two_of_one() -> None:
+    """One replicate each: only the pairs' weights are drawn, as for two replicates."""
+    one = s.probability_better_pooled([np.array([-1.0]), np.array([3.0])], rng(), draws=20_000)
+    assert one == pytest.approx(0.75, abs=0.015)
+    # Pairs that agree, one of them noisy: surer than the noisy pair alone, less sure than the quiet one.
+    noisy, quiet = np.array([-2.0, 4.0, 1.0]), np.array([1.0, 1.1, 0.9])
+    both = s.probability_better_pooled([noisy, quiet], rng())
+    assert s.probability_better(noisy, rng()) < both < 1.0
+    assert s.probability_better_pooled([quiet, quiet], rng()) == 1.0
+    assert np.isnan(s.probability_better_pooled([quiet], rng()))
+
+
 def test_probability_better_at_its_edges() -> None:
     assert s.probability_better(np.array([0.1, 2.0, 3.0]), rng()) == 1.0
     assert s.probability_better(np.zeros(3), rng()) == 0.5

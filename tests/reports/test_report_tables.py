@@ -185,12 +185,13 @@ def test_pooled_over_blocks() -> None:
     trials += [record("ce+reg", top1, seed=s, dataset="a") for s, top1 in enumerate((0.51, 0.53))]
     trials += [record("ce+reg", top1, seed=s, dataset="b") for s, top1 in enumerate((0.52, 0.56))]
     made, found = found_against_ce(trials)
-    table = comparisons.pooled_table(made, found)
+    table = comparisons.pooled_table(made, found, np.random.default_rng(0))
     assert table is not None
     assert column(table, "difference [points]") == ["+3.0"]
     assert column(table, "95 % interval") == ["−11.2 to +17.2"]
     assert column(table, "sd within a pair") == ["2.2"]
-    assert comparisons.pooled_table(made, found[:1]) is None
+    assert column(table, "P(better)") == ["1.00"]
+    assert comparisons.pooled_table(made, found[:1], np.random.default_rng(0)) is None
 
 
 # ------------------------------------------------------------------------------------------------ beside ours

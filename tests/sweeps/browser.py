@@ -26,7 +26,7 @@ def chromium() -> Iterator[Browser]:
     """Its profile is new and goes with it."""
     assert PROGRAM is not None
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--window-size=1700,1200"]
+        options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--window-size=2600,1200"]
         process = subprocess.Popen(
             [PROGRAM, *options, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"],
             stdout=subprocess.DEVNULL,

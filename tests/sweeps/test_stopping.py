@@ -85,7 +85,7 @@ def test_ctrl_c_leaves_everything_resumable(
 ):
     name = f"stopped-{presses}"
     study = ["ablation", "--sweep", name, "--dataset", str(pictures), "--subsets", "ce,ce+anchor", "--seeds", "0,1"]
-    arguments = ["run", *study, "--epochs", str(30 + presses), *QUICK]
+    arguments = ["run", *study, "--epochs", str(20 + presses), *QUICK]
     storage = SweepFolder(laresa_home / "storage" / name)
     driver = start(arguments, tmp_path)
     try:

@@ -79,39 +79,56 @@ def test_clock():
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("presses", [1, 2])
-def test_ctrl_c_leaves_everything_resumable(
-    presses: int, server: str, pictures: Path, tmp_path: Path, laresa_home: Path
-):
-    name = f"stopped-{presses}"
-    study = ["ablation", "--sweep", name, "--dataset", str(pictures), "--subsets", "ce,ce+anchor", "--seeds", "0,1"]
-    arguments = ["run", *study, "--epochs", str(20 + presses), *QUICK]
-    storage = SweepFolder(laresa_home / "storage" / name)
-    driver = start(arguments, tmp_path)
-    try:
-        deadline = time.monotonic() + 100
-        while not list(storage.root.glob("trials/*/attempt-*/checkpoint-000003*")):
-            assert time.monotonic() < deadline
-            assert driver.poll() is None, (tmp_path / "log").read_text()
-            time.sleep(0.05)
-        for _ in range(presses):
-            os.killpg(driver.pid, signal.SIGINT)  # the terminal's whole foreground group hears it
-            time.sleep(0.3)
-        assert driver.wait(timeout=60) == 130
-    finally:
-        if driver.poll() is None:
-            kill_driver(driver)
-    said = (tmp_path / "log").read_text()
-    assert "Traceback" not in said
-    assert f"the same command continues, `laresa report {name}`" in said
-    if presses == 1:
+def test_ctrl_c_leaves_everything_resumable(server: str, pictures: Path, tmp_path: Path, laresa_home: Path):
+    """Once in the first run, twice in the second; the third ends it. Meanwhile a second driver is refused."""
+    study = [
+        "ablation",
+        "--sweep",
+        "stopped",
+        "--dataset",
+        str(pictures),
+        "--subsets",
+        "ce,ce+anchor",
+        "--seeds",
+        "0,1",
+    ]
+    arguments = ["run", *study, "--epochs", "60", *QUICK]
+    storage = SweepFolder(laresa_home / "storage" / "stopped")
+
+    def newest() -> int:
+        found = storage.root.glob("trials/*/attempt-*/checkpoint-*")
+        return max((int(path.stem.partition("-")[2]) for path in found), default=0)
+
+    for presses in (1, 2):
+        before, driver = newest(), start(arguments, tmp_path)
+        try:
+            deadline = time.monotonic() + 100
+            if presses == 1:
+                while not storage.busy():
+                    time.sleep(0.05)
+                second = laresa(*arguments, check=False, cwd=tmp_path)
+                assert second.returncode == 1
+                assert f"sweep 'stopped' is being run by process {driver.pid}" in second.stderr
+            while newest() < before + 3:
+                assert time.monotonic() < deadline
+                assert driver.poll() is None, (tmp_path / "log").read_text()
+                time.sleep(0.05)
+            for _ in range(presses):
+                os.killpg(driver.pid, signal.SIGINT)  # the terminal's whole foreground group hears it
+                time.sleep(0.3)
+            assert driver.wait(timeout=60) == 130
+        finally:
+            if driver.poll() is None:
+                kill_driver(driver)
+        said = (tmp_path / "log").read_text()
+        assert "Traceback" not in said
+        assert said.count("the same command continues, `laresa report stopped`") == presses
         assert "running trials end their epoch" in said
-    assert workers(driver.pid) == []
-    assert "running" not in {record.state for record in trials(name)}
-    kept = max(int(path.stem.partition("-")[2]) for path in storage.root.glob("trials/*/attempt-*/checkpoint-*"))
-    assert kept >= 3
+        assert workers(driver.pid) == []
+        assert "running" not in {record.state for record in trials("stopped")}
+        assert newest() >= before + 3  # kept
     laresa(*arguments, cwd=tmp_path)
-    assert_settled(server, name, {"finished"})
-    assert len(trials(name)) == 4
-    attempts = [storage.trial(record.signature).outcome()["attempts"] for record in trials(name)]
-    assert max(attempts) == 2  # what ran went on
+    assert_settled(server, "stopped", {"finished"})
+    assert len(trials("stopped")) == 4
+    attempts = [storage.trial(record.signature).outcome()["attempts"] for record in trials("stopped")]
+    assert max(attempts) == 3  # what ran went on

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -15,7 +10,6 @@ import pytest
 
 from laresa.training import fit
 from sweeps import best, best_n, trials
-from sweeps.service.storage import SweepFolder
 from sweeps.service.tracking import client
 from tests.sweeps.conftest import QUICK, laresa
 
@@ -99,41 +93,6 @@ def test_sweep_from_nothing_to_report(server: str, pictures: Path, tmp_path: Pat
     assert len(listed) == 2
     assert listed[0]["metrics"]["best/val/top1"] >= listed[1]["metrics"]["best/val/top1"]
     assert laresa("status", "whole", cwd=tmp_path).stdout.startswith("whole: 4 finished\n")
-
-
-def wait_for_checkpoint(folder: SweepFolder, epoch_files: int, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if len(list(folder.root.glob("trials/*/attempt-*/checkpoint-*.safetensors"))) >= epoch_files:
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"no checkpoint appeared: {process.communicate()}")
-
-
-def test_driver_killed_in_the_middle_and_run_again(server: str, pictures: Path, tmp_path: Path, laresa_home: Path):
-    long = ["--epochs", "30"]  # the last --epochs counts
-    command = [sys.executable, "-m", "sweeps.cli", *arguments("killed", pictures, *long)]
-    driver = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    )
-    folder = SweepFolder(laresa_home / "storage" / "killed")
-    while not folder.busy() and driver.poll() is None:
-        time.sleep(0.05)
-    second = laresa(*arguments("killed", pictures, *long), check=False, cwd=tmp_path)
-    assert second.returncode == 1
-    assert f"sweep 'killed' is being run by process {driver.pid}" in second.stderr
-    wait_for_checkpoint(folder, 1, driver)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.communicate()
-
-    laresa(*arguments("killed", pictures, *long), cwd=tmp_path)
-    assert_complete(server, "killed", epochs=30)
-    attempts = {r.signature: int(r.provenance["attempts"]) for r in trials("killed")}
-    assert max(attempts.values()) >= 2  # something was under way when the driver died, and went on
-    for record in trials("killed"):
-        undisturbed = fit(record.config, device="cpu")
-        assert record.metrics["test/top1"] == undisturbed.metrics["test/top1"]
-        assert record.metrics["train/loss"] == undisturbed.history[-1].metrics["train/loss"]
 
 
 def test_tracking_server_that_does_not_answer_is_said_before_training(pictures: Path, tmp_path: Path):

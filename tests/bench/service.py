@@ -57,6 +57,9 @@ def _no_op_sweep(count: int) -> tuple[float, float, float]:
         def setup(self, config: dict[str, Any]) -> None:
             self.epoch = 0
 
+        def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+            return {}  # as TuneTrial
+
         def step(self) -> dict[str, Any]:
             self.epoch += 1
             state = "fenced" if self.epoch == EPOCHS else "running"

@@ -19,8 +19,11 @@ def efficiency() -> list[dict[str, object]]:
     """The demo, from nothing to its report, in a home of its own."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        out = _laresa(["demo"], Path(folder))
-        wall = time.perf_counter() - started
+        try:
+            out = _laresa(["demo"], Path(folder))
+        finally:
+            wall = time.perf_counter() - started
+            _laresa(["ui", "--stop"], Path(folder))
         found = re.search(r"time +([\d.]+) s for the sweep, ([\d.]+) s of it training on (\d+) workers", out)
         assert found, out
         sweep, training, workers = (float(part) for part in found.groups())

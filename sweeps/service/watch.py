@@ -130,10 +130,9 @@ class Watch:
         words = [f"{self.done} of {self.total} done", *(f"{count} {state}" for state, count in states.items())]
         words += [f"{self._epochs / passed:.1f} epochs/s"] if passed > 0 else []
         words += [f"{clock(passed)} passed", f"{clock(left)} left at most" if left is not None else "time left unknown"]
-        head: list[RenderableType] = [
-            Text(f"{self.name}: {' · '.join(words)}"),
-            ProgressBar(total=self.total, completed=self.done, width=60),
-        ]
+        bar = Table.grid()  # a bar alone does not end its line
+        bar.add_row(ProgressBar(total=self.total, completed=self.done, width=60))
+        head: list[RenderableType] = [Text(f"{self.name}: {' · '.join(words)}"), bar]
         if self._best[1]:
             head.append(Text(f"best val {self._best[0]:.3f}: {self._best[1]}"))
         rows = Table("running", "epoch", "val", "best val", "s an epoch", box=None, header_style="dim")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 import pytest
 
 from laresa.config import SUBSETS, TrialConfig
 from laresa.errors import ConfigError
-from sweeps import ablation
-from sweeps.service.plan import plan
+from sweeps import ablation, search
+from sweeps.service.plan import check_plan, plan, write_plan
 from sweeps.service.storage import SweepFolder, write_json
 from sweeps.service.study import Cell, Replicate, Study
 
@@ -83,3 +84,41 @@ def test_plan_tells_what_is_left(tmp_path: Path):
     rows = plan(study, folder, {finished.signature: "finished", failed.signature: "failed", new.signature: "running"})
     assert [row.state for row in rows] == ["finished", "failed", "deliver", "resume", "new"]
     assert [row.done for row in rows] == [True, True, True, False, False]
+
+
+def searching(*arguments: str) -> Study:
+    parser = argparse.ArgumentParser()
+    search.add_options(parser)
+    return search.build(parser.parse_args(arguments))
+
+
+def test_a_sweep_is_continued_and_extended(tmp_path: Path):
+    folder = SweepFolder(tmp_path)
+    write_plan(ablation.build(options("--subsets", "ce", "--seeds", "0")), folder)
+    check_plan(ablation.build(options("--subsets", "ce", "--seeds", "0")), folder)
+    wider = ablation.build(options("--subsets", "ce,ce+reg", "--seeds", "0,1,2"))  # another arm, more seeds
+    check_plan(wider, folder)
+    write_plan(wider, folder)
+    with pytest.raises(
+        ConfigError, match=r"holds 'ce\+reg' with lr=0\.004, this command has 0\.1: give the same options"
+    ):
+        check_plan(ablation.build(options("--subsets", "ce+reg", "--set", "lr=0.1")), folder)
+    check_plan(ablation.build(options("--subsets", "ce", "--seeds", "0")), folder)  # a part of it
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["--sampler", "random"], "sampler='tpe', this command has 'random'"),
+        (["--scheduler", "median"], "scheduler='asha', this command has 'median'"),
+        (["--space", "lr=1e-4:1e-1:log"], "with space="),
+        (["--search-seed", "1"], "seed=0, this command has 1"),
+        (["--objective", "val/top1,val/nn_hit"], "objectives=['val/top1'], this command has"),
+    ],
+)
+def test_a_search_takes_more_trials_and_no_other_rules(change: list[str], words: str, tmp_path: Path):
+    folder = SweepFolder(tmp_path)
+    write_plan(searching("--trials", "5"), folder)
+    check_plan(searching("--trials", "50"), folder)
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        check_plan(searching("--trials", "5", *change), folder)

@@ -229,6 +229,7 @@ def test_the_head_dies_and_is_rebuilt(site: Site):
     """Its disk is empty; ray up again, the same command again: nothing is trained twice, MLflow has all of it."""
     site.hosts.kill(0)
     site.hosts.revive(0)
+    site.run("ray", "down", "-y", str(site.yaml), timeout=90, expect=None)  # else ray up takes its notes for the truth
     site.run("ray", "up", "-y", str(site.yaml), timeout=120)
     before = [outcome["attempts"] for outcome in outcomes(site.hosts)]
     said = site.run("ray", "submit", str(site.yaml), "sweeps/ablation.py", *STUDY, timeout=120)

@@ -124,7 +124,10 @@ def test_ctrl_c_leaves_everything_resumable(server: str, pictures: Path, tmp_pat
         assert "Traceback" not in said
         assert said.count("the same command continues, `laresa report stopped`") == presses
         assert "running trials end their epoch" in said
-        assert workers(driver.pid) == []
+        deadline = time.monotonic() + 20
+        while workers(driver.pid):  # Ray ends them a moment after their driver
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
         assert "running" not in {record.state for record in trials("stopped")}
         assert newest() >= before + 3  # kept
     laresa(*arguments, cwd=tmp_path)

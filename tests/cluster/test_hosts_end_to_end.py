@@ -23,7 +23,7 @@ from tests.cluster.hosts import Hosts
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 LARESA = str(BIN / "laresa")
-EPOCHS = 13
+EPOCHS = 11
 STUDY = ["--subsets", "ce,ce+anchor", "--seeds", "0,1", "--epochs", str(EPOCHS), "--sweep", "power"]
 TRIALS = "storage/power/trials/*"
 

@@ -92,7 +92,7 @@ def test_ctrl_c_leaves_everything_resumable(server: str, pictures: Path, tmp_pat
         "--seeds",
         "0,1",
     ]
-    arguments = ["run", *study, "--epochs", "60", *QUICK]
+    arguments = ["run", *study, "--epochs", "45", *QUICK]
     storage = SweepFolder(laresa_home / "storage" / "stopped")
 
     def newest() -> int:

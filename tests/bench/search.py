@@ -69,7 +69,8 @@ def _search(options: list[str]) -> list[tuple[float, int]]:
     with tempfile.TemporaryDirectory() as home:
         os.environ["LARESA_HOME"] = home
         try:
-            run(study, run_options(args))
+            if run(study, run_options(args)).stopped:
+                raise KeyboardInterrupt
             told = open_study(study.searches[0], Path(home) / "storage" / "rival").get_trials(deepcopy=False)
         finally:
             LocalServer().stop()

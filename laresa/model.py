@@ -78,3 +78,8 @@ def _near_models(name: str) -> str:
     """The nearest timm name; the whole list has over a thousand."""
     hint = nearest(name.split(".")[0], timm.list_models())
     return hint if hint.startswith("; did") else ""
+
+
+def default_device() -> torch.device:
+    """CUDA where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -26,7 +26,7 @@ from laresa.errors import CheckpointError
 from laresa.labels import LabelEmbeddings, label_embeddings
 from laresa.measurement import Measurement
 from laresa.metrics import evaluate
-from laresa.model import LatentClassifier, build_model, input_statistics
+from laresa.model import LatentClassifier, build_model, default_device, input_statistics
 from laresa.objective import Objective, check_finite
 from laresa.seeds import derive_seed, seed_everything
 from laresa.seeds import generator as generator_for
@@ -88,11 +88,6 @@ def fit(config: TrialConfig, **options: Any) -> Result:
         except StopIteration as end:
             result: Result = end.value
             return result
-
-
-def default_device() -> torch.device:
-    """CUDA where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Trainer:

@@ -25,7 +25,10 @@ from sweeps.service.tracking import ARTIFACTS, client
 log = logging.getLogger("laresa.adopt")
 SINGLE_LOOKUPS = 8  # signatures up to this number are asked for one by one: tag filters know "=", but no list
 SHARED = ("dataset", "epochs", "backbone", "subset", "seed")  # more signatures: all runs that agree in what these share
-PROVENANCE = ("laresa.version", "laresa.git_commit", "laresa.host", "laresa.device", "laresa.threads", "laresa.fold")
+PROVENANCE = tuple(
+    f"laresa.{name}"
+    for name in ("version", "git_commit", "code", "host", "device", "threads", "fold", "gpu_memory_gib")
+)
 DATA_FIELDS = ("dataset", "image_size", "skip_bad_images")  # the fields that a fingerprint depends on
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from laresa.config import TrialConfig
+from sweeps.service import journal
 from sweeps.service.options import RunOptions
 from sweeps.service.plan import PlanRow
 from sweeps.service.records import reading_uri
-from sweeps.service.storage import StorageError, SweepFolder, read_json, write_json
+from sweeps.service.storage import SweepFolder, read_json, write_json
 from sweeps.service.study import PlannedTrial, Study
 from sweeps.service.tracking import client
 
@@ -157,20 +158,16 @@ def _fitting_here(options: RunOptions) -> int:
 
 def read_journal(study: Study, folder: SweepFolder) -> dict[str, Progress]:
     """What the study's searches have asked so far, by name; nothing is written."""
-    path = folder.root / "optuna.journal"
+    path = folder.root / journal.NAME
     if not study.searches or not path.exists():
         return {}
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
+    with journal.damage_named(path):
         storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
         known = {found.study_name for found in storage.get_all_studies()}
-    except (ValueError, KeyError, AttributeError, AssertionError) as error:  # it asserts that operations are known
-        raise StorageError(
-            f"study file {path} is damaged or from another version of Optuna ({error}): move it away"
-        ) from error
     names = [search.name for search in study.searches if search.name in known]
     return {name: _progress(optuna.load_study(study_name=name, storage=storage)) for name in names}
 
@@ -178,8 +175,8 @@ def read_journal(study: Study, folder: SweepFolder) -> dict[str, Progress]:
 def _progress(study: Any) -> Progress:
     asked = [trial for trial in study.get_trials(deepcopy=False) if "config" in trial.user_attrs]
     configs = {t.user_attrs["signature"]: TrialConfig.from_dict(t.user_attrs["config"]) for t in asked}
-    finished = [trial for trial in asked if trial.state.name == "COMPLETE"]
-    best = max(finished, key=lambda trial: trial.value, default=None)
+    # Of several objectives none is the best; a study without a finished trial has none either.
+    best = study.best_trial if len(study.directions) == 1 and study.best_trials else None
     return Progress(
         name=study.study_name,
         trials=tuple(PlannedTrial(study.study_name, config, "search") for config in configs.values()),

@@ -15,7 +15,7 @@ from laresa.measurement import Measurement
 from sweeps.service.records import TrialRecord, record_of
 
 TOLERANCE = 1e-3
-VERSIONS = ("git_commit", "version.torch", "version.timm", "version.python")
+VERSIONS = ("git_commit", "code", "version.torch", "version.timm", "version.python")
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def run(study: Study, options: RunOptions) -> SweepResult:
         planning.check_plan(study, folder)
         uri, server = resolve_tracking(options.tracking_uri)
         try:
-            if anything_left(study, folder):
+            if anything_left(study, folder, options):
                 connect()
                 check_nodes(folder)
                 options = packed(options)
@@ -77,9 +77,14 @@ def run(study: Study, options: RunOptions) -> SweepResult:
             disconnect()
 
 
-def anything_left(study: Study, folder: SweepFolder) -> bool:
+def anything_left(study: Study, folder: SweepFolder, options: RunOptions) -> bool:
     """Whether something may have to be trained, as far as storage knows: else no Ray is needed."""
-    return bool(study.searches) or any(folder.trial(trial.signature).outcome() is None for trial in study.trials())
+    if study.searches:
+        return True
+    for trial in study.trials():
+        if folder.trial(trial.signature).outcome() is None or (options.halve_batch and halved(trial, folder)):
+            return True
+    return False
 
 
 class Runner:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 import time
 import warnings
 from collections import deque
@@ -25,8 +24,9 @@ from optuna.trial import TrialState
 from laresa.config import TrialConfig
 from laresa.errors import ConfigError, nearest
 from laresa.measurement import SCORES, better
+from sweeps.service import journal
 from sweeps.service.space import as_params, check_space, suggest
-from sweeps.service.storage import StorageError, SweepFolder
+from sweeps.service.storage import SweepFolder
 from sweeps.service.study import PlannedTrial, Search
 
 log = logging.getLogger("laresa.source")
@@ -224,13 +224,11 @@ def check_search(search: Search) -> None:
 
 
 def open_study(search: Search, folder: Path) -> optuna.Study:
-    """The study in `<folder>/optuna.journal`; StorageError if the file is damaged or of another version."""
-    path = folder / "optuna.journal"
-    path.with_name(path.name + ".lock").unlink(missing_ok=True)  # of a dead driver: this one holds the sweep alone
-    _drop_half_line(path)
-    try:
-        backend = JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path)))
-        storage = JournalStorage(backend)
+    """The study in the folder's journal; StorageError if the file is damaged or of another version."""
+    path = folder / journal.NAME
+    journal.clear_after_death(path)
+    with journal.damage_named(path):
+        storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
         known = {study.study_name: study for study in optuna.get_all_study_summaries(storage)}
         told = known[search.name].user_attrs if search.name in known else {}
         study = optuna.create_study(
@@ -241,23 +239,8 @@ def open_study(search: Search, folder: Path) -> optuna.Study:
             sampler=SAMPLERS[search.sampler](search.seed + 1000 * told.get("starts", 0)),
             load_if_exists=True,
         )
-    except OSError as error:
-        raise StorageError(f"study file {path} can't be used: {error}") from error
-    except Exception as error:  # Optuna's replay meets damage with whatever the damage makes of it
-        raise StorageError(
-            f"study file {path} is damaged or from another version of Optuna ({error}): move it away"
-        ) from error
     study.set_user_attr("starts", told.get("starts", 0) + 1)
     return study
-
-
-def _drop_half_line(path: Path) -> None:
-    """Cut what a driver that died was writing: Optuna would append to it, and could never read the file again."""
-    if not path.exists():
-        return
-    written = path.read_bytes()
-    if written and not written.endswith(b"\n"):
-        os.truncate(path, written.rfind(b"\n") + 1)
 
 
 def best_config(source: OptunaSource) -> TrialConfig:

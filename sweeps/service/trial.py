@@ -20,7 +20,8 @@ from laresa.config import TrialConfig
 from laresa.data import Dataset, load
 from laresa.errors import CheckpointError
 from laresa.measurement import Measurement
-from laresa.training import Result, Trainer, default_device
+from laresa.model import default_device
+from laresa.training import Result, Trainer
 from sweeps.service.courier import Courier
 from sweeps.service.gpu import forget_peak, free_gib, peak_gib, wait_for_room
 from sweeps.service.nodes import check_here

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from laresa import metrics
 from laresa.labels import LabelEmbeddings
+from laresa.measurement import SCORES
 from laresa.taxonomy import Taxonomy
 
 N, D = 60, 7
@@ -253,6 +254,7 @@ def test_evaluate_gathers_every_metric() -> None:
 @pytest.mark.filterwarnings("error")
 def test_evaluate_one_sample() -> None:
     scores = metrics.evaluate(draw(18, 1, C), draw(19, 1, D), torch.tensor([2]), TREE, embeddings())
+    assert tuple(scores) == SCORES  # what a search may name as its objective
     assert scores["classes_without_samples"] == C - 1
     assert math.isnan(scores["silhouette"])
     assert scores["top1"] in (0.0, 1.0)

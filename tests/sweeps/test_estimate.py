@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,22 @@ def test_the_journal_is_read_and_never_written(tmp_path: Path):
     assert (progress.asked, progress.told, progress.best) == (2, 1, first.config)
     assert {trial.signature for trial in progress.trials} == {first.signature, second.signature}
     assert (tmp_path / "optuna.journal").read_bytes() == before
+
+
+def test_the_journals_best_is_the_smallest_loss_and_of_several_objectives_none(tmp_path: Path):
+    for name, objectives in (("loss", ("val/loss",)), ("both", ("val/top1", "val/loss"))):
+        search, folder = replace(SEARCH, scheduler="none", objectives=objectives), SweepFolder(tmp_path / name)
+        folder.root.mkdir()
+        source = OptunaSource(search, folder)
+        first, second = source.next(), source.next()
+        assert first is not None
+        assert second is not None
+        for trial, loss in ((first, 3.0), (second, 1.0)):
+            metrics = {"best/val/loss": loss, "best/val/top1": loss / 10}
+            source.concluded(trial, {"state": "finished", "metrics": metrics, "history": []})
+        progress = read_journal(Study("toy", (), (), (search,)), folder)["search"]
+        assert progress.told == 2
+        assert progress.best == (second.config if name == "loss" else None)
 
 
 def test_a_damaged_journal_is_named(tmp_path: Path):

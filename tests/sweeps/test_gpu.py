@@ -9,11 +9,14 @@ import pytest
 import ray
 import torch
 
+from laresa.config import TrialConfig
 from laresa.errors import ConfigError
 from sweeps import ablation, trials
 from sweeps.service import gpu, tuning
 from sweeps.service.options import RunOptions, run_options
-from sweeps.service.runner import run
+from sweeps.service.runner import anything_left, halved, run
+from sweeps.service.storage import SweepFolder
+from sweeps.service.study import Cell, Replicate, Study
 from sweeps.service.trial import TuneTrial
 from tests.sweeps.conftest import QUICK
 
@@ -52,6 +55,20 @@ def test_memory_and_fraction_exclude_each_other():
         with pytest.raises(ConfigError, match="--gpu-memory-per-trial"):
             run_options(parser.parse_args(given))
     assert gpu.packed(RunOptions(gpus_per_trial=0.5)) == RunOptions(gpus_per_trial=0.5)
+
+
+def test_a_half_batch_that_is_asked_for_later_is_still_to_train(tmp_path: Path):
+    folder, cell = SweepFolder(tmp_path), Cell("ce", TrialConfig(subset="ce", batch_size=16))
+    study = Study("s", (cell,), (Replicate(0, 0),))
+    (trial,) = study.trials()
+    assert anything_left(study, folder, RunOptions())
+    outcome = {"state": "failed", "error": "OutOfMemoryError: CUDA out of memory", "metrics": {}, "history": []}
+    folder.trial(trial.signature).new_attempt().conclude(outcome)
+    assert not anything_left(study, folder, RunOptions())
+    assert anything_left(study, folder, RunOptions(halve_batch=True))
+    smaller = halved(trial, folder)
+    assert smaller is not None
+    assert (smaller.config.batch_size, smaller.arm) == (8, "ce")
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import time
@@ -11,11 +12,18 @@ from pathlib import Path
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from rich.console import Console
 
+from laresa.config import TrialConfig
 from sweeps import trials
+from sweeps.service import runner, tuning
 from sweeps.service.nodes import BlindWorkerError, Host, ask, check_here, complain
+from sweeps.service.options import RunOptions
+from sweeps.service.stopping import Stopping
 from sweeps.service.storage import StorageError, SweepFolder
+from sweeps.service.study import Cell, Replicate, Study
 from sweeps.service.tuning import explain_pending
+from sweeps.service.watch import Watch
 from tests.sweeps.conftest import QUICK
 from tests.sweeps.test_kills import assert_settled, kill_driver, start
 
@@ -58,6 +66,44 @@ def test_a_worker_without_the_sweeps_folder_does_not_begin(tmp_path: Path):
 )
 def test_why_nothing_runs(asks, exists, words: str):
     assert words in explain_pending(asks, exists)
+
+
+def test_nothing_is_trained_on_storage_that_is_not_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The runner asks the hosts before anything else, and stops there."""
+    asked = []
+
+    def blind(folder: SweepFolder) -> None:
+        asked.append(folder.root)
+        complain(folder.root, [Host("worker-7", False, 0.0, 1.0)])
+
+    monkeypatch.setattr(runner, "connect", lambda: None)
+    monkeypatch.setattr(runner, "check_nodes", blind)
+    monkeypatch.setattr(runner, "prepare", lambda study: pytest.fail("prepared before the hosts were asked"))
+    study = Study("unshared", (Cell("ce", TrialConfig(subset="ce")),), (Replicate(0, 0),))
+    with pytest.raises(StorageError, match="worker-7 can't see it"):
+        runner.run(study, RunOptions(f"sqlite:///{tmp_path}/m.db", storage=tmp_path))
+    assert asked == [tmp_path / "unshared"]
+    assert not (tmp_path / "unshared" / "trials").exists()
+
+
+def test_the_reason_is_told_once_after_thirty_seconds_without_a_trial(monkeypatch: pytest.MonkeyPatch):
+    text = io.StringIO()
+    watch = Watch("toy", 0, 2, Console(file=text, width=200))
+    monkeypatch.setattr(tuning.ray, "cluster_resources", lambda: {"CPU": 8.0})
+    reporter = tuning.Reporter(watch, Stopping(), {"CPU": 1, "GPU": 1})
+    reporter.on_step_begin(1, [])
+    assert "no trial has run" not in text.getvalue()
+    reporter._idle_since -= 31
+    for step in (2, 3):
+        reporter.on_step_begin(step, [])
+    assert (
+        text.getvalue().count("no trial has run for 30 s. One asks for 1 CPU, 1 GPU; the cluster has 8 CPU, 0 GPU") == 1
+    )
+    watch.started("a", "ce", {"epochs": 2, "seed": 0, "fold": 0})
+    reporter.on_step_begin(4, [])
+    reporter._idle_since -= 31
+    reporter.on_step_begin(5, [])
+    assert text.getvalue().count("no trial has run") == 1  # one runs now
 
 
 @pytest.fixture

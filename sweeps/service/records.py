@@ -194,6 +194,7 @@ def open_experiment(uri: str, sweep: str) -> tuple[Any, str]:
 
 
 def runs_of(api: Any, experiment_id: str, conditions: str) -> Iterator[Any]:
+    """The runs of trials, oldest first. One without parameters is only being opened, and not yet a trial's record."""
     token: str | None = None
     while True:
         rows = api.search_runs(
@@ -203,7 +204,7 @@ def runs_of(api: Any, experiment_id: str, conditions: str) -> Iterator[Any]:
             order_by=["attributes.start_time ASC"],
             page_token=token,
         )
-        yield from rows
+        yield from (run for run in rows if run.data.params)
         token = rows.token
         if not token:
             return
@@ -227,6 +228,8 @@ def conditions_of(where: Mapping[str, Any]) -> str:
 
 def record_from(sweep: str, run: Any) -> TrialRecord:
     tags, params = run.data.tags, run.data.params
+    if not params:
+        raise ConfigError(f"run {run.info.run_id} of sweep {sweep!r} has no parameters yet: run the sweep again")
     fields = {name: _parse(name, text) for name, text in params.items()}
     return TrialRecord(
         sweep=sweep,

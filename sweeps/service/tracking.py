@@ -123,14 +123,26 @@ def sweep_url(uri: str, experiment_id: str) -> str:
 
 
 def open_trial(api: Any, trial: TrialRun) -> str:
-    """The run id of this trial: found, or made once. Its status becomes RUNNING."""
-    run_id = find_run(api, trial.sweep.experiment_id, trial.signature)
-    if run_id:
+    """The run id of this trial: found, or made once; with its parameters, and RUNNING."""
+    runs = _runs_of_trial(api, trial.sweep.experiment_id, trial.signature)
+    if not runs:
+        api.create_run(trial.sweep.experiment_id, tags=_first_tags(trial))
+        runs = _runs_of_trial(api, trial.sweep.experiment_id, trial.signature)
+    run, *others = runs
+    for other in others:  # a request sent twice, or two attempts at once, may have made one each
+        api.delete_run(other.info.run_id)
+    run_id: str = run.info.run_id
+    if not run.data.params:  # new, or its worker died before it had written them
+        log_params(api, run_id, trial.trial.config.to_dict())
+    if run.info.status != "RUNNING" or run.data.tags["laresa.state"] != "running":
         api.update_run(run_id, status="RUNNING")
         api.set_tag(run_id, "laresa.state", "running")
-        return run_id
+    return run_id
+
+
+def _first_tags(trial: TrialRun) -> dict[str, str]:
     config, arm = trial.trial.config, trial.trial.arm
-    tags = {
+    return {
         "mlflow.parentRunId": trial.sweep.parent_run_id,
         "mlflow.runName": f"{arm}, seed {config.seed}, fold {config.fold}",
         "laresa.kind": "trial",
@@ -142,19 +154,18 @@ def open_trial(api: Any, trial: TrialRun) -> str:
         "laresa.state": "running",
         **trial.tags,
     }
-    run_id = api.create_run(trial.sweep.experiment_id, tags=tags).info.run_id
-    log_params(api, run_id, config.to_dict())
-    return run_id
 
 
 def find_run(api: Any, experiment_id: str, signature: str) -> str | None:
-    runs = api.search_runs(
-        [experiment_id],
-        f"tags.`laresa.signature` = '{signature}'",
-        max_results=1,
-        order_by=["attributes.start_time ASC"],
-    )
+    """The id of a trial's run; None if it has none yet."""
+    runs = _runs_of_trial(api, experiment_id, signature)
     return runs[0].info.run_id if runs else None
+
+
+def _runs_of_trial(api: Any, experiment_id: str, signature: str) -> list[Any]:
+    """One, or none; several only for a moment. The order is the same for all who look."""
+    same = f"tags.`laresa.signature` = '{signature}'"
+    return list(api.search_runs([experiment_id], same, max_results=10, order_by=["attributes.start_time ASC"]))
 
 
 def run_or_none(api: Any, run_id: str) -> Any:

@@ -1,0 +1,91 @@
+"""One run a trial, whole, whenever a worker or a request dies on the way there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from laresa.config import TrialConfig
+from laresa.errors import ConfigError
+from laresa.measurement import Measurement
+from sweeps import trials
+from sweeps.service import tracking
+from sweeps.service.records import record_of
+from sweeps.service.storage import SweepFolder
+from sweeps.service.study import PlannedTrial
+from sweeps.service.tracking import TrialRun
+
+pytestmark = pytest.mark.slow
+CONFIG = TrialConfig(subset="ce", epochs=7, seed=3)
+
+
+class Dies(Exception):
+    pass
+
+
+class DiesAt:
+    """An MLflow client whose process ends at the first call of one method: before it, or after its effect."""
+
+    def __init__(self, api, method: str, *, after: bool) -> None:
+        self._api, self._method, self._after = api, method, after
+
+    def __getattr__(self, name: str):
+        real = getattr(self._api, name)
+
+        def dying(*arguments, **options):
+            if self._after:
+                real(*arguments, **options)
+            raise Dies(name)
+
+        return dying if name == self._method else real
+
+
+def opened(url: str, sweep: str) -> TrialRun:
+    return TrialRun(tracking.open_sweep(url, sweep, {}), PlannedTrial("ce", CONFIG), {})
+
+
+@pytest.mark.parametrize("method", ["create_run", "log_batch"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_run_opened_halfway_is_completed(server: str, method: str, after: bool):
+    sweep = f"halfway-{method}-{after}"
+    trial, api = opened(server, sweep), tracking.client(server)
+    with pytest.raises(Dies):
+        tracking.open_trial(DiesAt(api, method, after=after), trial)
+    half = tracking.find_run(api, trial.sweep.experiment_id, trial.signature)
+    described = method == "log_batch" and after
+    assert len(trials(sweep)) == int(described)  # never a record with a default where a parameter is missing
+    if half and not described:
+        with pytest.raises(ConfigError, match="no parameters yet"):
+            record_of(half)
+    run_id = tracking.open_trial(api, trial)
+    assert half in (None, run_id)
+    (record,) = trials(sweep)
+    assert (record.run_id, record.config) == (run_id, CONFIG)
+
+
+def test_a_request_sent_twice_leaves_one_run(server: str):
+    trial, api = opened(server, "twice"), tracking.client(server)
+    first = tracking.open_trial(api, trial)
+    tags = api.get_run(first).data.tags
+    api.create_run(trial.sweep.experiment_id, tags=tags)
+    assert tracking.open_trial(api, trial) == first
+    assert [record.run_id for record in trials("twice")] == [first]
+
+
+def test_an_outcome_delivered_twice_is_the_same(server: str, tmp_path: Path):
+    trial, api = opened(server, "delivered"), tracking.client(server)
+    folder = SweepFolder(tmp_path).trial(trial.signature)
+    history = [Measurement(epoch, {"val/top1": epoch / 10}, 1.0, 1000 + epoch).to_dict() for epoch in (1, 2, 3)]
+    folder.root.mkdir(parents=True, exist_ok=True)
+    (folder.root / "history.json").write_text(json.dumps(history))
+    outcome = {"state": "finished", "metrics": {"test/top1": 0.5}, "history": history, "provenance": {}, "error": None}
+    folder.new_attempt().conclude(outcome)
+    first = tracking.deliver(api, trial, folder)
+    assert tracking.deliver(api, trial, folder) == first
+    (record,) = trials("delivered", with_history=True)
+    assert record.state == "finished" and record.metrics["test/top1"] == 0.5
+    assert [measurement.epoch for measurement in record.history] == [1, 2, 3]
+    kept = [(metric.step, metric.value) for metric in api.get_metric_history(first, "val/top1")]
+    assert kept == [(1, 0.1), (2, 0.2), (3, 0.3)]

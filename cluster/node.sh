@@ -7,6 +7,16 @@ set -euo pipefail
 umask 077
 shared=$1 code=$(readlink -f "$(dirname "$0")/..")
 
+# What keeps this host away lies where a study looks for it, not only in Ray's log on the head.
+note=$shared/nodes/$(hostname) said=$(mktemp)
+told() {
+  cat "$said" >&3
+  if [ "$1" = 0 ]; then rm -f "$note"; else mkdir -p "$shared/nodes" && tail -n 3 "$said" >"$note"; fi
+  rm -f "$said"
+}
+exec 3>&2 2>"$said"
+trap 'told $?' EXIT
+
 if [ "${2:-}" = head ]; then
   mkdir -p "$shared/secrets" "$shared/mlflow" "$shared/code"
   rsync -a --delete "$code/" "$shared/code/"
@@ -31,4 +41,12 @@ if [ "$LARESA_VENV" = "$HOME/.laresa-venv" ] && ! cmp -s "$shared/code/requireme
   "$LARESA_VENV/bin/pip" install --quiet --disable-pip-version-check --no-deps "$LARESA_VENV/source"
   rm -r "$LARESA_VENV/source"
   cp "$shared/code/requirements.lock" "$LARESA_VENV/installed.lock"
+fi
+
+# Ray lets no node join whose versions differ, and says so to nobody who would look.
+have=$("$LARESA_VENV/bin/python" -c 'import platform; from importlib.metadata import version as v; print("Ray", v("ray"), "on Python", platform.python_version())')
+[ "${2:-}" != head ] || echo "$have" >"$shared/versions"
+if [ "$have" != "$(cat "$shared/versions")" ]; then
+  echo "$(hostname) has $have, the head has $(cat "$shared/versions"): one image, or LARESA_VENV, for all (cluster/README.md)" >&2
+  exit 1
 fi

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from laresa.errors import LaresaError
+from sweeps.service.server import home
 from sweeps.service.storage import StorageError, SweepFolder
 
 log = logging.getLogger("laresa.nodes")
@@ -35,6 +36,8 @@ def check_nodes(folder: SweepFolder) -> None:
     """
     import ray
 
+    for host, reason in kept_away(home()).items():
+        log.warning("%s did not join the cluster: %s", host, reason)
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) < 2:
         return
@@ -45,6 +48,11 @@ def check_nodes(folder: SweepFolder) -> None:
     finally:
         marker.unlink(missing_ok=True)
     complain(folder.root, hosts)
+
+
+def kept_away(shared: Path) -> dict[str, str]:
+    """host -> why cluster/node.sh could not make it a node."""
+    return {path.name: " ".join(path.read_text().split()) for path in sorted(shared.glob("nodes/*"))}
 
 
 def ask(nodes: list[str], marker: Path) -> list[Host]:

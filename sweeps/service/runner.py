@@ -275,6 +275,10 @@ def connect() -> None:
             f"the Ray cluster can't be joined ({' '.join(str(error).split())}): is it up, and the token right? "
             "`ray stop` forgets a dead one, RAY_ADDRESS=local trains on this machine alone"
         ) from error
+    except RuntimeError as error:
+        if "Version mismatch" not in str(error):
+            raise
+        raise LaresaError(f"{' '.join(str(error).split())}: run laresa in the environment of that Ray") from error
 
 
 def disconnect() -> None:

@@ -151,30 +151,64 @@ def test_a_client_without_the_password_is_refused(site: Site):
         urllib.request.urlopen(f"{site.server}/api/2.0/mlflow/experiments/get?experiment_id=0", timeout=10)
 
 
-def test_power_cable_and_driver(site: Site):
-    """A worker loses power, another its cable, then the driver dies; the command typed again, all is done."""
+def epochs(hosts: Hosts, attempt: int) -> dict[str, list[int]]:
+    """Epochs whose checkpoints an attempt has, by signature."""
+    found: dict[str, list[int]] = {}
+    for path in sorted(hosts.shared.glob(f"{TRIALS}/attempt-{attempt:04d}/checkpoint-*")):
+        found.setdefault(path.parts[-3], []).append(int(path.stem.rpartition("-")[2]))
+    return found
+
+
+def test_power_cable_driver_and_server(site: Site):
+    """A worker loses power, another its cable, then the driver dies; the command typed again, all is done.
+
+    MLflow is away from the first checkpoint until the driver is dead.
+    """
     hosts, command = site.hosts, ("ray", "submit", str(site.yaml), "sweeps/ablation.py", *STUDY)
     study = site.start(*command)
+    seconds: dict[str, float] = {}
     try:
-        wait(90, "checkpoint of each trial", lambda: len(list(hosts.shared.glob(f"{TRIALS}/attempt-0001/check*"))) >= 4)
+        wait(90, "checkpoint of each trial", lambda: len(epochs(hosts, 1)) == 4)
+        hosts.sh(0, "pkill -KILL -f 'mlflow[ ]server|mlflow[.]server'")
+        assert not answers(site.server)
         victim = next(i for i in (1, 2) if trains(hosts, i))
         hosts.kill(victim)
-        wait(60, "successor", lambda: list(hosts.shared.glob(f"{TRIALS}/attempt-0002/check*")))
+        cut, kept = time.monotonic(), epochs(hosts, 1)
+        wait(60, "successor", lambda: epochs(hosts, 2))
+        seconds["a power cut until its trial has trained another epoch"] = time.monotonic() - cut
+        assert all(first == kept[signature][-1] + 1 for signature, (first, *_) in epochs(hosts, 2).items())
         hosts.revive(victim)
         other = 3 - victim
         hosts.cut(other)
-        before = len(outcomes(hosts))
+        cut, before = time.monotonic(), len(outcomes(hosts))
         wait(60, "progress without it", lambda: trains(hosts, 0) or len(outcomes(hosts)) > before)
+        seconds["a cable cut until another host trains"] = time.monotonic() - cut
     finally:
         site.end(study)
     assert len(outcomes(hosts)) < 4, "the study was over before its driver died"
     wait(20, "end of the driver", lambda: not any("sweeps/ablation.py" in line for line in hosts.processes(0)))
     hosts.mend(other)
+    hosts.sh(0, "laresa server --detach --host $(cat $LARESA_HOME/head)")
     site.run(*command, timeout=180)
     ended = outcomes(hosts)
     assert [outcome["state"] for outcome in ended] == ["finished"] * 4
     assert all([row["epoch"] for row in outcome["history"]] == list(range(1, EPOCHS + 1)) for outcome in ended)
     assert max(outcome["attempts"] for outcome in ended) >= 2  # somebody took over
+    keep("failures", seconds)
+
+
+def answers(url: str) -> bool:
+    try:
+        return bool(urllib.request.urlopen(f"{url}/health", timeout=2).status == 200)
+    except OSError:
+        return False
+
+
+def keep(name: str, seconds: dict[str, float]) -> None:
+    """What was measured on the way, as test output."""
+    folder = ROOT / "build" / "hosts"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps({what: round(value, 1) for what, value in seconds.items()}))
 
 
 def test_the_results_from_outside(site: Site):

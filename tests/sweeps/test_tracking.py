@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 CONFIG = TrialConfig(subset="ce", epochs=7, seed=3)
 
 
-class Dies(Exception):
+class DiedError(Exception):
     pass
 
 
@@ -37,7 +37,7 @@ class DiesAt:
         def dying(*arguments, **options):
             if self._after:
                 real(*arguments, **options)
-            raise Dies(name)
+            raise DiedError(name)
 
         return dying if name == self._method else real
 
@@ -51,7 +51,7 @@ def opened(url: str, sweep: str) -> TrialRun:
 def test_a_run_opened_halfway_is_completed(server: str, method: str, after: bool):
     sweep = f"halfway-{method}-{after}"
     trial, api = opened(server, sweep), tracking.client(server)
-    with pytest.raises(Dies):
+    with pytest.raises(DiedError):
         tracking.open_trial(DiesAt(api, method, after=after), trial)
     half = tracking.find_run(api, trial.sweep.experiment_id, trial.signature)
     described = method == "log_batch" and after
@@ -85,7 +85,8 @@ def test_an_outcome_delivered_twice_is_the_same(server: str, tmp_path: Path):
     first = tracking.deliver(api, trial, folder)
     assert tracking.deliver(api, trial, folder) == first
     (record,) = trials("delivered", with_history=True)
-    assert record.state == "finished" and record.metrics["test/top1"] == 0.5
+    assert record.state == "finished"
+    assert record.metrics["test/top1"] == 0.5
     assert [measurement.epoch for measurement in record.history] == [1, 2, 3]
     kept = [(metric.step, metric.value) for metric in api.get_metric_history(first, "val/top1")]
     assert kept == [(1, 0.1), (2, 0.2), (3, 0.3)]

@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import data, kills, objective, search, server, service, sweep
+from tests.bench import data, hosts, kills, objective, search, server, service, sweep
 
 BENCHES = {
     "data": data.augmentation,
@@ -28,6 +28,7 @@ BENCHES = {
     "demo": sweep.efficiency,
     "plain": sweep.against_plain_parts,
     "server": server.rates,
+    "hosts": hosts.two_against_one,
     "kills": kills.ten_moments,
     "search": search.pays,
 }

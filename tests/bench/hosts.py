@@ -1,0 +1,61 @@
+"""The same cores on one worker host and on two, through ray up and ray submit on pretend hosts (root, namespaces)."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+
+from tests.bench.timing import row
+from tests.cluster import hosts as pretend
+from tests.cluster.site import Site, nodes, wait
+
+STUDY = ["--subsets", "ce,ce+anchor", "--seeds", "0,1,2", "--epochs", "12", "--sweep", "spread"]
+
+
+def two_against_one() -> list[dict[str, object]]:
+    """Sweep efficiency of two hosts with a core each against one host with two, and how long they take to begin."""
+    if reason := pretend.missing():
+        print(f"    {reason}", file=sys.stderr)
+        return []
+    one, _, _ = _measured(workers=1, cores=2)
+    two, up, first = _measured(workers=2, cores=1)
+    note = "six trials of 12 epochs; the head's MLflow and driver share the machine's two cores; baseline: one host"
+    begin = "three hosts, environment installed"
+    return [
+        row("sweep efficiency, two worker hosts of one core", two, "ratio", one, two / one, note),
+        row("ray up until all hosts are there", up, "s", None, None, begin),
+        row("ray submit until a trial has trained an epoch", first, "s", None, None, begin),
+    ]
+
+
+def _measured(workers: int, cores: int) -> tuple[float, float, float]:
+    """(sweep efficiency, seconds of ray up, seconds from ray submit to the first checkpoint).
+
+    The head trains nothing.
+    """
+    edits = {
+        "ray start --head": "ray start --head --num-cpus=0",
+        "ray start --address=": f"ray start --num-cpus={cores} --address=",
+    }
+    with pretend.up(1 + workers) as hosts:
+        site = Site(hosts, edits)
+        began = time.perf_counter()
+        site.run("ray", "up", "-y", str(site.yaml), timeout=120)
+        wait(90, "cluster", lambda: nodes(hosts) == 1 + workers)
+        up = time.perf_counter() - began
+        began = time.perf_counter()
+        study = site.start("ray", "submit", str(site.yaml), "sweeps/ablation.py", *STUDY)
+        try:
+            wait(90, "checkpoint", lambda: list(hosts.shared.glob("storage/spread/trials/*/attempt-0001/checkpoint-*")))
+            first = time.perf_counter() - began
+            study.wait(400)
+        finally:
+            site.end(study)
+        said = site.output.read_text()
+        found = re.search(r"time +([\d.]+) s for the sweep, ([\d.]+) s of it training on (\d+) workers", said)
+        assert found, said[-3000:]
+        sweep, training, at_once = (float(part) for part in found.groups())
+        assert at_once == workers * cores, said[-3000:]
+        site.run("ray", "down", "-y", str(site.yaml), timeout=90)
+    return training / (at_once * sweep), up, first

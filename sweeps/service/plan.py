@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ class PlanRow:
     def to_dict(self) -> dict[str, Any]:
         config = self.trial.config
         fields = {"signature": self.trial.signature, "arm": self.trial.arm, "seed": config.seed, "fold": config.fold}
-        return {**fields, "state": self.state, "config": config.to_dict()}
+        return {**fields, "role": self.trial.role, "state": self.state, "config": config.to_dict()}
 
 
 def plan(study: Study, folder: SweepFolder, tracked: Mapping[str, str]) -> tuple[PlanRow, ...]:
@@ -38,7 +38,12 @@ def plan(study: Study, folder: SweepFolder, tracked: Mapping[str, str]) -> tuple
 
     tracked: signature -> state, of the runs the tracker holds for this sweep.
     """
-    return tuple(PlanRow(trial, _state(trial, folder, tracked)) for trial in study.trials())
+    return rows_of(study.trials(), folder, tracked)
+
+
+def rows_of(trials: Iterable[PlannedTrial], folder: SweepFolder, tracked: Mapping[str, str]) -> tuple[PlanRow, ...]:
+    """As `plan`, of these trials."""
+    return tuple(PlanRow(trial, _state(trial, folder, tracked)) for trial in trials)
 
 
 def check_plan(study: Study, folder: SweepFolder) -> None:

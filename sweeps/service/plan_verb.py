@@ -28,9 +28,14 @@ def show_plan(study: Study, options: RunOptions, *, as_json: bool, calibrate: bo
     chosen = study.chosen({name: found.best for name, found in done.items() if found.best is not None})
     tracked = tracked_states(study.name, options.tracking_uri)
     rows = with_cached(planning.plan(chosen, folder, tracked), study.name, options.tracking_uri)
+    planned = {row.trial.signature for row in rows}
+    asked = [t for found in progress.values() for t in found.trials if t.signature not in planned]
+    searched = planning.rows_of(asked, folder, tracked)
     if as_json:
-        print(json.dumps([row.to_dict() for row in rows], indent=1))
+        print(json.dumps([row.to_dict() for row in (*searched, *rows)], indent=1))
         return chosen
+    for row in searched:
+        print(f"{row.trial.signature}  {row.state:10s} asked by search {row.trial.arm}")
     for row in rows:
         config = row.trial.config
         open_choice = row.trial.arm in {search.name for search in study.searches} - set(done)

@@ -17,6 +17,7 @@ from sweeps.service import records
 from sweeps.service.estimate import Estimate, against_actual, cost_of, duration, estimate, read_journal
 from sweeps.service.options import RunOptions
 from sweeps.service.plan import PlanRow
+from sweeps.service.plan_verb import show_plan
 from sweeps.service.runner import describe
 from sweeps.service.source import OptunaSource
 from sweeps.service.storage import StorageError, SweepFolder
@@ -116,6 +117,25 @@ def test_a_damaged_journal_is_named(tmp_path: Path):
     (tmp_path / "optuna.journal").write_text('{"op_code": 99}\nnonsense\n{"more": 1}\n')
     with pytest.raises(StorageError, match=r"optuna\.journal is damaged"):
         read_journal(Study("toy", (), (), (SEARCH,)), SweepFolder(tmp_path))
+
+
+def test_the_plan_lists_what_a_search_has_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    study, folder = Study("toy", (), (), (SEARCH,)), SweepFolder(tmp_path / "toy")
+    folder.root.mkdir()
+    source = OptunaSource(SEARCH, folder)
+    asked = [source.next(), source.next()]
+    folder.trial(asked[0].signature).new_attempt().conclude({"state": "finished"})
+    options = RunOptions(storage=tmp_path, tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    show_plan(study, options, as_json=True, calibrate=False)
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["signature"], row["role"], row["state"]) for row in rows] == [
+        (asked[0].signature, "search", "deliver"),
+        (asked[1].signature, "search", "new"),
+    ]
+    show_plan(study, options, as_json=False, calibrate=False)
+    said = capsys.readouterr().out
+    assert f"{asked[1].signature}  new        asked by search search" in said
+    assert "search search: 5 trials, 2 asked, 0 told" in said
 
 
 def test_the_space_stands_on_the_parent():

@@ -19,7 +19,7 @@ from reports.summary import summarise
 from sweeps.service.records import TrialRecord
 
 if TYPE_CHECKING:
-    from reports.search import Space
+    from reports.importance import Space
 
 RESAMPLING_SEED = 0  # of bootstrap and permutation: the same records give the same report
 
@@ -87,14 +87,14 @@ def _search_part(
     folder: Path,
 ) -> SearchPart:
     """What the searches tried: tables, Optuna's pictures where the space is known, and why some are missing."""
-    from reports import search  # only here is Optuna needed
+    from reports import importance, search  # only here is Optuna needed
 
     found = candidates.by_search(searched)
-    scopes = [scope for name, trials in found.items() for scope in search.scopes(name, trials, space)] if space else []
+    asked = [importance.scopes(name, trials, space) for name, trials in found.items()] if space else []
     made = (
         candidates.pareto_table(searched, objectives),
         candidates.best_table(searched, rule),
-        search.importance_table(scopes, named=len(found) > 1),
+        importance.table([scope for scopes in asked for scope in scopes], named=len(found) > 1),
         candidates.states_table(searched),
     )
     drawn = search.drawings(searched, space, objectives) if space else []

@@ -12,7 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, dis
 from optuna.trial import TrialState
 
 from laresa.measurement import Measurement
-from reports import Report, build_report, candidates, search
+from reports import Report, build_report, candidates, importance
 from reports.formats import to_csv, to_markdown
 from reports.select import BEST_VALIDATION
 from sweeps.service import records
@@ -63,7 +63,7 @@ def many(count: int = 14, arm: str = "search") -> list[TrialRecord]:
     ]
 
 
-def report(trials: list[TrialRecord], out: Path, space: search.Space | None = SPACE) -> Report:
+def report(trials: list[TrialRecord], out: Path, space: importance.Space | None = SPACE) -> Report:
     return build_report(trials, out, latents=lambda _: None, title="t", space=space)
 
 
@@ -112,7 +112,7 @@ def test_what_became_of_every_search_trial() -> None:
 
 # ---------------------------------------------------------------------------------------------------- the study
 def test_the_study_is_rebuilt_with_states_values_and_epochs() -> None:
-    study = search.rebuild("search", [*few(), tried(0.9, lr=0.006, state="running")], SPACE)
+    study = importance.rebuild("search", [*few(), tried(0.9, lr=0.006, state="running")], SPACE)
     states = [trial.state for trial in study.trials]
     assert states == [TrialState.COMPLETE] * 3 + [TrialState.PRUNED, TrialState.FAIL]
     assert study.trials[0].params == {"subset": "ce", "lr": 0.001}  # no triplet, no margin
@@ -122,24 +122,24 @@ def test_the_study_is_rebuilt_with_states_values_and_epochs() -> None:
 
 
 def test_a_setting_outside_the_space_leaves_the_trial_without_it() -> None:
-    study = search.rebuild("search", [tried(0.5, lr=0.5), tried(0.5, subset="ce+anchor")], SPACE)
+    study = importance.rebuild("search", [tried(0.5, lr=0.5), tried(0.5, subset="ce+anchor")], SPACE)
     assert [trial.params for trial in study.trials] == [{"subset": "ce"}, {"lr": 0.001}]
 
 
 def test_importance_says_over_which_trials_and_parameters() -> None:
-    found = search.scopes("search", many(28), SPACE)
+    found = importance.scopes("search", many(28), SPACE)
     assert [(scope.title, scope.params) for scope in found] == [
         ("all 24 finished trials, what all have", ("subset", "lr")),
         ("all 24 finished trials, conditional ones too", ("subset", "lr", "margin")),
         ("the 16 with ce+triplet, what all have", ("lr", "margin")),
     ]
-    table = search.importance_table(found, named=False)
+    table = importance.table(found, named=False)
     assert table is not None
     for block in table.blocks:
         for number in (1, 2):
             shares = [row[number].values[0] for row in block.rows]
             assert shares == [None] * len(shares) or sum(map(float, filter(None, shares))) == pytest.approx(1)
-    assert search.importance_table(search.scopes("search", many(8), SPACE), named=False) is None
+    assert importance.table(importance.scopes("search", many(8), SPACE), named=False) is None
 
 
 # ---------------------------------------------------------------------------------------------------- the report

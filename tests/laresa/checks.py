@@ -1,0 +1,36 @@
+"""What the tests of the losses share: seeded inputs, and the comparison with plain loops in value and gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+N, D = 5, 4
+few = settings(max_examples=25, deadline=None)
+seeds = st.integers(0, 2**31)
+
+
+def draw(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def labels(seed: int, classes: int, count: int = N) -> Tensor:
+    return torch.randint(classes, (count,), generator=torch.Generator().manual_seed(seed))
+
+
+def assert_same(loss: Callable[[Tensor], Tensor], naive: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    """Equal values, and equal gradients of a random combination of them."""
+    results = []
+    for function in (loss, naive):
+        leaf = x.clone().requires_grad_()
+        value = function(leaf)
+        (gradient,) = torch.autograd.grad((value * draw(99, *value.shape)).sum(), leaf)
+        results.append((value.detach(), gradient))
+    (value, gradient), (naive_value, naive_gradient) = results
+    torch.testing.assert_close(value, naive_value, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(gradient, naive_gradient, rtol=1e-9, atol=1e-11)
+    assert naive_gradient.abs().max() > 1e-6  # a gradient of zeros would prove nothing

@@ -20,7 +20,7 @@ demo: setup
 	$(BIN)/laresa demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile  # most of their time they wait for servers and workers
 
 lint: setup
 	$(BIN)/ruff check .

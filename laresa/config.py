@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -28,6 +29,7 @@ WEIGHTINGS = ("softmax", "fixed", "uncertainty", "kl", "floor", "ce_outside", "n
 AUGMENTATIONS = ("autoaugment", "resizedcrop", "crop", "flip")
 
 
+@functools.cache  # reading a sweep asks some times for every trial
 def canonical_subset(subset: str) -> str:
     """Parts in the order of the paper's table, without repeats; center and variance together are "reg"."""
     parts = [part.strip() for part in subset.split("+")]

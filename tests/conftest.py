@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+
 import pytest
 import torch
+
+# Two run side by side (`make test`): neither may join the other's Ray, nor take the port its server is about to bind.
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    os.environ["RAY_TMPDIR"] = f"{tempfile.gettempdir()}/ray-{worker}"
+    os.environ["LARESA_PORT"] = str(5100 + int(worker.removeprefix("gw")))
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,10 +65,12 @@ def run(study: Study, options: RunOptions) -> SweepResult:
         uri, server = resolve_tracking(options.tracking_uri)
         try:
             if anything_left(study, folder, options):
-                connect()
-                check_nodes(folder)
-                options = packed(options)
-                prepare(study)  # while the local server starts
+                with ThreadPoolExecutor(1) as thread:  # Ray and the local server start meanwhile
+                    prepared = thread.submit(prepare, study)
+                    connect()
+                    check_nodes(folder)
+                    options = packed(options)
+                    prepared.result()
             if server is not None:
                 server.wait(uri)
             tracking.check(uri)
@@ -266,6 +269,8 @@ def connect() -> None:
     """
     import ray
 
+    # Of the worker for each core that Ray would start at once Tune uses none: its own have another environment.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)

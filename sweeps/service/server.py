@@ -14,8 +14,11 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from laresa.errors import LaresaError
 from sweeps.service.storage import read_json, write_json
@@ -55,7 +58,7 @@ class LocalServer:
     def url(self) -> str | None:
         """Address of the running server, or None."""
         state = read_json(self.folder / "server.json")
-        return state["url"] if state and self._alive(state["pid"]) and healthy(state["url"]) else None
+        return state["url"] if state and self._serves(state) else None
 
     def launch(self) -> str:
         """Start the server if none runs, and return its address at once; `wait` until it answers."""
@@ -65,7 +68,7 @@ class LocalServer:
             state = read_json(self.folder / "server.json")
             if state and self._alive(state["pid"]):
                 return str(state["url"])  # launched a moment ago by another process
-            port = _free_port(state["port"] if state else 5000)
+            port = _free_port(state["port"] if state else int(os.environ.get("LARESA_PORT", "5000")))
             url = f"http://127.0.0.1:{port}"
             process = self._spawn(port)
             write_json(self.folder / "server.json", {"url": url, "pid": process.pid, "port": port})
@@ -75,11 +78,12 @@ class LocalServer:
         """TrackingError with the log's last lines if it does not answer in time."""
         state = read_json(self.folder / "server.json")
         deadline = time.monotonic() + START_SECONDS
-        while not healthy(url):
+        while not self._serves(state):
             if time.monotonic() > deadline or not self._alive(state["pid"]):
                 tail = (self.folder / "server.log").read_text(errors="replace").splitlines()[-8:]
                 raise TrackingError(
-                    f"MLflow did not start at {url}; end of {self.folder}/server.log:\n" + "\n".join(tail)
+                    f"MLflow did not start at {url}; if its port was taken meanwhile, run the same command again. "
+                    f"End of {self.folder}/server.log:\n" + "\n".join(tail)
                 )
             time.sleep(0.1)
 
@@ -114,10 +118,14 @@ class LocalServer:
 
     def _alive(self, pid: int) -> bool:
         """Whether `pid` is still our server, and not a process that took over its number."""
-        shown = subprocess.run(
-            ["ps", "-ww", "-o", "stat=,command=", "-p", str(pid)], capture_output=True, text=True
-        ).stdout
-        return self.store in shown and not shown.startswith("Z")
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            return self.store in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE
+        return False
+
+    def _serves(self, state: Mapping[str, Any]) -> bool:
+        """Whether our server answers: it, and not the one of another home that was quicker to take the port."""
+        return self._alive(state["pid"]) and _listens(state["pid"], state["port"]) and healthy(state["url"])
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
@@ -134,3 +142,13 @@ def _free_port(wanted: int) -> int:
             probe.bind(("127.0.0.1", port))
             return int(probe.getsockname()[1])
     raise TrackingError("no free port on 127.0.0.1")
+
+
+def _listens(pid: int, port: int) -> bool:
+    """Whether a process or one of its children has the port; taken for granted where we may not look."""
+    try:
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        held = [connection for process in family for connection in process.net_connections("tcp")]
+    except psutil.Error as error:
+        return isinstance(error, psutil.AccessDenied)
+    return any(found.status == psutil.CONN_LISTEN and found.laddr.port == port for found in held)

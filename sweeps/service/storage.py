@@ -10,7 +10,7 @@ It is the truth; the tracker holds a delivered copy.
 Whoever trains a signature next takes a new attempt number and goes on from the newest checkpoint. A predecessor that
 still lives (a host cut off and back again) sees the newer attempt and stops: it can't write over its successor.
 
-The files lie in a folder that every host sees (Disk).
+The files lie in a folder that every host sees (Disk), or in a bucket (mirror.Mirror).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Disk:
     """
 
     def place(self, path: Path) -> str:
-        """The path as any host finds it, and as a message shows it."""
+        """The path as any host finds it (`mirror.sweep_at`), and as a message shows it."""
         return str(path)
 
     def has(self, path: Path) -> bool:
@@ -216,7 +216,7 @@ class SweepFolder:
 
     @property
     def place(self) -> str:
-        """What another host finds it by."""
+        """What another host finds it by: `mirror.sweep_at`."""
         return self.files.place(self.root)
 
     def trial(self, signature: str) -> TrialFolder:

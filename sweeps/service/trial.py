@@ -7,7 +7,6 @@ import platform
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,8 +23,9 @@ from laresa.model import default_device
 from laresa.training import Result, Trainer
 from sweeps.service.courier import Courier
 from sweeps.service.gpu import forget_peak, free_gib, peak_gib, wait_for_room
+from sweeps.service.mirror import sweep_at
 from sweeps.service.nodes import check_here
-from sweeps.service.storage import Attempt, FencedError, StorageError, SweepFolder, TrialFolder, write_json
+from sweeps.service.storage import Attempt, FencedError, StorageError, TrialFolder, write_json
 from sweeps.service.study import PlannedTrial
 from sweeps.service.tracking import SweepRun, TrialRun
 
@@ -54,7 +54,7 @@ class TrialContext:
         return cls(**{**fields, "sweep": SweepRun(**fields["sweep"])})
 
     def trial_folder(self, signature: str) -> TrialFolder:
-        return SweepFolder(Path(self.folder)).trial(signature)
+        return sweep_at(self.folder).trial(signature)
 
 
 class TuneTrial(tune.Trainable):
@@ -91,7 +91,7 @@ class TuneTrial(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         context = TrialContext.from_dict(config["context"])
-        check_here(Path(context.folder))
+        check_here(sweep_at(context.folder))
         torch.set_num_threads(max(1, int(context.cpus)))
         if self._courier is None:
             self._courier = Courier(context.sweep.uri)

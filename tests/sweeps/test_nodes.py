@@ -161,7 +161,8 @@ def test_every_node_is_asked(cluster: Cluster, tmp_path: Path):
     ray.init(address=cluster.address, log_to_driver=False, logging_level=40)
     (tmp_path / "there").touch()
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    hosts = ask(nodes, str(tmp_path), "there")
-    assert len(nodes) == len(hosts) == 3
-    assert all(host.sees and abs(host.ahead) < host.asking + 1 for host in hosts)
+    for place in (str(tmp_path), f"file://{tmp_path}"):
+        hosts = ask(nodes, place, "there")
+        assert len(nodes) == len(hosts) == 3
+        assert all(host.sees and abs(host.ahead) < host.asking + 1 for host in hosts)
     assert not any(host.sees for host in ask(nodes, str(tmp_path), "not there"))

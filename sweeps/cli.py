@@ -178,7 +178,7 @@ def _status(args: argparse.Namespace) -> int:
     from sweeps.service.runner import sweep_folder
     from sweeps.service.status import status
 
-    options = RunOptions(storage=Path(args.storage) if args.storage else None)
+    options = RunOptions(storage=args.storage)
     found = status(args.sweep, sweep_folder(args.sweep, options), tracking_uri=args.tracking_uri)
     listed = [_brief(record) for record in found.records]
     print(json.dumps(listed, indent=1) if args.json else "\n".join(found.lines()))

@@ -16,7 +16,7 @@ from sweeps.service import journal
 from sweeps.service.options import RunOptions
 from sweeps.service.plan import PlanRow
 from sweeps.service.records import reading_uri
-from sweeps.service.storage import SweepFolder, read_json, write_json
+from sweeps.service.storage import SweepFolder
 from sweeps.service.study import PlannedTrial, Study
 from sweeps.service.tracking import client
 
@@ -158,7 +158,7 @@ def _fitting_here(options: RunOptions) -> int:
 
 def read_journal(study: Study, folder: SweepFolder) -> dict[str, Progress]:
     """What the study's searches have asked so far, by name; nothing is written."""
-    path = folder.root / journal.NAME
+    path = folder.file(journal.NAME)
     if not study.searches or not path.exists():
         return {}
     import optuna
@@ -191,8 +191,7 @@ def _progress(study: Any) -> Progress:
 
 def note_plan(study: Study, options: RunOptions, folder: SweepFolder, uri: str) -> None:
     """Before anything is trained: what the whole study should take. A sweep that was extended is planned anew."""
-    path = folder.root / "estimate.json"
-    if (read_json(path) or {}).get("trials") == study.size:
+    if (folder.read("estimate.json") or {}).get("trials") == study.size:
         return
     configs = [trial.config for trial in study.trials()]
     configs += [search.base for search in study.searches for _ in range(search.trials)]
@@ -200,13 +199,12 @@ def note_plan(study: Study, options: RunOptions, folder: SweepFolder, uri: str) 
     training = sum(config.epochs * seconds.get(cost_of(config), math.nan) for config in configs)
     planned = {"trials": study.size, "epochs": sum(config.epochs for config in configs)}
     known = {} if math.isnan(training) else {"training seconds": training}
-    write_json(path, {**planned, **known, "gpus_per_trial": options.gpus_per_trial})
+    folder.write("estimate.json", {**planned, **known, "gpus_per_trial": options.gpus_per_trial})
 
 
 def actual_against_plan(folder: SweepFolder) -> dict[str, tuple[float, float]]:
     """What the parent's tag laresa.plan holds: `against_actual` of all that this sweep's storage knows."""
-    outcomes = [read_json(path) for path in folder.root.glob("trials/*/outcome.json")]
-    return against_actual(read_json(folder.root / "estimate.json") or {}, outcomes)
+    return against_actual(folder.read("estimate.json") or {}, folder.outcomes())
 
 
 def against_actual(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from laresa.errors import LaresaError
+from sweeps.service.mirror import sweep_at
 from sweeps.service.server import home
 from sweeps.service.storage import StorageError, SweepFolder
 
@@ -21,12 +22,16 @@ CLOCKS_APART = 5.0  # seconds
 
 @dataclass(frozen=True)
 class Host:
-    """What a host said of itself. ahead: seconds of its clock before the driver's, known up to the time asking took."""
+    """What a host said of itself. ahead: seconds of its clock before the driver's, known up to the time asking took.
+
+    why: it does not see the storage, where more is known.
+    """
 
     name: str
     sees: bool
     ahead: float
     asking: float
+    why: str = ""
 
 
 def check_nodes(folder: SweepFolder) -> None:
@@ -41,13 +46,13 @@ def check_nodes(folder: SweepFolder) -> None:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) < 2:
         return
-    marker = folder.root / f".seen-{uuid.uuid4().hex}"
-    marker.touch()
+    marker = f".seen-{uuid.uuid4().hex}"
+    folder.write(marker, {})
     try:
-        hosts = ask([node["NodeID"] for node in nodes], marker)
+        hosts = ask([node["NodeID"] for node in nodes], folder.place, marker)
     finally:
-        marker.unlink(missing_ok=True)
-    complain(folder.root, hosts)
+        folder.files.delete(folder.root / marker)
+    complain(folder.place, hosts)
 
 
 def kept_away(shared: Path) -> dict[str, str]:
@@ -55,14 +60,14 @@ def kept_away(shared: Path) -> dict[str, str]:
     return {path.name: " ".join(path.read_text().split()) for path in sorted(shared.glob("nodes/*"))}
 
 
-def ask(nodes: list[str], marker: Path) -> list[Host]:
-    """What each node says; one that does not answer is left to Ray, which will find it dead."""
+def ask(nodes: list[str], place: str, marker: str) -> list[Host]:
+    """What each node says of a file in the sweep's folder; one that gives no answer is left to Ray to find dead."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     looking = ray.remote(num_cpus=0, max_retries=0)(look)
     asked = [
-        looking.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(str(marker))
+        looking.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(place, marker)
         for node in nodes
     ]
     began, hosts, waiting = time.time(), [], asked
@@ -71,30 +76,34 @@ def ask(nodes: list[str], marker: Path) -> list[Host]:
         for answer in answered:
             now = time.time()
             try:
-                name, sees, clock = ray.get(answer)
+                name, why, clock = ray.get(answer)
             except ray.exceptions.RayError as error:
                 log.warning("a host did not answer (%s)", type(error).__name__)
                 continue
-            hosts.append(Host(name, sees, clock - now, now - began))
+            hosts.append(Host(name, why is None, clock - now, now - began, why or ""))
     if waiting:
         log.warning("%d of %d hosts did not answer within %.0f s", len(waiting), len(nodes), ANSWER)
     return hosts
 
 
-def look(marker: str) -> tuple[str, bool, float]:
-    """On a host: (its name, whether the file is there, its time)."""
-    deadline = time.monotonic() + PATIENCE
-    while not (sees := Path(marker).exists()) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return platform.node(), sees, time.time()
+def look(place: str, marker: str) -> tuple[str, str | None, float]:
+    """On a host: (its name, why it does not see the file or None if it does, its time)."""
+    deadline, folder = time.monotonic() + PATIENCE, sweep_at(place)
+    try:
+        while not (sees := folder.has(marker)) and time.monotonic() < deadline:
+            time.sleep(0.2)
+    except StorageError as error:
+        return platform.node(), str(error), time.time()
+    return platform.node(), None if sees else "", time.time()
 
 
-def complain(root: Path, hosts: list[Host]) -> None:
+def complain(place: str, hosts: list[Host]) -> None:
     blind = sorted({host.name for host in hosts if not host.sees})
     if blind:
+        why = "; ".join(sorted({f"{host.name}: {host.why}" for host in hosts if host.why}))
         raise StorageError(
-            f"storage {root} is not shared: {', '.join(blind)} can't see it. Give --storage a folder that every host "
-            "mounts (or s3://, gs:// through such a mount): see cluster/README.md"
+            f"storage {place} is not shared: {', '.join(blind)} can't see it. Give --storage a folder that every host "
+            f"mounts, or a bucket that each can use (s3://, gs://): see cluster/README.md{why and f' ({why})'}"
         )
     for host in hosts:
         # The answer was on its way for some part of the time that asking took.
@@ -106,7 +115,11 @@ class BlindWorkerError(LaresaError):
     """This worker's host does not see the sweep's storage."""
 
 
-def check_here(folder: Path) -> None:
+def check_here(folder: SweepFolder) -> None:
     """On a worker, of a host that may have joined later: BlindWorkerError where the sweep's plan can't be seen."""
-    if not (folder / "plan.json").exists():
-        raise BlindWorkerError(f"{platform.node()} does not see {folder}: is the shared folder mounted there?")
+    try:
+        sees, why = folder.has("plan.json"), "is the shared folder mounted there?"
+    except StorageError as error:
+        sees, why = False, str(error)
+    if not sees:
+        raise BlindWorkerError(f"{platform.node()} does not see {folder.place}: {why}")

@@ -17,12 +17,13 @@ from sweeps.service.study import Replicate
 class RunOptions:
     """Where and how a sweep runs; nothing here changes what is learned.
 
-    gpu_memory_per_trial: GiB, instead of gpus_per_trial. halve_batch: a trial that runs out of a whole GPU's memory is
-    followed by one with half the batch, which is another configuration under the same arm.
+    storage: a folder, or the URI of a bucket. gpu_memory_per_trial: GiB, instead of gpus_per_trial. halve_batch: a
+    trial that runs out of a whole GPU's memory is followed by one with half the batch, which is another configuration
+    under the same arm.
     """
 
     tracking_uri: str | None = None
-    storage: Path | None = None
+    storage: Path | str | None = None
     cpus_per_trial: float = 1.0
     gpus_per_trial: float = 0.0
     concurrency: int | None = None
@@ -110,7 +111,12 @@ def add_place_options(parser: Any) -> None:
     parser.add_argument(
         "--tracking-uri", metavar="URI", help="MLflow server (default: MLFLOW_TRACKING_URI, else a local one)"
     )
-    parser.add_argument("--storage", metavar="PATH", help="checkpoints and outcomes (default: .laresa/storage)")
+    parser.add_argument(
+        "--storage",
+        metavar="PATH_OR_URI",
+        help="checkpoints and outcomes: a folder that all hosts see, or s3://BUCKET/PREFIX, gs://BUCKET/PREFIX "
+        "(default: .laresa/storage)",
+    )
 
 
 def run_options(args: argparse.Namespace) -> RunOptions:
@@ -124,7 +130,7 @@ def run_options(args: argparse.Namespace) -> RunOptions:
         raise ConfigError(f"--concurrency {args.concurrency}: expected 1 or more")
     return RunOptions(
         tracking_uri=args.tracking_uri,
-        storage=Path(args.storage) if args.storage else None,
+        storage=args.storage,
         cpus_per_trial=args.cpus_per_trial,
         gpus_per_trial=args.gpus_per_trial,
         concurrency=args.concurrency,

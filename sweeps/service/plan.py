@@ -8,7 +8,7 @@ from typing import Any
 
 from laresa.config import TrialConfig
 from laresa.errors import ConfigError
-from sweeps.service.storage import SweepFolder, read_json, write_json
+from sweeps.service.storage import SweepFolder
 from sweeps.service.study import PlannedTrial, Study
 
 
@@ -43,12 +43,13 @@ def plan(study: Study, folder: SweepFolder, tracked: Mapping[str, str]) -> tuple
 
 def rows_of(trials: Iterable[PlannedTrial], folder: SweepFolder, tracked: Mapping[str, str]) -> tuple[PlanRow, ...]:
     """As `plan`, of these trials."""
-    return tuple(PlanRow(trial, _state(trial, folder, tracked)) for trial in trials)
+    stored = folder.snapshot()
+    return tuple(PlanRow(trial, _state(trial, stored, tracked)) for trial in trials)
 
 
 def check_plan(study: Study, folder: SweepFolder) -> None:
     """ConfigError where the sweep exists with another plan: it can be continued and extended, never mixed."""
-    earlier = read_json(folder.root / "plan.json")
+    earlier = folder.read("plan.json")
     if earlier is None:
         return
     now = _fixed(study)
@@ -59,10 +60,9 @@ def check_plan(study: Study, folder: SweepFolder) -> None:
 
 def write_plan(study: Study, folder: SweepFolder) -> None:
     """Note what this sweep holds, its earlier extensions included."""
-    path = folder.root / "plan.json"
-    earlier = read_json(path) or {"arms": {}, "searches": {}}
+    earlier = folder.read("plan.json") or {"arms": {}, "searches": {}}
     now = _fixed(study)
-    write_json(path, {kind: {**earlier[kind], **now[kind]} for kind in ("arms", "searches")})
+    folder.write("plan.json", {kind: {**earlier[kind], **now[kind]} for kind in ("arms", "searches")})
 
 
 def _fixed(study: Study) -> dict[str, dict[str, Any]]:

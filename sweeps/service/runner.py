@@ -16,14 +16,16 @@ from laresa.errors import ConfigError, LaresaError
 from sweeps.service import plan as planning
 from sweeps.service import tracking
 from sweeps.service.adopt import adopt, check_same_data
+from sweeps.service.bucket import Bucket, is_uri
 from sweeps.service.estimate import actual_against_plan, note_plan
 from sweeps.service.gpu import packed
+from sweeps.service.mirror import sweep_at
 from sweeps.service.nodes import check_nodes
 from sweeps.service.options import RunOptions
 from sweeps.service.prepare import prepare, provenance_tags
 from sweeps.service.records import tracked_states
 from sweeps.service.server import LocalServer, home
-from sweeps.service.storage import SweepFolder
+from sweeps.service.storage import SweepFolder, TrialFolder
 from sweeps.service.study import PlannedTrial, Study
 from sweeps.service.tracking import SweepRun, TrialRun
 from sweeps.service.watch import Watch
@@ -64,7 +66,7 @@ def run(study: Study, options: RunOptions) -> SweepResult:
         planning.check_plan(study, folder)
         uri, server = resolve_tracking(options.tracking_uri)
         try:
-            if anything_left(study, folder, options):
+            if anything_left(study, folder.snapshot(), options):
                 with ThreadPoolExecutor(1) as thread:  # Ray and the local server start meanwhile
                     prepared = thread.submit(prepare, study)
                     connect()
@@ -203,16 +205,17 @@ class Runner:
         if not searches or set(chosen) >= {cell.arm for cell in self.study.cells}:
             planned += [*self.study.chosen(chosen).trials(), *self.halved]
         states, counts = tracked_states(self.study.name, self.sweep.uri), dict[str, int]()
+        folder = self.folder.snapshot()
         for trial in planned:
-            state = self._settle_trial(trial, states.get(trial.signature, "not started"))
+            stored = folder.trial(trial.signature)
+            state = self._settle_trial(trial, stored, states.get(trial.signature, "not started"))
             counts[state] = counts.get(state, 0) + 1
         return counts
 
-    def _settle_trial(self, trial: PlannedTrial, shown: str) -> str:
+    def _settle_trial(self, trial: PlannedTrial, stored: TrialFolder, shown: str) -> str:
         """Bring one trial's run to the state that storage says, and return it."""
-        stored = self.folder.trial(trial.signature)
         outcome = stored.outcome()
-        if outcome is not None and (shown != outcome["state"] or not stored.delivered.exists()):
+        if outcome is not None and (shown != outcome["state"] or not stored.delivered()):
             tracking.deliver(self.api, TrialRun(self.sweep, trial, self.tags), stored)
             return str(outcome["state"])
         if trial.role == "evidence" and shown == "finished":
@@ -234,7 +237,10 @@ def halved(trial: PlannedTrial, folder: SweepFolder) -> PlannedTrial | None:
 def sweep_folder(name: str, options: RunOptions) -> SweepFolder:
     if not name or name != Path(name).name or name.startswith("."):
         raise ConfigError(f"sweep name {name!r}: expected a plain name without '/', such as 'my-ablation'")
-    return SweepFolder((options.storage or home() / "storage").resolve() / name)
+    storage = str(options.storage or home() / "storage")
+    if is_uri(storage):
+        return sweep_at(Bucket(storage).below(name).uri)
+    return SweepFolder(Path(storage).expanduser().resolve() / name)
 
 
 def resolve_tracking(uri: str | None) -> tuple[str, LocalServer | None]:

@@ -100,6 +100,7 @@ class OptunaSource:
         """take_over: called with what is suggested; it may put the outcome of an earlier sweep on storage."""
         check_search(search)
         self.search, self._folder, self._take_over = search, folder, take_over
+        folder.file(journal.NAME)  # the file is opened where it now is
         self.study = open_study(search, folder.root)
         self._numbers: dict[str, int] = {}  # signature -> trial number of the study
         self._waiting: deque[PlannedTrial] = deque()
@@ -131,6 +132,7 @@ class OptunaSource:
             if outcome is not None:
                 self._tell(trial.number, outcome)
             elif twin is None:
+                self._folder.keep(journal.NAME)  # before anybody trains it
                 return planned
             # else: the same configuration is being trained already; both are told when it ends
         return None
@@ -198,6 +200,7 @@ class OptunaSource:
             self.study.tell(number, values)
         else:
             self.study.tell(number, state=TrialState.FAIL)
+        self._folder.keep(journal.NAME)
 
 
 def check_search(search: Search) -> None:

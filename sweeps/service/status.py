@@ -73,19 +73,13 @@ def status(sweep: str, folder: SweepFolder, *, tracking_uri: str | None = None) 
     """The state of a sweep now. ConfigError: the tracker knows no such sweep."""
     uri = records.reading_uri(tracking_uri)
     found = records.trials(sweep, tracking_uri=uri)
-    api, driver = client(uri), _driver(folder)
+    api, driver = client(uri), folder.driver()
     if driver == "none":
         found = [dataclasses.replace(r, state="interrupted") if r.state == "running" else r for r in found]
     running = [record for record in found if record.state == "running"]
     epochs = {record.run_id: _last_epoch(api, record.run_id) for record in running}
     not_started = _not_started(api, sweep, len(found))
     return Status(sweep, driver, tuple(found), not_started, epochs, _seconds_left(found, running, epochs, not_started))
-
-
-def _driver(folder: SweepFolder) -> str:
-    if not (folder.root / "driver.lock").exists():
-        return "unknown"
-    return "at work" if folder.busy() else "none"
 
 
 def _not_started(api: Any, sweep: str, known: int) -> int:

@@ -9,6 +9,8 @@ It is the truth; the tracker holds a delivered copy.
 
 Whoever trains a signature next takes a new attempt number and goes on from the newest checkpoint. A predecessor that
 still lives (a host cut off and back again) sees the newer attempt and stops: it can't write over its successor.
+
+The files lie in a folder that every host sees (Disk), or in a bucket (mirror.Mirror).
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,112 +41,239 @@ class FencedError(LaresaError):
     """A newer attempt trains this signature; this one must stop."""
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """One try at a trial: the right to write its checkpoint and outcome until a newer attempt exists."""
+class Disk:
+    """How a sweep's files become the same on every host: here they lie in a shared folder, and are so already.
 
-    trial: TrialFolder
-    number: int
+    What is written is `put` afterwards, what may have been written elsewhere is `fetch`ed before it is read.
+    """
 
-    def checkpoint(self, epoch: int) -> Path:
-        """A new name each epoch: replacing a file makes the disk wait, and the one before it is a safe retreat."""
-        return self.trial.attempt_folder(self.number) / f"checkpoint-{epoch:06d}.safetensors"
+    def place(self, path: Path) -> str:
+        """The path as any host finds it (`mirror.sweep_at`), and as a message shows it."""
+        return str(path)
 
-    def drop_older_checkpoints(self) -> None:
-        """Keep the newest two of the trial."""
-        for old in self.trial.checkpoints()[2:]:
-            old.unlink(missing_ok=True)
+    def has(self, path: Path) -> bool:
+        return path.exists()
 
-    def check(self) -> None:
-        newest = max(self.trial.attempt_numbers())
-        if newest != self.number:
-            raise FencedError(f"attempt {self.number} of {self.trial.root} gives way to attempt {newest}")
+    def glob(self, folder: Path, pattern: str) -> list[Path]:
+        return list(folder.glob(pattern))
 
-    def conclude(self, outcome: Mapping[str, Any]) -> None:
-        """Write outcome.json, after whatever files it speaks of; drop checkpoints, which nobody needs any more."""
-        self.check()
-        write_json(self.trial.root / "outcome.json", {**outcome, "attempts": self.number})
-        for checkpoint in self.trial.checkpoints():
-            checkpoint.unlink(missing_ok=True)
+    def fetch(self, path: Path) -> Path:
+        """The path, with the file in it if there is one."""
+        return path
 
+    def put(self, path: Path) -> None:
+        """The file is whole: from now on it counts."""
 
-@dataclass(frozen=True)
-class TrialFolder:
-    root: Path
+    def put_all(self, folder: Path) -> None:
+        """As `put`, for the files of a folder."""
 
-    def attempt_folder(self, number: int) -> Path:
-        return self.root / f"attempt-{number:04d}"
+    def delete(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
 
-    def attempt_numbers(self) -> list[int]:
-        return sorted(int(path.name.removeprefix("attempt-")) for path in self.root.glob("attempt-*"))
+    def snapshot(self) -> Disk:
+        """The same files, where reading many is cheap; what comes later may be missing."""
+        return self
 
-    def new_attempt(self) -> Attempt:
-        """Take the next attempt number; mkdir is atomic, on network file systems too."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        number = max(self.attempt_numbers(), default=0)
-        while True:
-            number += 1
-            with contextlib.suppress(FileExistsError):
-                self.attempt_folder(number).mkdir()
-                return Attempt(self, number)
-
-    def checkpoints(self) -> list[Path]:
-        """Newest attempt and epoch first; a reader falls back to the next if one is damaged."""
-        return sorted(
-            self.root.glob("attempt-*/checkpoint-*.safetensors"), key=lambda path: path.parts[-2:], reverse=True
-        )
-
-    def outcome(self) -> dict[str, Any] | None:
-        return read_json(self.root / "outcome.json")
-
-    @property
-    def delivered(self) -> Path:
-        return self.root / "delivered"
-
-
-@dataclass(frozen=True)
-class SweepFolder:
-    root: Path
-
-    def trial(self, signature: str) -> TrialFolder:
-        return TrialFolder(self.root / "trials" / signature)
+    def claim(self, folder: Path) -> Path | None:
+        """The attempt folder, made for the caller alone; None if somebody has it. mkdir is atomic over NFS, too."""
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            return None
+        return folder
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, folder: Path) -> Iterator[None]:
         """Hold the sweep for this process; the kernel lets go when the process ends, however it ends."""
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            file = (self.root / "driver.lock").open("a+")
+            folder.mkdir(parents=True, exist_ok=True)
+            file = (folder / "driver.lock").open("a+")
         except OSError as error:
-            raise StorageError(f"storage {self.root} can't be written ({error}): choose another --storage") from error
+            raise StorageError(f"storage {folder} can't be written ({error}): choose another --storage") from error
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 file.seek(0)
-                holder = file.read().strip() or "another process"
-                raise SweepBusyError(
-                    f"sweep {self.root.name!r} is being run by {holder}: "
-                    f"wait for it, watch it with `laresa status {self.root.name}`, or choose another --sweep"
-                ) from error
+                raise busy_error(folder.name, file.read().strip() or "another process") from error
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {os.uname().nodename}")
+            file.write(this_process())
             file.flush()
             try:
                 yield
             finally:
                 file.truncate(0)
 
-    def busy(self) -> bool:
-        """Whether some process holds the lock."""
+    def driver(self, folder: Path) -> str:
+        """Whether a driver holds the lock: "at work", "none", or "unknown" where the sweep is not here."""
         try:
-            with (self.root / "driver.lock").open("a+") as file:
+            with (folder / "driver.lock").open("r+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except FileNotFoundError:
-            return False
+            return "unknown"
         except OSError:
-            return True
-        return False
+            return "at work"
+        return "none"
+
+    @contextlib.contextmanager
+    def for_tune(self, folder: Path) -> Iterator[str]:
+        """A place that Tune's workers on all hosts can write to, though nothing in it matters."""
+        for left in folder.glob("tune-*"):  # of a driver that was killed; this one holds the sweep alone
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix="tune-", dir=folder) as scratch:
+            yield scratch
+
+
+DISK = Disk()
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at a trial: the right to write its checkpoint and outcome until a newer attempt exists."""
+
+    trial: TrialFolder
+    folder: Path
+
+    @property
+    def number(self) -> int:
+        return int(self.folder.name.split("-")[1])
+
+    def checkpoint(self, epoch: int) -> Path:
+        """A new name each epoch: replacing a file makes the disk wait, and the one before it is a safe retreat."""
+        return self.folder / f"checkpoint-{epoch:06d}.safetensors"
+
+    def keep(self, checkpoint: Path) -> None:
+        """The checkpoint is written: it counts, and of the trial's older ones the newest stays."""
+        self.trial.files.put(checkpoint)
+        for old in self.trial.checkpoints()[2:]:
+            self.trial.files.delete(old)
+
+    def check(self) -> None:
+        newest = self.trial.newest_attempt()
+        if newest.folder != self.folder:
+            place = self.trial.files.place(self.trial.root)
+            raise FencedError(f"attempt {self.number} of {place} gives way to attempt {newest.number}")
+
+    def conclude(self, outcome: Mapping[str, Any]) -> None:
+        """Write outcome.json, after whatever files it speaks of; drop checkpoints, which nobody needs any more."""
+        self.check()
+        self.trial.files.put_all(self.trial.root)
+        self.check()  # putting may take its time
+        self.trial.write("outcome.json", {**outcome, "attempts": self.number})
+        for checkpoint in self.trial.checkpoints():
+            self.trial.files.delete(checkpoint)
+
+
+@dataclass(frozen=True)
+class TrialFolder:
+    root: Path
+    files: Disk = DISK
+
+    def newest_attempt(self) -> Attempt:
+        return Attempt(self, max(self.files.glob(self.root, "attempt-*")))
+
+    def new_attempt(self) -> Attempt:
+        """Take the next attempt number."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        known = self.files.glob(self.root, "attempt-*")
+        number = Attempt(self, max(known)).number if known else 0
+        while True:
+            number += 1
+            if (folder := self.files.claim(self.root / f"attempt-{number:04d}")) is not None:
+                return Attempt(self, folder)
+
+    def checkpoints(self) -> list[Path]:
+        """Newest attempt and epoch first; a reader falls back to the next if one is damaged. `file` fetches one."""
+        found = self.files.glob(self.root, "attempt-*/checkpoint-*.safetensors")
+        return sorted(found, key=lambda path: path.parts[-2:], reverse=True)
+
+    def file(self, name: str | Path) -> Path:
+        """A file of the trial, to be read here."""
+        return self.files.fetch(self.root / name)
+
+    def write(self, name: str, value: Any) -> None:
+        write_json(self.root / name, value)
+        self.files.put(self.root / name)
+
+    def outcome(self) -> dict[str, Any] | None:
+        return read_json(self.file("outcome.json"))
+
+    def delivered(self) -> bool:
+        return self.files.has(self.root / "delivered")
+
+    def note_delivered(self, run_id: str, there: Iterable[Path]) -> None:
+        """The tracker's run has it all; the files that are `there` are not kept twice."""
+        (self.root / "delivered").write_text(run_id)
+        self.files.put(self.root / "delivered")
+        for path in there:
+            self.files.delete(path)
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    root: Path
+    files: Disk = DISK
+
+    @property
+    def place(self) -> str:
+        """What another host finds it by: `mirror.sweep_at`."""
+        return self.files.place(self.root)
+
+    def trial(self, signature: str) -> TrialFolder:
+        return TrialFolder(self.root / "trials" / signature, self.files)
+
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the sweep for this process. SweepBusyError: another has it; StorageError: it can't be written."""
+        return self.files.lock(self.root)
+
+    def driver(self) -> str:
+        """Whether one runs: "at work", "none", or "unknown" where the sweep's storage is not here."""
+        return self.files.driver(self.root)
+
+    def busy(self) -> bool:
+        """Whether some process holds the lock."""
+        return self.driver() == "at work"
+
+    def file(self, name: str) -> Path:
+        """A file of the sweep, to be read here."""
+        return self.files.fetch(self.root / name)
+
+    def has(self, name: str) -> bool:
+        return self.files.has(self.root / name)
+
+    def keep(self, name: str) -> None:
+        """The file has changed here: so it is to be for all."""
+        self.files.put(self.root / name)
+
+    def read(self, name: str) -> Any:
+        return read_json(self.file(name))
+
+    def write(self, name: str, value: Any) -> None:
+        write_json(self.root / name, value)
+        self.keep(name)
+
+    def snapshot(self) -> SweepFolder:
+        """For reading many trials at once; what is written after it may be missing."""
+        return SweepFolder(self.root, self.files.snapshot())
+
+    def outcomes(self) -> list[dict[str, Any]]:
+        """Of all trials that have one."""
+        seen = self.snapshot().files
+        return [read_json(seen.fetch(path)) for path in seen.glob(self.root, "trials/*/outcome.json")]
+
+    def for_tune(self) -> contextlib.AbstractContextManager[str]:
+        return self.files.for_tune(self.root)
+
+
+def this_process() -> str:
+    return f"process {os.getpid()} on {os.uname().nodename}"
+
+
+def busy_error(sweep: str, holder: str) -> SweepBusyError:
+    return SweepBusyError(
+        f"sweep {sweep!r} is being run by {holder}: "
+        f"wait for it, watch it with `laresa status {sweep}`, or choose another --sweep"
+    )
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -207,7 +207,7 @@ def deliver(api: Any, trial: TrialRun, folder: TrialFolder, *, after_epoch: int 
     """
     outcome = folder.outcome()
     if outcome is None:
-        raise TrackingError(f"{folder.root} has no outcome to deliver")
+        raise TrackingError(f"{folder.files.place(folder.root)} has no outcome to deliver")
     from mlflow.entities import Metric, RunTag
 
     run_id = open_trial(api, trial)
@@ -220,13 +220,11 @@ def deliver(api: Any, trial: TrialRun, folder: TrialFolder, *, after_epoch: int 
         tags["laresa.error"] = outcome["error"][:4000]
     tags["laresa.collapsed"] = str(outcome["metrics"].get("collapse_step", -1) >= 0).lower()
     api.log_batch(run_id, metrics=final, tags=[RunTag(name, value) for name, value in tags.items()])
-    for path, target in artifacts(folder):
+    sent = artifacts(folder)
+    for path, target in sent:
         api.log_artifact(run_id, str(path), target)
     api.set_terminated(run_id, STATUS[outcome["state"]])
-    folder.delivered.write_text(run_id)
-    for path, _ in artifacts(folder):
-        if path.suffix in (".safetensors", ".npz", ".svg"):
-            path.unlink(missing_ok=True)  # MLflow has them now
+    folder.note_delivered(run_id, [path for path, _ in sent if path.suffix in (".safetensors", ".npz", ".svg")])
     return run_id
 
 
@@ -247,4 +245,4 @@ def interrupt(api: Any, sweep: SweepRun, signature: str) -> None:
 
 def artifacts(folder: TrialFolder) -> list[tuple[Path, str | None]]:
     """(file, artifact folder) of what a concluded trial left on storage."""
-    return [(folder.root / name, target) for name, target in ARTIFACTS.items() if (folder.root / name).exists()]
+    return [(path, target) for name, target in ARTIFACTS.items() if (path := folder.file(name)).exists()]

@@ -7,7 +7,6 @@ import platform
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,8 +23,9 @@ from laresa.model import default_device
 from laresa.training import Result, Trainer
 from sweeps.service.courier import Courier
 from sweeps.service.gpu import forget_peak, free_gib, peak_gib, wait_for_room
+from sweeps.service.mirror import sweep_at
 from sweeps.service.nodes import check_here
-from sweeps.service.storage import Attempt, FencedError, SweepFolder, TrialFolder, write_json
+from sweeps.service.storage import Attempt, FencedError, StorageError, TrialFolder, write_json
 from sweeps.service.study import PlannedTrial
 from sweeps.service.tracking import SweepRun, TrialRun
 
@@ -37,7 +37,7 @@ FAREWELL_SECONDS = 20.0  # how long a worker that ends may go on sending; the ru
 
 @dataclass(frozen=True)
 class TrialContext:
-    """What all trials of a sweep share: plain data that travels to the workers."""
+    """What all trials of a sweep share: plain data that travels to the workers. folder: a `SweepFolder.place`."""
 
     sweep: SweepRun
     folder: str
@@ -54,7 +54,7 @@ class TrialContext:
         return cls(**{**fields, "sweep": SweepRun(**fields["sweep"])})
 
     def trial_folder(self, signature: str) -> TrialFolder:
-        return SweepFolder(Path(self.folder)).trial(signature)
+        return sweep_at(self.folder).trial(signature)
 
 
 class TuneTrial(tune.Trainable):
@@ -91,7 +91,7 @@ class TuneTrial(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         context = TrialContext.from_dict(config["context"])
-        check_here(Path(context.folder))
+        check_here(sweep_at(context.folder))
         torch.set_num_threads(max(1, int(context.cpus)))
         if self._courier is None:
             self._courier = Courier(context.sweep.uri)
@@ -127,9 +127,10 @@ class Session:
                 return self._finish(self.trainer.result())
             measurement = self.trainer.epoch()
             self.attempt.check()
-            self.trainer.save(self.attempt.checkpoint(measurement.epoch))
-            self.attempt.drop_older_checkpoints()
-        except (FencedError, CheckpointError):
+            path = self.attempt.checkpoint(measurement.epoch)
+            self.trainer.save(path)
+            self.attempt.keep(path)
+        except (FencedError, CheckpointError, StorageError):
             raise  # not the trial's fault: what is on storage stays as it is
         except torch.OutOfMemoryError as error:
             return self._give_way() if 0 < self.context.gpus < 1 else self._retry_or_fail(error)
@@ -155,7 +156,7 @@ class Session:
         trainer = Trainer(self.config, dataset=_dataset(self.config), device=None)
         for path in self.folder.checkpoints():
             try:
-                trainer.restore(path)
+                trainer.restore(self.folder.file(path))
                 break
             except CheckpointError as error:
                 log.warning("%s; trying the one before it", error)
@@ -246,7 +247,7 @@ def describe_outcome(
 
 def conclude_pruned(folder: TrialFolder, trial: PlannedTrial, tags: Mapping[str, str]) -> dict[str, Any]:
     """The outcome of a trial that the scheduler stopped: what it measured so far; the test split stays unseen."""
-    _, state = checkpoint.load(folder.checkpoints()[0])
+    _, state = checkpoint.load(folder.file(folder.checkpoints()[0]))
     best = state["history"][state["best_epoch"] - 1]["metrics"]
     metrics = {f"best/{name}": value for name, value in best.items() if name.startswith("val/")}
     metrics["best_epoch"] = float(state["best_epoch"])
@@ -255,7 +256,7 @@ def conclude_pruned(folder: TrialFolder, trial: PlannedTrial, tags: Mapping[str,
     write_json(folder.root / "history.json", state["history"])
     provenance = {"laresa.data_fingerprint": state["fingerprint"]}
     outcome = describe_outcome(trial, "pruned", metrics, state["history"], None, provenance)
-    Attempt(folder, max(folder.attempt_numbers())).conclude(outcome)
+    folder.newest_attempt().conclude(outcome)
     return outcome
 
 

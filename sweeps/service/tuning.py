@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -201,7 +199,7 @@ def run_trials(
     """Train what the source gives on the connected Ray."""
     stopping = Stopping()
     memory = options.gpu_memory_per_trial if options.gpus_per_trial < 1 else None  # alone, it may have all there is
-    context = TrialContext(sweep, str(folder.root), options.cpus_per_trial, tags, options.gpus_per_trial, memory)
+    context = TrialContext(sweep, folder.place, options.cpus_per_trial, tags, options.gpus_per_trial, memory)
     search = SourceSearch(source, context, watch, stopping)
     asks = {"CPU": options.cpus_per_trial, "GPU": options.gpus_per_trial}
     reporter = Reporter(watch, stopping, asks)
@@ -211,10 +209,7 @@ def run_trials(
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(WAITING if isinstance(source, FixedPlan) else WAITING_SEARCH)
     os.environ["TUNE_RESULT_BUFFER_MIN_TIME_S"] = "1" if scheduler is None else "0"
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    for left in folder.root.glob("tune-*"):  # of a driver that was killed; this one holds the sweep alone
-        shutil.rmtree(left, ignore_errors=True)
-    # Tune wants a folder that its workers on other hosts can write to, though nothing in it matters.
-    with tempfile.TemporaryDirectory(prefix="tune-", dir=folder.root) as scratch:
+    with folder.for_tune() as scratch:
         tuner = tune.Tuner(
             tune.with_resources(TuneTrial, {name.lower(): count for name, count in asks.items()}),
             tune_config=tune.TuneConfig(

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,22 @@ def server(laresa_home: Path) -> str:
     url = local.launch()
     local.wait(url)
     return url
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """URI of a bucket in an S3 of our own, which AWS_ENDPOINT_URL leads to."""
+    moto = pytest.importorskip("moto.server", reason="pip install 'moto[s3]' flask-cors")
+    server = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    url = "http://{}:{}".format(*server.get_host_and_port())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", url)
+        patch.setenv("AWS_ACCESS_KEY_ID", "fake")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "fake")
+        urllib.request.urlopen(urllib.request.Request(f"{url}/laresa-tests", method="PUT"))
+        yield "s3://laresa-tests"
+    server.stop()
 
 
 def laresa(*arguments: str, check: bool = True, **options) -> subprocess.CompletedProcess[str]:

@@ -36,7 +36,7 @@ def rows(*states: str) -> list[PlanRow]:
 
 def test_what_is_left_times_what_an_epoch_takes(tmp_path: Path):
     folder = SweepFolder(tmp_path)
-    stored = folder.trial(STUDY.trials()[1].signature).attempt_folder(1)
+    stored = folder.trial(STUDY.trials()[1].signature).root / "attempt-0001"
     stored.mkdir(parents=True)
     (stored / "checkpoint-000004.safetensors").touch()
     found = estimate(STUDY, rows("finished", "resume", "new"), {}, {cost_of(CE): 36.0}, folder, FOUR)

@@ -30,16 +30,16 @@ from tests.sweeps.test_kills import assert_settled, kill_driver, start
 
 def test_a_host_that_does_not_see_the_storage_is_named(tmp_path: Path):
     sees, blind = Host("head", True, 0.1, 1.0), Host("worker-7", False, 0.0, 1.0)
-    complain(tmp_path, [sees])
+    complain(str(tmp_path), [sees])
     with pytest.raises(StorageError, match=r"is not shared: worker-7 can't see it\. Give --storage a folder"):
-        complain(tmp_path, [sees, blind])
+        complain(str(tmp_path), [sees, blind])
 
 
 def test_clocks_that_differ_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.WARNING, "laresa.nodes"):
-        complain(tmp_path, [Host("near", True, -6.0, 4.0)])  # its answer took up to four seconds to arrive
+        complain(str(tmp_path), [Host("near", True, -6.0, 4.0)])  # its answer took up to four seconds to arrive
         assert not caplog.messages
-        complain(tmp_path, [Host("ahead", True, 7.0, 1.0), Host("behind", True, -90.0, 4.0)])
+        complain(str(tmp_path), [Host("ahead", True, 7.0, 1.0), Host("behind", True, -90.0, 4.0)])
     assert ["the clock of ahead is +7 s off" in caplog.messages[0], "behind is -90 s" in caplog.messages[1]] == [
         True
     ] * 2
@@ -47,9 +47,9 @@ def test_clocks_that_differ_are_told(tmp_path: Path, caplog: pytest.LogCaptureFi
 
 def test_a_worker_without_the_sweeps_folder_does_not_begin(tmp_path: Path):
     with pytest.raises(BlindWorkerError, match="is the shared folder mounted there"):
-        check_here(tmp_path)
+        check_here(SweepFolder(tmp_path))
     (tmp_path / "plan.json").write_text("{}")
-    check_here(tmp_path)
+    check_here(SweepFolder(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_nothing_is_trained_on_storage_that_is_not_shared(tmp_path: Path, monkey
 
     def blind(folder: SweepFolder) -> None:
         asked.append(folder.root)
-        complain(folder.root, [Host("worker-7", False, 0.0, 1.0)])
+        complain(folder.place, [Host("worker-7", False, 0.0, 1.0)])
 
     monkeypatch.setattr(runner, "connect", lambda: None)
     monkeypatch.setattr(runner, "check_nodes", blind)
@@ -161,7 +161,8 @@ def test_every_node_is_asked(cluster: Cluster, tmp_path: Path):
     ray.init(address=cluster.address, log_to_driver=False, logging_level=40)
     (tmp_path / "there").touch()
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    hosts = ask(nodes, tmp_path / "there")
-    assert len(nodes) == len(hosts) == 3
-    assert all(host.sees and abs(host.ahead) < host.asking + 1 for host in hosts)
-    assert not any(host.sees for host in ask(nodes, tmp_path / "not there"))
+    for place in (str(tmp_path), f"file://{tmp_path}"):
+        hosts = ask(nodes, place, "there")
+        assert len(nodes) == len(hosts) == 3
+        assert all(host.sees and abs(host.ahead) < host.asking + 1 for host in hosts)
+    assert not any(host.sees for host in ask(nodes, str(tmp_path), "not there"))

@@ -33,7 +33,7 @@ def test_checkpoints_newest_attempt_first_and_gone_once_concluded(tmp_path: Path
     second.checkpoint(10).touch()
     first.checkpoint(12).touch()
     assert folder.checkpoints() == [second.checkpoint(10), second.checkpoint(9), first.checkpoint(12)]
-    second.drop_older_checkpoints()
+    second.keep(second.checkpoint(10))
     assert folder.checkpoints() == [second.checkpoint(10), second.checkpoint(9)]
     third.conclude({"state": "failed"})
     assert folder.checkpoints() == []

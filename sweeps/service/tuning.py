@@ -12,7 +12,14 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, HyperBandScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import (
+    ASHAScheduler,
+    FIFOScheduler,
+    HyperBandScheduler,
+    MedianStoppingRule,
+    TrialScheduler,
+)
 from ray.tune.search import Searcher
 
 from laresa.errors import ConfigError, nearest
@@ -36,15 +43,37 @@ os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Stopping hears Ctrl-C
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints a banner at verbosity 0; Watch is our output
 
+
+class InOrder(FIFOScheduler):
+    """First come, first served. Tune's own looks through every trial there ever was, at each event."""
+
+    _live: tuple[Trial, ...] = ()
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        super().on_trial_add(tune_controller, trial)
+        self._live = (*self._live, trial)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        self._live = tuple(trial for trial in self._live if not trial.is_finished())
+        ready = [trial for status in (Trial.PENDING, Trial.PAUSED) for trial in self._live if trial.status == status]
+        return ready[0] if ready else None
+
+
+class Asha(InOrder, ASHAScheduler):
+    pass
+
+
+class MedianStopping(InOrder, MedianStoppingRule):
+    pass
+
+
 # A trial that reaches its last epoch ends by itself, and is measured on test: max_t lies one epoch behind.
 COMMON = {"time_attr": "epoch", "metric": "val/top1", "mode": "max"}
 SCHEDULERS: dict[str, Callable[[int], TrialScheduler | None]] = {
     "none": lambda epochs: None,
-    "asha": lambda epochs: ASHAScheduler(
-        **COMMON, max_t=epochs + 1, grace_period=max(1, round(epochs / 9)), reduction_factor=3
-    ),
+    "asha": lambda epochs: Asha(**COMMON, max_t=epochs + 1, grace_period=max(1, round(epochs / 9)), reduction_factor=3),
     "hyperband": lambda epochs: HyperBandScheduler(**COMMON, max_t=epochs + 1, reduction_factor=3),
-    "median": lambda epochs: MedianStoppingRule(**COMMON, grace_period=max(1, round(epochs / 9))),
+    "median": lambda epochs: MedianStopping(**COMMON, grace_period=max(1, round(epochs / 9))),
 }
 
 
@@ -214,7 +243,7 @@ def run_trials(
             tune.with_resources(TuneTrial, {name.lower(): count for name, count in asks.items()}),
             tune_config=tune.TuneConfig(
                 search_alg=search,
-                scheduler=scheduler,
+                scheduler=scheduler or InOrder(),
                 num_samples=-1,
                 max_concurrent_trials=options.concurrency,  # None: as many as fit, on hosts that join later, too
                 reuse_actors=True,  # a fresh worker costs seconds of importing torch

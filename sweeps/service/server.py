@@ -108,7 +108,18 @@ class LocalServer:
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }
         environment.pop("MLFLOW_TRACKING_URI", None)
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--app-name",
+            "laresa",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+        ]
         command += ["--backend-store-uri", self.store, "--artifacts-destination", str(self.folder / "artifacts")]
         command += ["--workers", "1"]  # with more, every call costs about 45 ms (uvicorn#3149)
         with (self.folder / "server.log").open("ab") as log:

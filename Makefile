@@ -20,7 +20,8 @@ demo: setup
 	$(BIN)/laresa demo
 
 test: setup
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile  # most of their time they wait for servers and workers
+	$(BIN)/python -m pytest -m "not alone" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m alone
 
 lint: setup
 	$(BIN)/ruff check .

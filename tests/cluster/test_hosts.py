@@ -10,7 +10,11 @@ import pytest
 
 from tests.cluster import hosts as pretend
 
-pytestmark = [pytest.mark.hosts, pytest.mark.skipif(pretend.missing() is not None, reason=str(pretend.missing()))]
+pytestmark = [
+    pytest.mark.hosts,
+    pytest.mark.alone,
+    pytest.mark.skipif(pretend.missing() is not None, reason=str(pretend.missing())),
+]
 
 
 def traces(hosts: pretend.Hosts) -> str:

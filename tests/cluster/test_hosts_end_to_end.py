@@ -23,6 +23,7 @@ TRIALS = "storage/power/trials/*"
 
 pytestmark = [
     pytest.mark.hosts,
+    pytest.mark.alone,
     pytest.mark.slow,
     pytest.mark.timeout(400),
     pytest.mark.skipif(pretend.missing() is not None, reason=str(pretend.missing())),

@@ -17,6 +17,7 @@ from tests.sweeps.test_kills import assert_settled, kill_driver, start
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.usefixtures("one_thread")
 def test_killed_and_typed_again_on_an_empty_disk(
     s3: str, server: str, pictures: Path, tmp_path: Path, laresa_home: Path, monkeypatch: pytest.MonkeyPatch

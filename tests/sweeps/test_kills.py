@@ -22,7 +22,12 @@ from sweeps.service.storage import SweepFolder
 from sweeps.service.tracking import client
 from tests.sweeps.conftest import QUICK, laresa
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("server", "one_thread")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.alone,
+    pytest.mark.timeout(600),
+    pytest.mark.usefixtures("server", "one_thread"),
+]
 EPOCHS = 12
 
 

@@ -78,6 +78,7 @@ def test_clock():
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 def test_ctrl_c_leaves_everything_resumable(server: str, pictures: Path, tmp_path: Path, laresa_home: Path):
     """Once in the first run, twice in the second; the third ends it. Meanwhile a second driver is refused."""

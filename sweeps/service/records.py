@@ -16,7 +16,7 @@ from laresa.config import TrialConfig
 from laresa.errors import ConfigError, nearest
 from laresa.measurement import Measurement
 from sweeps.service.server import LocalServer
-from sweeps.service.tracking import check, client, run_or_none, sweep_url
+from sweeps.service.tracking import check, client, fetch_artifact, run_or_none, sweep_url
 
 SCHEMA_VERSION = 1
 DOWNLOADS = 8  # at once
@@ -253,17 +253,11 @@ def _parse(name: str, text: str) -> Any:
 
 
 def _with_history(uri: str, sweep: str, run: Any) -> TrialRecord:
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
     record = record_from(sweep, run)
     if record.state not in ("finished", "failed", "pruned"):
         return record
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "history.json"
-        # What every store of artifacts implements. The client's own way there asks for the run and for a listing first,
-        # ten times the time.
-        get_artifact_repository(run.info.artifact_uri, tracking_uri=uri)._download_file(path.name, str(path))
-        rows = json.loads(path.read_text())
+        rows = json.loads(fetch_artifact(uri, run, "history.json", Path(folder)).read_text())
     return dataclasses.replace(record, history=tuple(Measurement.from_dict(row) for row in rows))
 
 

@@ -180,6 +180,15 @@ def run_or_none(api: Any, run_id: str) -> Any:
         raise
 
 
+def fetch_artifact(uri: str, run: Any, name: str, folder: Path) -> Path:
+    """A run's artifact file, copied to the folder; by one request."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    # What every store of artifacts implements; MlflowClient asks for the run and for a listing first, ten times as long.
+    get_artifact_repository(run.info.artifact_uri, tracking_uri=uri)._download_file(name, str(folder / name))
+    return folder / name
+
+
 def log_params(api: Any, run_id: str, config: Mapping[str, Any]) -> None:
     from mlflow.entities import Param
 

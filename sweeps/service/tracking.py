@@ -184,7 +184,7 @@ def fetch_artifact(uri: str, run: Any, name: str, folder: Path) -> Path:
     """A run's artifact file, copied to the folder; by one request."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    # What every store of artifacts implements; MlflowClient asks for the run and for a listing first, ten times as long.
+    # What every store of artifacts implements; MlflowClient asks for the run and a listing first: ten times as long.
     get_artifact_repository(run.info.artifact_uri, tracking_uri=uri)._download_file(name, str(folder / name))
     return folder / name
 

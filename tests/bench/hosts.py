@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import sys
 import time
+from collections.abc import Callable
 
 from tests.bench.timing import row
 from tests.cluster import hosts as pretend
+from tests.cluster.hosts import Hosts
 from tests.cluster.site import Site, nodes, wait
 
 STUDY = ["--subsets", "ce,ce+anchor", "--seeds", "0,1,2", "--epochs", "12", "--sweep", "spread"]
@@ -18,19 +20,22 @@ def two_against_one() -> list[dict[str, object]]:
     if reason := pretend.missing():
         print(f"    {reason}", file=sys.stderr)
         return []
-    one, _, _ = _measured(workers=1, cores=2)
-    two, up, first = _measured(workers=2, cores=1)
+    one = _measured(workers=1, cores=2)[0]
+    two, up, first, power, cable = _measured(workers=2, cores=1)
     note = "six trials of 12 epochs; the head's MLflow and driver share the machine's two cores; baseline: one host"
     begin = "three hosts, environment installed"
     return [
         row("sweep efficiency, two worker hosts of one core", two, "ratio", one, two / one, note),
         row("ray up until all hosts are there", up, "s", None, None, begin),
         row("ray submit until a trial has trained an epoch", first, "s", None, None, begin),
+        row("a power cut until Ray counts the host out", power, "s", None, None, "by ray status, twice a second"),
+        row("a cable cut until Ray counts the host out", cable, "s", None, None, "by ray status, twice a second"),
     ]
 
 
-def _measured(workers: int, cores: int) -> tuple[float, float, float]:
-    """(sweep efficiency, seconds of ray up, seconds from ray submit to the first checkpoint).
+def _measured(workers: int, cores: int) -> tuple[float, ...]:
+    """(sweep efficiency, seconds of ray up, from ray submit to the first checkpoint, from a power cut and from a cable
+    cut until it is noticed, one worker each).
 
     The head trains nothing.
     """
@@ -57,5 +62,15 @@ def _measured(workers: int, cores: int) -> tuple[float, float, float]:
         assert found, said[-3000:]
         sweep, training, at_once = (float(part) for part in found.groups())
         assert at_once == workers * cores, said[-3000:]
-        site.run("ray", "down", "-y", str(site.yaml), timeout=90)
-    return training / (at_once * sweep), up, first
+        noticed = [
+            _noticed(hosts, i, how) for i, how in zip(range(1, 1 + workers), (hosts.kill, hosts.cut), strict=False)
+        ]
+        site.run("ray", "down", "-y", str(site.yaml), timeout=90, expect=None)  # it can't reach who was cut off
+    return training / (at_once * sweep), up, first, *noticed
+
+
+def _noticed(hosts: Hosts, i: int, how: Callable[[int], None]) -> float:
+    before, began = nodes(hosts), time.perf_counter()
+    how(i)
+    wait(180, "news of it", lambda: nodes(hosts) < before)
+    return time.perf_counter() - began

@@ -86,24 +86,20 @@ def test_power_cable_driver_and_server(site: Site):
     """
     hosts, command = site.hosts, ("ray", "submit", str(site.yaml), "sweeps/ablation.py", *STUDY)
     study = site.start(*command)
-    seconds: dict[str, float] = {}
     try:
         wait(150, "checkpoints of most trials", lambda: len(epochs(hosts, 1)) >= 3)
         hosts.sh(0, "pkill -KILL -f 'mlflow[ ]server|mlflow[.]server'")
         assert not answers(site.server)
         victim = next(i for i in (1, 2) if trains(hosts, i))
         hosts.kill(victim)
-        cut, kept = time.monotonic(), epochs(hosts, 1)
+        kept = epochs(hosts, 1)
         wait(90, "successor", lambda: epochs(hosts, 2))
-        seconds["a power cut until its trial has trained another epoch"] = time.monotonic() - cut
         assert all(first == kept.get(signature, [0])[-1] + 1 for signature, (first, *_) in epochs(hosts, 2).items())
         hosts.revive(victim)
         other = 3 - victim
         hosts.cut(other)
-        cut, before, held = time.monotonic(), tries(hosts), trains(hosts, other)
-        wait(90, "takeover from it", lambda: tries(hosts) > before or len(outcomes(hosts)) > 2 or not held)
-        if tries(hosts) > before:
-            seconds["a cable cut until another host begins with its trial"] = time.monotonic() - cut
+        before = len(outcomes(hosts))
+        wait(60, "progress without it", lambda: trains(hosts, 0) or len(outcomes(hosts)) > before)
     finally:
         site.end(study)
     assert len(outcomes(hosts)) < 4, "the study was over before its driver died"
@@ -115,12 +111,6 @@ def test_power_cable_driver_and_server(site: Site):
     assert [outcome["state"] for outcome in ended] == ["finished"] * 4
     assert all([row["epoch"] for row in outcome["history"]] == list(range(1, EPOCHS + 1)) for outcome in ended)
     assert max(outcome["attempts"] for outcome in ended) >= 2  # somebody took over
-    keep("failures", seconds)
-
-
-def tries(hosts: Hosts) -> int:
-    """Attempts of all trials, each of which had begun."""
-    return len(list(hosts.shared.glob(f"{TRIALS}/attempt-*")))
 
 
 def answers(url: str) -> bool:
@@ -128,13 +118,6 @@ def answers(url: str) -> bool:
         return bool(urllib.request.urlopen(f"{url}/health", timeout=2).status == 200)
     except OSError:
         return False
-
-
-def keep(name: str, seconds: dict[str, float]) -> None:
-    """What was measured on the way, as test output."""
-    folder = ROOT / "build" / "hosts"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps({what: round(value, 1) for what, value in seconds.items()}))
 
 
 def test_the_results_from_outside(site: Site):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -171,7 +170,7 @@ class Reporter(tune.Callback):
     def __init__(self, watch: Watch, stopping: Stopping, asks: Mapping[str, float]) -> None:
         self.watch, self.training_seconds = watch, 0.0
         self._stopping, self._said = stopping, False
-        self._asks, self._idle_since = asks, time.monotonic()
+        self._asks, self._idle_since, self._explained = asks, time.monotonic(), False
         self.most_running = 1
 
     def __getstate__(self) -> dict[str, Any]:
@@ -183,10 +182,15 @@ class Reporter(tune.Callback):
             count = len(self.watch.running)
             self.watch.say(f"stopping: {count} running trials end their epoch and keep it; Ctrl-C again stops at once")
         if self.watch.running:
-            self._idle_since = time.monotonic()
+            self._idle_since, self._explained = time.monotonic(), False
         elif time.monotonic() - self._idle_since > PENDING_SECONDS:
-            self._idle_since = math.inf
-            self.watch.say(explain_pending(self._asks, ray.cluster_resources()))
+            self._idle_since = time.monotonic()
+            if not any(node["Alive"] for node in ray.nodes()):  # Tune would wait for ever
+                self.watch.say("the Ray that trains here has died; what was measured is kept")
+                raise KeyboardInterrupt
+            if not self._explained:
+                self._explained = True
+                self.watch.say(explain_pending(self._asks, ray.cluster_resources()))
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.watch.started(trial.trial_id, trial.config["arm"], trial.config["config"])

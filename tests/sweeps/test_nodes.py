@@ -90,11 +90,12 @@ def test_the_reason_is_told_once_after_thirty_seconds_without_a_trial(monkeypatc
     text = io.StringIO()
     watch = Watch("toy", 0, 2, Console(file=text, width=200))
     monkeypatch.setattr(tuning.ray, "cluster_resources", lambda: {"CPU": 8.0})
+    monkeypatch.setattr(tuning.ray, "nodes", lambda: [{"Alive": False}, {"Alive": True}])
     reporter = tuning.Reporter(watch, Stopping(), {"CPU": 1, "GPU": 1})
     reporter.on_step_begin(1, [])
     assert "no trial has run" not in text.getvalue()
-    reporter._idle_since -= 31
     for step in (2, 3):
+        reporter._idle_since -= 31
         reporter.on_step_begin(step, [])
     assert (
         text.getvalue().count("no trial has run for 30 s. One asks for 1 CPU, 1 GPU; the cluster has 8 CPU, 0 GPU") == 1
@@ -104,6 +105,12 @@ def test_the_reason_is_told_once_after_thirty_seconds_without_a_trial(monkeypatc
     reporter._idle_since -= 31
     reporter.on_step_begin(5, [])
     assert text.getvalue().count("no trial has run") == 1  # one runs now
+    watch.left("a")
+    monkeypatch.setattr(tuning.ray, "nodes", lambda: [{"Alive": False}])
+    reporter._idle_since -= 31
+    with pytest.raises(KeyboardInterrupt):
+        reporter.on_step_begin(6, [])
+    assert "the Ray that trains here has died" in text.getvalue()
 
 
 @pytest.fixture

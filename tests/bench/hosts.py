@@ -65,7 +65,8 @@ def _measured(workers: int, cores: int) -> tuple[float, ...]:
         noticed = [
             _noticed(hosts, i, how) for i, how in zip(range(1, 1 + workers), (hosts.kill, hosts.cut), strict=False)
         ]
-        site.run("ray", "down", "-y", str(site.yaml), timeout=90, expect=None)  # it can't reach who was cut off
+        hosts.mend(workers)  # else `ray down` waits for it
+        site.run("ray", "down", "-y", str(site.yaml), timeout=90, expect=None)
     return training / (at_once * sweep), up, first, *noticed
 
 

@@ -33,7 +33,7 @@ def rates() -> list[dict[str, object]]:
             store = f"sqlite:///{name}/mlflow-{workers}.db"
             rows += _measured("sqlite", store, workers)
         if not (PSQL and _has_driver()):
-            print("    no PostgreSQL: apt-get install postgresql, pip install psycopg2-binary", file=sys.stderr)
+            print("    no PostgreSQL: apt-get install postgresql, pip install 'psycopg[binary]'", file=sys.stderr)
             return rows
         with _postgres(Path(name) / "postgres") as store:
             for workers in (1, 4):
@@ -131,7 +131,7 @@ def _postgres(folder: Path) -> Iterator[str]:
 def _has_driver() -> bool:
     from importlib.util import find_spec
 
-    return find_spec("psycopg2") is not None
+    return find_spec("psycopg") is not None
 
 
 def _free_port() -> int:

@@ -100,7 +100,8 @@ def trials(
     uri = reading_uri(tracking_uri)
     api, experiment_id = open_experiment(uri, sweep)
     conditions = conditions_of(where or {})
-    runs = list(runs_of(api, experiment_id, conditions))
+    # One without parameters is only being opened, and not yet a trial's record.
+    runs = [run for run in runs_of(api, experiment_id, conditions) if run.data.params]
     if not with_history:
         return [record_from(sweep, run) for run in runs]
     with ThreadPoolExecutor(DOWNLOADS) as pool:  # each waits for the server most of the time
@@ -194,7 +195,7 @@ def open_experiment(uri: str, sweep: str) -> tuple[Any, str]:
 
 
 def runs_of(api: Any, experiment_id: str, conditions: str) -> Iterator[Any]:
-    """The runs of trials, oldest first. One without parameters is only being opened, and not yet a trial's record."""
+    """The runs of trials, oldest first."""
     token: str | None = None
     while True:
         rows = api.search_runs(
@@ -204,7 +205,7 @@ def runs_of(api: Any, experiment_id: str, conditions: str) -> Iterator[Any]:
             order_by=["attributes.start_time ASC"],
             page_token=token,
         )
-        yield from (run for run in rows if run.data.params)
+        yield from rows
         token = rows.token
         if not token:
             return

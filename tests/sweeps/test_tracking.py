@@ -12,7 +12,7 @@ from laresa.errors import ConfigError
 from laresa.measurement import Measurement
 from sweeps import trials
 from sweeps.service import tracking
-from sweeps.service.records import record_of
+from sweeps.service.records import record_of, tracked_states
 from sweeps.service.storage import SweepFolder
 from sweeps.service.study import PlannedTrial
 from sweeps.service.tracking import TrialRun
@@ -56,6 +56,7 @@ def test_a_run_opened_halfway_is_completed(server: str, method: str, after: bool
     half = tracking.find_run(api, trial.sweep.experiment_id, trial.signature)
     described = method == "log_batch" and after
     assert len(trials(sweep)) == int(described)  # never a record with a default where a parameter is missing
+    assert len(tracked_states(sweep, server)) == bool(half)  # so that the runner closes it where nobody goes on
     if half and not described:
         with pytest.raises(ConfigError, match="no parameters yet"):
             record_of(half)

@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from laresa.errors import LaresaError
+from laresa.errors import ConfigError, LaresaError
 from sweeps.service.storage import read_json, write_json
 
 START_SECONDS = 120
@@ -68,7 +68,7 @@ class LocalServer:
             state = read_json(self.folder / "server.json")
             if state and self._alive(state["pid"]):
                 return str(state["url"])  # launched a moment ago by another process
-            port = _free_port(state["port"] if state else int(os.environ.get("LARESA_PORT", "5000")))
+            port = _free_port(state["port"] if state else _wanted_port())
             url = f"http://127.0.0.1:{port}"
             process = self._spawn(port)
             write_json(self.folder / "server.json", {"url": url, "pid": process.pid, "port": port})
@@ -108,18 +108,8 @@ class LocalServer:
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }
         environment.pop("MLFLOW_TRACKING_URI", None)
-        command = [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "server",
-            "--app-name",
-            "laresa",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-        ]
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+        command += ["--app-name", "laresa"]  # sweeps.service.mlflow_app
         command += ["--backend-store-uri", self.store, "--artifacts-destination", str(self.folder / "artifacts")]
         command += ["--workers", "1"]  # with more, every call costs about 45 ms (uvicorn#3149)
         with (self.folder / "server.log").open("ab") as log:
@@ -144,6 +134,13 @@ class LocalServer:
         with (self.folder / "server.lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _wanted_port() -> int:
+    text = os.environ.get("LARESA_PORT", "5000")
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise ConfigError(f"LARESA_PORT={text!r}: expected a port number, 1 to 65535")
+    return int(text)
 
 
 def _free_port(wanted: int) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from laresa.errors import ConfigError
 from sweeps.service.server import LocalServer, TrackingError, healthy
 from sweeps.service.storage import write_json
 
@@ -48,3 +49,10 @@ def test_whoever_took_the_port_is_not_ours(stranger: int, tmp_path: Path):
     finally:
         ours.kill()
         ours.wait()
+
+
+@pytest.mark.parametrize("port", ["http", "0", "70000", "-1", ""])
+def test_a_port_that_is_none_is_named(port: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LARESA_PORT", port)
+    with pytest.raises(ConfigError, match=f"LARESA_PORT='{port}': expected a port number"):
+        LocalServer(tmp_path).launch()

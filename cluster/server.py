@@ -27,7 +27,7 @@ class ServerError(Exception):
 
 
 @dataclass(frozen=True)
-class TeamServer:
+class AuthenticatedServer:
     """A server at http://host:port whose state lies in `folder`.
 
     allowed_hosts: names by which clients may call it, besides `host` and loopback.

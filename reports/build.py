@@ -16,7 +16,7 @@ from reports.html import Page, SearchPart, to_html
 from reports.latent_map import PAPER_PANELS, Latents, latent_figure
 from reports.select import BEST_VALIDATION, Block, SelectionRule, budget, to_blocks
 from reports.summary import summarise
-from sweeps.service.records import TrialRecord
+from sweeps.service.tracking.records import TrialRecord
 
 if TYPE_CHECKING:
     from reports.importance import Space

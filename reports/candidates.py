@@ -12,8 +12,8 @@ from laresa.measurement import better
 from reports.formats import MISSING, Cell, Column, Rows, Table
 from reports.select import TEST, Arm, SelectionRule, budget, value
 from reports.tables import FAILURE_COLUMNS, Row, failure_row
-from sweeps.service.best import front
-from sweeps.service.records import STATES, TrialRecord
+from sweeps.service.tracking.best import front
+from sweeps.service.tracking.records import STATES, TrialRecord
 
 VALIDATION = "best/val/top1"
 SHOWN = 10  # configurations of one search; with several searches SHOWN_EACH of each

@@ -15,7 +15,7 @@ from reports.formats import Cell, Rows, Table
 from reports.select import budget
 from reports.style import CSS
 from reports.tables import Context
-from sweeps.service.records import TrialRecord
+from sweeps.service.tracking.records import TrialRecord
 
 HOW_TO_READ = {
     "replicate, n": "One seed and fold. Every arm is trained on the same ones, so arms are compared pair by pair.",

@@ -18,8 +18,8 @@ from reports.candidates import VALIDATION, is_scored
 from reports.formats import MISSING, Cell, Column, Rows, Table
 from reports.select import value
 from reports.tables import Row
-from sweeps.service.records import TrialRecord
-from sweeps.service.space import as_params
+from sweeps.service.search.space import as_params
+from sweeps.service.tracking.records import TrialRecord
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

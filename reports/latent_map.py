@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 
 from reports.figures import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, STYLE, VERMILION, Drawing
 from reports.select import FULL, Arm, Block, Replicate
-from sweeps.service.records import TrialRecord
+from sweeps.service.tracking.records import TrialRecord
 
 PAPER_PANELS = ("ce", "ce+anchor+reg", "ce+triplet+reg", FULL)  # as LARESA, Fig. 3
 NEIGHBORS, MIN_DISTANCE, SEED = 15, 0.1, 0

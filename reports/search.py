@@ -20,7 +20,7 @@ from reports.candidates import by_search, is_scored
 from reports.figures import BLACK, BLUE, GREY, TERM_COLORS, Drawing, legend
 from reports.importance import ENOUGH, EVALUATORS, Scope, Space, finished, key, rebuild, scopes, varied_params
 from reports.select import value
-from sweeps.service.records import TrialRecord
+from sweeps.service.tracking.records import TrialRecord
 
 MOST = 8  # searches with pictures
 PANELS = 5  # of a slice plot

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from laresa.config import SUBSETS
 from laresa.errors import DataError
-from sweeps.service.records import TrialRecord
+from sweeps.service.tracking.records import TrialRecord
 
 BASELINE = "ce"
 FULL = "ce+anchor+triplet+reg"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from reports.formats import MISSING, Cell, Column, Rows, Table, signed, spread
 from reports.select import BASELINE, TEST, Arm, Block, Budget, SelectionRule, usable
 from reports.statistics import mean_sd, paired_differences
-from sweeps.service.records import STATES, TrialRecord
+from sweeps.service.tracking.records import STATES, TrialRecord
 
 Row = tuple[Cell, ...]
 SEED_AND_FOLD = "± is the sample standard deviation (ddof 1) over the n replicates, each one seed and fold."

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sweeps.service import records
-from sweeps.service.best import best, best_n, pareto
-from sweeps.service.records import TrialRecord
+from sweeps.service.tracking import records
+from sweeps.service.tracking.best import best, best_n, pareto
+from sweeps.service.tracking.records import TrialRecord
 
 __all__ = ["TrialRecord", "best", "best_n", "pareto", "trials"]
 
@@ -14,7 +14,7 @@ __all__ = ["TrialRecord", "best", "best_n", "pareto", "trials"]
 def trials(sweep: str, *, as_frame: bool = False, **options: Any) -> Any:
     """Every trial of a sweep: a list of TrialRecord, or with as_frame a pandas frame, one row a trial.
 
-    options: where, tracking_uri, with_history (see sweeps.service.records.trials).
+    options: where, tracking_uri, with_history (see sweeps.service.tracking.records.trials).
     """
     found = records.trials(sweep, **options)
     return records.as_frame(found) if as_frame else found

@@ -11,7 +11,7 @@ import argparse
 import sys
 
 from laresa.config import SUBSETS, TrialConfig, canonical_subset
-from sweeps.service.options import add_search_options, add_study_options, base_config, replicates, search_space
+from sweeps.options import add_search_options, add_study_options, base_config, replicates, search_space
 from sweeps.service.study import Cell, Replicate, Search, Study
 
 CONTROL = "shuffled labels"  # the full arm on permuted label embeddings: what is left is regularisation, not meaning
@@ -48,7 +48,7 @@ def build(args: argparse.Namespace) -> Study:
 def tuned(cell: Cell, args: argparse.Namespace, replicate: Replicate) -> Search:
     """The search of one arm: the same budget for each, over the fields that matter to it, on validation only."""
     fixed = ("subset", "weighting", "shuffle_labels")  # they make the arm what it is
-    from sweeps.service.space import has_effect
+    from sweeps.service.search.space import has_effect
 
     space = {name: found for name, found in search_space(args).items() if name not in fixed}
     space = {name: found for name, found in space.items() if has_effect(name, cell.config)}
@@ -73,6 +73,6 @@ def beside_full(full: TrialConfig) -> list[Cell]:
 
 
 if __name__ == "__main__":
-    from sweeps.cli import main
+    from sweeps.cli.main import main
 
     sys.exit(main(["run", "ablation", *sys.argv[1:]]))

@@ -11,7 +11,7 @@ import argparse
 import sys
 
 from laresa.config import SUBSETS
-from sweeps.service.options import add_search_options, add_study_options, base_config, replicates, search_space
+from sweeps.options import add_search_options, add_study_options, base_config, replicates, search_space
 from sweeps.service.study import Search, Study
 
 
@@ -48,6 +48,6 @@ def build(args: argparse.Namespace) -> Study:
 
 
 if __name__ == "__main__":
-    from sweeps.cli import main
+    from sweeps.cli.main import main
 
     sys.exit(main(["run", "search", *sys.argv[1:]]))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from laresa.taxonomy import Taxonomy
-from sweeps.cli import build_parser
+from sweeps.cli.main import build_parser
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 COMMANDS = [line.split("#")[0].strip() for line in re.findall(r"^\$ (laresa .*)$", README, re.MULTILINE)]

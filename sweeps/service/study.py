@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from laresa.config import TrialConfig
@@ -13,6 +14,24 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution  # not needed by a query, which should start quickly
 
 Space = Mapping[str, "BaseDistribution"]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where and how a sweep runs; nothing here changes what is learned.
+
+    storage: a folder, or the URI of a bucket. gpu_memory_per_trial: GiB, instead of gpus_per_trial. halve_batch: a
+    trial that runs out of a whole GPU's memory is followed by one with half the batch, which is another configuration
+    under the same arm.
+    """
+
+    tracking_uri: str | None = None
+    storage: Path | str | None = None
+    cpus_per_trial: float = 1.0
+    gpus_per_trial: float = 0.0
+    concurrency: int | None = None
+    gpu_memory_per_trial: float | None = None
+    halve_batch: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ def ten_moments() -> list[dict[str, object]]:
 
     from laresa.training import fit
     from sweeps import trials
-    from sweeps.service.server import LocalServer
-    from sweeps.service.storage import SweepFolder
+    from sweeps.service.storage.files import SweepFolder
+    from sweeps.service.tracking.local_server import LocalServer
     from tests.sweeps.conftest import QUICK, draw_pictures
     from tests.sweeps.test_kills import KILLS, assert_settled, disturb
 

@@ -57,10 +57,10 @@ def _search(options: list[str]) -> list[tuple[float, int]]:
     In a home of its own: a search would take over what another one trained.
     """
     from sweeps import search
-    from sweeps.service.options import run_options
-    from sweeps.service.runner import run
-    from sweeps.service.server import LocalServer
-    from sweeps.service.source import open_study
+    from sweeps.options import run_options
+    from sweeps.service.driver.runner import run
+    from sweeps.service.search.sources import open_study
+    from sweeps.service.tracking.local_server import LocalServer
 
     parser = argparse.ArgumentParser()
     search.add_options(parser)

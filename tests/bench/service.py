@@ -41,13 +41,12 @@ def _no_op_sweep(count: int) -> tuple[float, float, float]:
     """(driver CPU ms a trial, wall seconds, MiB the driver grew)."""
     from ray import tune
 
-    from sweeps.service import tuning
-    from sweeps.service.options import RunOptions
-    from sweeps.service.source import FixedPlan
-    from sweeps.service.storage import SweepFolder
-    from sweeps.service.study import PlannedTrial
-    from sweeps.service.tracking import SweepRun
-    from sweeps.service.watch import Watch
+    from sweeps.service.driver import tune as tuning
+    from sweeps.service.driver.progress import ProgressDisplay
+    from sweeps.service.search.sources import FixedPlan
+    from sweeps.service.storage.files import SweepFolder
+    from sweeps.service.study import PlannedTrial, RunOptions
+    from sweeps.service.tracking.write import SweepRun
 
     class NoOp(tune.Trainable):
         def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -67,7 +66,7 @@ def _no_op_sweep(count: int) -> tuple[float, float, float]:
 
     original, tuning.TuneTrial = tuning.TuneTrial, NoOp
     plan = FixedPlan(PlannedTrial("ce", TrialConfig(subset="ce", seed=seed)) for seed in range(count))
-    silent = Watch("bench", 0, count)
+    silent = ProgressDisplay("bench", 0, count)
     silent.say = lambda line: None  # type: ignore[method-assign]
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -84,10 +83,10 @@ def tracking() -> list[dict[str, object]]:
     """Results delivered a second: our path against Ray's MLflowLoggerCallback, the same reports, the same server."""
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-    from sweeps.service.courier import Courier
-    from sweeps.service.server import LocalServer
     from sweeps.service.study import PlannedTrial
-    from sweeps.service.tracking import TrialRun, client, open_sweep
+    from sweeps.service.tracking.async_writer import AsyncWriter
+    from sweeps.service.tracking.local_server import LocalServer
+    from sweeps.service.tracking.write import TrialRun, client, open_sweep
 
     count, names = 40, [f"m{i}" for i in range(12)]
     with tempfile.TemporaryDirectory() as folder:
@@ -97,18 +96,18 @@ def tracking() -> list[dict[str, object]]:
         try:
             sweep = open_sweep(url, "ours", {})
             trial = TrialRun(sweep, PlannedTrial("ce", TrialConfig(subset="ce")), {})
-            courier, enqueue = Courier(url), []
-            courier.start()
-            courier.open(trial)
-            while trial.signature not in courier._sent:
+            writer, enqueue = AsyncWriter(url), []
+            writer.start()
+            writer.open(trial)
+            while trial.signature not in writer._sent:
                 time.sleep(0.01)
             started = time.perf_counter()
             for epoch in range(1, 100 * count + 1):
                 measurement = Measurement(epoch, dict.fromkeys(names, epoch / 7), 0.1, 1000 + epoch)
                 before = time.perf_counter()
-                courier.measured(trial.signature, [measurement])
+                writer.measured(trial.signature, [measurement])
                 enqueue.append(time.perf_counter() - before)
-            courier.stop(120)
+            writer.stop(120)
             ours = 100 * count / (time.perf_counter() - started)
             callback = MLflowLoggerCallback(tracking_uri=url, experiment_name="theirs")
             callback.setup()
@@ -145,8 +144,8 @@ def query() -> list[dict[str, object]]:
     """best and trials over stores of thousands of runs, through a server."""
     from reports.build import build_report
     from sweeps import best, trials
-    from sweeps.service.server import LocalServer
-    from sweeps.service.tracking import open_sweep
+    from sweeps.service.tracking.local_server import LocalServer
+    from sweeps.service.tracking.write import open_sweep
 
     with tempfile.TemporaryDirectory() as folder:
         server = LocalServer(Path(folder))

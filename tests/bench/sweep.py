@@ -44,8 +44,8 @@ def against_plain_parts() -> list[dict[str, object]]:
     code = """
 import argparse
 from sweeps import ablation
-from sweeps.service.options import run_options
-from sweeps.service.runner import run
+from sweeps.options import run_options
+from sweeps.service.driver.runner import run
 parser = argparse.ArgumentParser()
 ablation.add_options(parser)
 args = parser.parse_args(["--sweep", "ours", "--seeds", "0"])
@@ -96,8 +96,8 @@ class Worker:
     def trial(self):
         import torch
         torch.set_num_threads(1)
-        import sweeps.service.trial
-        from sweeps.service.tracking import client
+        import sweeps.service.worker.trial
+        from sweeps.service.tracking.write import client
         client("http://127.0.0.1:9")
         from laresa.config import TrialConfig
         from laresa.training import Trainer

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from laresa.errors import LaresaError
-from sweeps.service import runner
-from sweeps.service.nodes import kept_away
+from sweeps.service.driver import runner
+from sweeps.service.driver.nodes import kept_away
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 HAVE = f"Ray {version('ray')} on Python {platform.python_version()}"

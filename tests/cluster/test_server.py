@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from cluster.backup import main as backup
-from cluster.server import ServerError, TeamServer
+from cluster.server import AuthenticatedServer, ServerError
 
 
 def free_port() -> int:
@@ -26,7 +26,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(server: TeamServer) -> Iterator[None]:
+def running(server: AuthenticatedServer) -> Iterator[None]:
     pid = server.detach()
     assert pid is not None
     assert server.detach() is None  # it is up already
@@ -37,7 +37,9 @@ def running(server: TeamServer) -> Iterator[None]:
         os.waitpid(pid, 0)
 
 
-def status(server: TeamServer, password: str | None, path: str = "experiments/get?experiment_id=0", **headers) -> int:
+def status(
+    server: AuthenticatedServer, password: str | None, path: str = "experiments/get?experiment_id=0", **headers
+) -> int:
     request = urllib.request.Request(f"{server.url}/api/2.0/mlflow/{path}", headers=headers)
     if password is not None:
         request.add_header("Authorization", "Basic " + base64.b64encode(f"admin:{password}".encode()).decode())
@@ -50,7 +52,7 @@ def status(server: TeamServer, password: str | None, path: str = "experiments/ge
 def test_secrets_are_made_once_and_only_their_owner_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY", "MLFLOW_BACKEND_STORE_URI"):
         monkeypatch.delenv(name, raising=False)
-    server, other = TeamServer(tmp_path / "one"), TeamServer(tmp_path / "two")
+    server, other = AuthenticatedServer(tmp_path / "one"), AuthenticatedServer(tmp_path / "two")
     first, second, elsewhere = server.environment(), server.environment(), other.environment()
     for name in ("MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY"):
         assert first[name] == second[name] != elsewhere[name]
@@ -65,7 +67,7 @@ def test_secrets_are_made_once_and_only_their_owner_reads_them(tmp_path: Path, m
 
 def test_a_database_password_stays_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "postgresql://u:hunter2@db/mlflow")
-    server = TeamServer(tmp_path, artifacts="s3://bucket/path")
+    server = AuthenticatedServer(tmp_path, artifacts="s3://bucket/path")
     assert server.environment()["MLFLOW_BACKEND_STORE_URI"] == "postgresql://u:hunter2@db/mlflow"
     assert "hunter2" not in " ".join(server.command())
     assert "s3://bucket/path" in server.command()
@@ -75,8 +77,8 @@ def test_a_database_password_stays_in_the_environment(tmp_path: Path, monkeypatc
 
 def test_listening_everywhere_needs_the_names_of_the_server(tmp_path: Path):
     with pytest.raises(ServerError, match="allowed-hosts"):
-        TeamServer(tmp_path, host="0.0.0.0").environment()
-    named = TeamServer(tmp_path, host="0.0.0.0", allowed_hosts=("mlflow.example.org",))
+        AuthenticatedServer(tmp_path, host="0.0.0.0").environment()
+    named = AuthenticatedServer(tmp_path, host="0.0.0.0", allowed_hosts=("mlflow.example.org",))
     allowed = named.command()[named.command().index("--allowed-hosts") + 1].split(",")
     assert "mlflow.example.org" in allowed
     assert "*" not in allowed
@@ -88,7 +90,7 @@ def test_who_gets_in_and_a_backup_brings_it_back(tmp_path: Path, monkeypatch: py
 
     monkeypatch.delenv("MLFLOW_AUTH_ADMIN_PASSWORD", raising=False)
     folder, kept = tmp_path / "mlflow", tmp_path / "kept"
-    server = TeamServer(folder, port=free_port())
+    server = AuthenticatedServer(folder, port=free_port())
     (tmp_path / "note.txt").write_text("an artifact")
     with running(server):
         password = (folder / "admin_password").read_text()
@@ -118,4 +120,4 @@ def test_who_gets_in_and_a_backup_brings_it_back(tmp_path: Path, monkeypatch: py
 def test_a_server_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "no-such-database://somewhere/mlflow")
     with pytest.raises(ServerError, match="no-such-database"):
-        TeamServer(tmp_path, port=free_port()).detach()
+        AuthenticatedServer(tmp_path, port=free_port()).detach()

@@ -13,7 +13,7 @@ from laresa.measurement import Measurement
 from reports import comparisons, tables
 from reports.formats import Table
 from reports.select import BEST_VALIDATION, budget, to_blocks
-from sweeps.service.records import TrialRecord
+from sweeps.service.tracking.records import TrialRecord
 
 FULL = "ce+anchor+triplet+reg"
 

@@ -14,7 +14,7 @@ from laresa.config import SUBSETS
 from laresa.measurement import Measurement
 from reports import figures, latent_map
 from reports.select import Block, to_blocks
-from sweeps.service.records import TrialRecord
+from sweeps.service.tracking.records import TrialRecord
 from tests.reports.handmade import FULL, latents, record, study
 
 

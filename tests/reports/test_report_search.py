@@ -15,8 +15,8 @@ from laresa.measurement import Measurement
 from reports import Report, build_report, candidates, importance
 from reports.formats import to_csv, to_markdown
 from reports.select import BEST_VALIDATION
-from sweeps.service import records
-from sweeps.service.records import TrialRecord
+from sweeps.service.tracking import records
+from sweeps.service.tracking.records import TrialRecord
 from tests.reports.handmade import column, found_against_ce, record
 
 SPACE = {

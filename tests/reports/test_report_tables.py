@@ -10,7 +10,7 @@ import pytest
 from reports import beside, comparisons, tables
 from reports.formats import to_csv, to_latex, to_markdown
 from reports.published import published
-from sweeps.service.records import TrialRecord
+from sweeps.service.tracking.records import TrialRecord
 from tests.reports.handmade import FULL, by_hand, column, context, found_against_ce, record, study
 
 

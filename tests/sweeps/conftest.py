@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sweeps.service.server import LocalServer
+from sweeps.service.tracking.local_server import LocalServer
 
 GROUPS = {"pet": ["cat", "dog"], "vehicle": ["truck", "car"], "fruit": ["apple", "pear"]}
 QUICK = ["--backbone", "test_vit", "--set", "input_size=32", "--set", "batch_size=16", "--set", "patience=100"]

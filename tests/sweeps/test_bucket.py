@@ -13,18 +13,17 @@ from optuna.distributions import FloatDistribution
 
 from laresa.config import TrialConfig
 from laresa.errors import ConfigError
-from sweeps.service import lease
-from sweeps.service.bucket import Bucket
-from sweeps.service.mirror import sweep_at
-from sweeps.service.nodes import BlindWorkerError, Host, check_here, complain, look
-from sweeps.service.options import RunOptions
-from sweeps.service.plan import check_plan, plan, write_plan
-from sweeps.service.runner import sweep_folder
-from sweeps.service.source import OptunaSource
-from sweeps.service.storage import Attempt, FencedError, StorageError, SweepBusyError, TrialFolder, write_json
+from sweeps.service.driver.nodes import Host, complain, look
+from sweeps.service.planning.plan import check_plan, plan, write_plan
+from sweeps.service.search.sources import OptunaSource
+from sweeps.service.storage import lease
+from sweeps.service.storage.bucket import Bucket
+from sweeps.service.storage.files import Attempt, FencedError, StorageError, SweepBusyError, TrialFolder, write_json
+from sweeps.service.storage.open import sweep_at, sweep_folder
+from sweeps.service.storage.outcome import describe_outcome
 from sweeps.service.study import Cell, Replicate, Search, Study
-from sweeps.service.tracking import artifacts
-from sweeps.service.trial import describe_outcome
+from sweeps.service.tracking.write import artifacts
+from sweeps.service.worker.checks import BlindWorkerError, check_here
 
 STUDY = Study("toy", (Cell("ce", TrialConfig(subset="ce")),), (Replicate(0, 0), Replicate(1, 0)))
 
@@ -177,7 +176,7 @@ def test_a_lease_that_is_not_renewed_runs_out(place: str, monkeypatch: pytest.Mo
 
 
 def test_a_killed_driver_of_this_machine_is_not_waited_for(place: str):
-    hold = "import sys\nfrom sweeps.service.mirror import sweep_at\n"
+    hold = "import sys\nfrom sweeps.service.storage.open import sweep_at\n"
     hold += f"with sweep_at({place!r}).lock():\n    print('held', flush=True)\n    sys.stdin.read()\n"
     holder = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
@@ -199,13 +198,13 @@ def test_a_folder_stays_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     for storage in ("~/kept", tmp_path / "home" / "kept", "home/kept"):
-        folder = sweep_folder("toy", RunOptions(storage=storage))
+        folder = sweep_folder("toy", storage)
         assert folder.root == tmp_path / "home" / "kept" / "toy"
         assert sweep_at(folder.place) == folder
 
 
 def test_names_need_no_care(tmp_path: Path):
-    folder = sweep_folder("50% of #1, what?", RunOptions(storage=f"file://{tmp_path}/some%20where/"))
+    folder = sweep_folder("50% of #1, what?", f"file://{tmp_path}/some%20where/")
     folder.trial("abc").new_attempt().conclude({"state": "finished"})
     assert (tmp_path / "some where" / "50% of #1, what?" / "trials" / "abc" / "outcome.json").exists()
     assert sweep_at(folder.place).trial("abc").outcome() is not None
@@ -228,7 +227,7 @@ def test_names_need_no_care(tmp_path: Path):
 )
 def test_what_is_no_bucket_is_refused_without_its_secret(uri: str, words: str):
     with pytest.raises(ConfigError) as refused:
-        sweep_folder("toy", RunOptions(storage=uri))
+        sweep_folder("toy", uri)
     assert words in str(refused.value)
     assert "secret" not in str(refused.value)
 
@@ -239,7 +238,7 @@ def test_a_bucket_that_cant_be_used_is_named(s3: str, tmp_path: Path):
         ("s3://laresa-tests/x?endpoint_override=127.0.0.1:9&scheme=http", "NETWORK_CONNECTION"),
         (f"file://{__file__}/x", "Not a directory"),
     ):
-        folder = sweep_folder("toy", RunOptions(storage=uri))
+        folder = sweep_folder("toy", uri)
         with pytest.raises(StorageError, match=reason) as refused, folder.lock():
             pass
         assert folder.place in str(refused.value)

@@ -10,8 +10,8 @@ import pytest
 
 from laresa.training import fit
 from sweeps import trials
-from sweeps.service.bucket import Bucket
-from sweeps.service.mirror import sweep_at
+from sweeps.service.storage.bucket import Bucket
+from sweeps.service.storage.open import sweep_at
 from tests.sweeps.conftest import QUICK, laresa
 from tests.sweeps.test_kills import assert_settled, kill_driver, start
 

@@ -12,16 +12,15 @@ from optuna.distributions import FloatDistribution
 
 from laresa.config import TrialConfig
 from laresa.errors import ConfigError
-from sweeps.service import estimate as estimating
-from sweeps.service import records
-from sweeps.service.estimate import Estimate, against_actual, cost_of, duration, estimate, read_journal
-from sweeps.service.options import RunOptions
-from sweeps.service.plan import PlanRow
-from sweeps.service.plan_verb import show_plan
-from sweeps.service.runner import describe
-from sweeps.service.source import OptunaSource
-from sweeps.service.storage import StorageError, SweepFolder
-from sweeps.service.study import Cell, Replicate, Search, Study
+from sweeps.cli.plan import show_plan
+from sweeps.service.driver.runner import describe
+from sweeps.service.planning import estimate as estimating
+from sweeps.service.planning.estimate import Estimate, against_actual, cost_of, duration, estimate, read_journal
+from sweeps.service.planning.plan import PlanRow
+from sweeps.service.search.sources import OptunaSource
+from sweeps.service.storage.files import StorageError, SweepFolder
+from sweeps.service.study import Cell, Replicate, RunOptions, Search, Study
+from sweeps.service.tracking import records
 from tests.sweeps.conftest import QUICK, laresa
 
 CE = TrialConfig(subset="ce", epochs=10)

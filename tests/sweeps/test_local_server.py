@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from laresa.errors import ConfigError
-from sweeps.service.server import LocalServer, TrackingError, healthy
-from sweeps.service.storage import write_json
+from sweeps.service.storage.files import write_json
+from sweeps.service.tracking.local_server import LocalServer, TrackingError, healthy
 
 
 @pytest.fixture

@@ -16,14 +16,15 @@ from rich.console import Console
 
 from laresa.config import TrialConfig
 from sweeps import trials
-from sweeps.service import runner, tuning
-from sweeps.service.nodes import BlindWorkerError, Host, ask, check_here, complain
-from sweeps.service.options import RunOptions
-from sweeps.service.stopping import Stopping
-from sweeps.service.storage import StorageError, SweepFolder
-from sweeps.service.study import Cell, Replicate, Study
-from sweeps.service.tuning import explain_pending
-from sweeps.service.watch import Watch
+from sweeps.service.driver import runner
+from sweeps.service.driver import tune as tuning
+from sweeps.service.driver.interrupt import GracefulInterrupt
+from sweeps.service.driver.nodes import Host, ask, complain
+from sweeps.service.driver.progress import ProgressDisplay
+from sweeps.service.driver.tune import explain_pending
+from sweeps.service.storage.files import StorageError, SweepFolder
+from sweeps.service.study import Cell, Replicate, RunOptions, Study
+from sweeps.service.worker.checks import BlindWorkerError, check_here
 from tests.sweeps.conftest import QUICK
 from tests.sweeps.test_kills import assert_settled, kill_driver, start
 
@@ -77,7 +78,7 @@ def test_nothing_is_trained_on_storage_that_is_not_shared(tmp_path: Path, monkey
         complain(folder.place, [Host("worker-7", False, 0.0, 1.0)])
 
     monkeypatch.setattr(runner, "connect", lambda: None)
-    monkeypatch.setattr(runner, "check_nodes", blind)
+    monkeypatch.setattr(runner, "require_shared_storage", blind)
     monkeypatch.setattr(runner, "prepare", lambda study: pytest.fail("prepared before the hosts were asked"))
     study = Study("unshared", (Cell("ce", TrialConfig(subset="ce")),), (Replicate(0, 0),))
     with pytest.raises(StorageError, match="worker-7 can't see it"):
@@ -88,10 +89,10 @@ def test_nothing_is_trained_on_storage_that_is_not_shared(tmp_path: Path, monkey
 
 def test_the_reason_is_told_once_after_thirty_seconds_without_a_trial(monkeypatch: pytest.MonkeyPatch):
     text = io.StringIO()
-    watch = Watch("toy", 0, 2, Console(file=text, width=200))
+    watch = ProgressDisplay("toy", 0, 2, Console(file=text, width=200))
     monkeypatch.setattr(tuning.ray, "cluster_resources", lambda: {"CPU": 8.0})
     monkeypatch.setattr(tuning.ray, "nodes", lambda: [{"Alive": False}, {"Alive": True}])
-    reporter = tuning.Reporter(watch, Stopping(), {"CPU": 1, "GPU": 1})
+    reporter = tuning.Reporter(watch, GracefulInterrupt(), {"CPU": 1, "GPU": 1})
     reporter.on_step_begin(1, [])
     assert "no trial has run" not in text.getvalue()
     for step in (2, 3):

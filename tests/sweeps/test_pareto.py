@@ -13,10 +13,10 @@ from laresa.config import TrialConfig
 from laresa.errors import ConfigError
 from laresa.measurement import SCORES
 from sweeps import best, pareto
-from sweeps.service.best import front
-from sweeps.service.source import OptunaSource, best_config_or_none
-from sweeps.service.storage import SweepFolder
+from sweeps.service.search.sources import OptunaSource, best_config_or_none
+from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import PlannedTrial, Replicate, Search
+from sweeps.service.tracking.best import front
 from tests.reports.handmade import record
 from tests.sweeps.conftest import QUICK, laresa
 

@@ -11,9 +11,9 @@ from optuna.trial import TrialState
 
 from laresa.config import SUBSETS, TrialConfig
 from laresa.errors import ConfigError
-from sweeps.service.source import SAMPLERS, Interleaved, OptunaSource, best_config
-from sweeps.service.space import as_params, check_space, default_space, parse_distribution, suggest
-from sweeps.service.storage import StorageError, SweepFolder
+from sweeps.service.search.sources import SAMPLERS, Interleaved, OptunaSource, best_config
+from sweeps.service.search.space import as_params, check_space, default_space, parse_distribution, suggest
+from sweeps.service.storage.files import StorageError, SweepFolder
 from sweeps.service.study import PlannedTrial, Replicate, Search
 
 BASE = TrialConfig(epochs=2)

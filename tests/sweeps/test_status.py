@@ -10,12 +10,12 @@ import pytest
 from laresa.config import TrialConfig
 from laresa.errors import ConfigError
 from laresa.measurement import Measurement
-from sweeps.service import tracking
-from sweeps.service.records import TrialRecord
-from sweeps.service.status import Status, status
-from sweeps.service.storage import SweepFolder
+from sweeps.service.planning.status import Status, status
+from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import PlannedTrial
-from sweeps.service.tracking import SweepRun, TrialRun
+from sweeps.service.tracking import write as tracking
+from sweeps.service.tracking.records import TrialRecord
+from sweeps.service.tracking.write import SweepRun, TrialRun
 from tests.sweeps.conftest import QUICK, laresa
 
 CONFIG = TrialConfig(subset="ce", epochs=10, seed=0)

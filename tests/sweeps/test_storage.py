@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.service.storage import FencedError, StorageError, SweepBusyError, SweepFolder, read_json
+from sweeps.service.storage.files import FencedError, StorageError, SweepBusyError, SweepFolder, read_json
 
 
 def test_a_newer_attempt_fences_its_predecessor(tmp_path: Path):
@@ -45,7 +45,7 @@ def test_lock_excludes_another_process_and_ends_with_its_holder(tmp_path: Path):
     hold = f"""
 import sys
 from pathlib import Path
-from sweeps.service.storage import SweepFolder
+from sweeps.service.storage.files import SweepFolder
 with SweepFolder(Path({str(tmp_path / "mine")!r})).lock():
     print("held", flush=True)
     sys.stdin.read()

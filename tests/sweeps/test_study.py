@@ -11,8 +11,8 @@ import pytest
 from laresa.config import SUBSETS, TrialConfig
 from laresa.errors import ConfigError
 from sweeps import ablation, search
-from sweeps.service.plan import check_plan, plan, write_plan
-from sweeps.service.storage import SweepFolder, write_json
+from sweeps.service.planning.plan import check_plan, plan, write_plan
+from sweeps.service.storage.files import SweepFolder, write_json
 from sweeps.service.study import Cell, Replicate, Study
 
 

@@ -11,11 +11,11 @@ from laresa.config import TrialConfig
 from laresa.errors import ConfigError
 from laresa.measurement import Measurement
 from sweeps import trials
-from sweeps.service import tracking
-from sweeps.service.records import record_of, tracked_states
-from sweeps.service.storage import SweepFolder
+from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import PlannedTrial
-from sweeps.service.tracking import TrialRun
+from sweeps.service.tracking import write as tracking
+from sweeps.service.tracking.records import record_of, tracked_states
+from sweeps.service.tracking.write import TrialRun
 
 pytestmark = pytest.mark.slow
 CONFIG = TrialConfig(subset="ce", epochs=7, seed=3)

@@ -1,0 +1,1 @@
+"""The `laresa` command: one file a verb."""

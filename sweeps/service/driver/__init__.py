@@ -1,0 +1,1 @@
+"""What runs on the driver: a study through Ray Tune."""

@@ -1,0 +1,287 @@
+"""Study -> Ray Tune -> records. Run again = continue: nothing is trained twice, nothing measured is lost."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from laresa.errors import LaresaError
+from sweeps.service.driver.nodes import require_shared_storage
+from sweeps.service.driver.progress import ProgressDisplay
+from sweeps.service.planning import plan as planning
+from sweeps.service.planning.estimate import actual_against_plan, note_plan
+from sweeps.service.planning.prepare import prepare
+from sweeps.service.planning.reuse import adopt, check_same_data
+from sweeps.service.provenance import provenance_tags
+from sweeps.service.storage.files import SweepFolder, TrialFolder
+from sweeps.service.storage.open import sweep_folder
+from sweeps.service.study import PlannedTrial, RunOptions, Study
+from sweeps.service.tracking import write as tracking
+from sweeps.service.tracking.local_server import LocalServer
+from sweeps.service.tracking.records import tracked_states
+from sweeps.service.tracking.write import SweepRun, TrialRun
+from sweeps.service.worker.gpu_memory import packed
+
+if TYPE_CHECKING:
+    from sweeps.service.search.sources import OptunaSource
+
+log = logging.getLogger("laresa.runner")
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a finished `run` tells: counts by state, and the seconds the trials took. stopped: by Ctrl-C.
+
+    wall_seconds: from the first trial handed to Ray to the end of the last, the start of its workers included.
+    """
+
+    sweep: SweepRun
+    states: Mapping[str, int]
+    wall_seconds: float
+    training_seconds: float
+    concurrency: int
+    stopped: bool = False
+
+    @property
+    def efficiency(self) -> float:
+        """Seconds inside training over (concurrency x wall seconds of the sweep)."""
+        return self.training_seconds / (self.concurrency * self.wall_seconds) if self.wall_seconds else float("nan")
+
+
+def run(study: Study, options: RunOptions) -> SweepResult:
+    """Train what the study still lacks and bring the tracker up to date.
+
+    Raises SweepBusyError when another process runs it, TrackingError and ConfigError before anything is trained.
+    """
+    folder = sweep_folder(study.name, options.storage)
+    with folder.lock():
+        planning.check_plan(study, folder)
+        uri, server = resolve_tracking(options.tracking_uri)
+        try:
+            if anything_left(study, folder.snapshot(), options):
+                with ThreadPoolExecutor(1) as thread:  # Ray and the local server start meanwhile
+                    prepared = thread.submit(prepare, study)
+                    connect()
+                    require_shared_storage(folder)
+                    options = packed(options)
+                    prepared.result()
+            if server is not None:
+                server.wait(uri)
+            tracking.check(uri)
+            planning.write_plan(study, folder)
+            return Runner(study, options, folder, tracking.open_sweep(uri, study.name, describe(study))).run()
+        finally:
+            disconnect()
+
+
+def anything_left(study: Study, folder: SweepFolder, options: RunOptions) -> bool:
+    """Whether something may have to be trained, as far as storage knows: else no Ray is needed."""
+    if study.searches:
+        return True
+    for trial in study.trials():
+        if folder.trial(trial.signature).outcome() is None or (options.halve_batch and halved(trial, folder)):
+            return True
+    return False
+
+
+class Runner:
+    """One run of a sweep: its searches, then its fixed plan, then the settling of what the tracker shows."""
+
+    def __init__(self, study: Study, options: RunOptions, folder: SweepFolder, sweep: SweepRun) -> None:
+        self.study, self.options, self.folder, self.sweep = study, options, folder, sweep
+        self.api, self.tags = tracking.client(sweep.uri), provenance_tags()
+        self.tracked = tracked_states(study.name, sweep.uri)
+        self.wall = self.training = 0.0
+        self.concurrency = 1
+        self.halved: list[PlannedTrial] = []  # planned here, in place of what a whole GPU was too small for
+
+    def run(self) -> SweepResult:
+        from sweeps.service.search.sources import FixedPlan, Interleaved, OptunaSource, best_config
+
+        note_plan(self.study, self.options, self.folder, self.sweep.uri)
+        check_same_data(self.api, self.sweep.experiment_id, [search.base for search in self.study.searches])
+        stopped = False
+        searches = [OptunaSource(search, self.folder, self._take_over_one) for search in self.study.searches]
+        try:
+            if searches:
+                self._train(Interleaved(searches, self._seconds()), self._searched(searches), self._scheduler())
+            chosen = {source.search.name: best_config(source) for source in searches} if self.study.cells else {}
+            study = self.study.chosen(chosen)
+            self._take_over(study)
+            rows = planning.plan(study, self.folder, self.tracked)
+            pending = [row.trial for row in rows if not row.done]
+            done = sum(row.done for row in rows) + self._searched(searches)
+            if pending:
+                self._train(FixedPlan(pending), done)
+            elif not searches:
+                ProgressDisplay(study.name, done, study.size)
+            if self.options.halve_batch:
+                self._halve(study.trials())
+        except KeyboardInterrupt:
+            stopped = True
+            disconnect()  # a worker that still trained could tell the tracker more after it was settled
+        states = self._settle(searches)
+        self.api.set_tag(self.sweep.parent_run_id, "laresa.plan", json.dumps(actual_against_plan(self.folder)))
+        whole = set(states) <= {"finished", "pruned"}
+        self.api.set_terminated(self.sweep.parent_run_id, "FINISHED" if whole else "FAILED")
+        return SweepResult(self.sweep, states, self.wall, self.training, self.concurrency, stopped)
+
+    def _take_over_one(self, trial: PlannedTrial) -> int:
+        return adopt(self.api, self.study.name, self.folder, [trial])
+
+    def _take_over(self, study: Study) -> None:
+        """What other sweeps finished is not trained again; refused where this sweep's own data have changed since."""
+        pending = [row.trial for row in planning.plan(study, self.folder, self.tracked) if not row.done]
+        check_same_data(self.api, self.sweep.experiment_id, [trial.config for trial in pending])
+        adopt(self.api, study.name, self.folder, pending)
+
+    def _train(self, source: Any, done: int, scheduler: Any = None) -> None:
+        from sweeps.service.driver.tune import run_trials
+
+        started = time.monotonic()
+        watch = ProgressDisplay(self.study.name, done, self.study.size)
+        ended = run_trials(source, self.sweep, self.folder, self.options, self.tags, watch, scheduler)
+        self.concurrency = ended.concurrency
+        self.wall += time.monotonic() - started
+        self.training += ended.training_seconds
+        if ended.stopped:
+            raise KeyboardInterrupt
+        if ended.oom_shared_gpu:
+            self._train_exclusive(source, ended.oom_shared_gpu, watch.done)
+
+    def _train_exclusive(self, source: Any, trials: Sequence[PlannedTrial], done: int) -> None:
+        """What ran out of the memory of a shared GPU, with a whole one for each."""
+        from sweeps.service.driver.tune import run_trials
+        from sweeps.service.search.sources import Requeued
+
+        options = replace(self.options, gpus_per_trial=1.0)
+        watch, started = ProgressDisplay(self.study.name, done, self.study.size), time.monotonic()
+        ended = run_trials(Requeued(trials, source), self.sweep, self.folder, options, self.tags, watch)
+        self.wall += time.monotonic() - started
+        self.training += ended.training_seconds
+        if ended.stopped:
+            raise KeyboardInterrupt
+
+    def _halve(self, trials: Sequence[PlannedTrial]) -> None:
+        """Half the batch, and again half, for what ran out of a whole GPU's memory."""
+        from sweeps.service.search.sources import FixedPlan
+
+        while smaller := [half for trial in trials if (half := halved(trial, self.folder)) is not None]:
+            self.halved += smaller
+            log.warning("%d trials go on with half the batch: not the configuration of their pairs", len(smaller))
+            pending = [trial for trial in smaller if self.folder.trial(trial.signature).outcome() is None]
+            if pending:
+                self._train(FixedPlan(pending), self.study.size - len(pending))
+            trials = smaller
+
+    def _seconds(self) -> float | None:
+        return None if self.study.hours is None else self.study.hours * 3600
+
+    def _scheduler(self) -> Any:
+        """Of the searches; a comparison's evidence is never pruned, its pairs stay whole."""
+        from sweeps.service.driver.tune import SCHEDULERS, check_scheduler
+
+        search = self.study.searches[0]
+        check_scheduler(search.scheduler)
+        return SCHEDULERS[search.scheduler](search.base.epochs)
+
+    def _searched(self, searches: Iterable[OptunaSource]) -> int:
+        return sum(source.told for source in searches)
+
+    def _settle(self, searches: Iterable[OptunaSource]) -> dict[str, int]:
+        """The truth at the end: deliver what storage holds and the tracker lacks, close what nobody trains any more."""
+        from sweeps.service.search.sources import best_config_or_none
+
+        chosen = {s.search.name: config for s in searches if (config := best_config_or_none(s)) is not None}
+        planned = [*(trial for source in searches for trial in source.planned())]
+        if not searches or set(chosen) >= {cell.arm for cell in self.study.cells}:
+            planned += [*self.study.chosen(chosen).trials(), *self.halved]
+        states, counts = tracked_states(self.study.name, self.sweep.uri), dict[str, int]()
+        folder = self.folder.snapshot()
+        for trial in planned:
+            stored = folder.trial(trial.signature)
+            state = self._settle_trial(trial, stored, states.get(trial.signature, "not started"))
+            counts[state] = counts.get(state, 0) + 1
+        return counts
+
+    def _settle_trial(self, trial: PlannedTrial, stored: TrialFolder, shown: str) -> str:
+        """Bring one trial's run to the state that storage says, and return it."""
+        outcome = stored.outcome()
+        if outcome is not None and (shown != outcome["state"] or not stored.delivered()):
+            tracking.deliver(self.api, TrialRun(self.sweep, trial, self.tags), stored)
+            return str(outcome["state"])
+        if trial.role == "evidence" and shown == "finished":
+            tracking.promote(self.api, self.sweep, trial.signature)
+        if outcome is None and shown == "running":
+            tracking.interrupt(self.api, self.sweep, trial.signature)
+            return "interrupted"
+        return shown
+
+
+def halved(trial: PlannedTrial, folder: SweepFolder) -> PlannedTrial | None:
+    """The trial with half the batch, if it failed for want of memory and has a batch to halve."""
+    outcome = folder.trial(trial.signature).outcome() or {}
+    if not (outcome.get("error") or "").startswith("OutOfMemoryError") or trial.config.batch_size < 4:
+        return None
+    return replace(trial, config=trial.config.replace(batch_size=trial.config.batch_size // 2))
+
+
+def resolve_tracking(uri: str | None) -> tuple[str, LocalServer | None]:
+    """The tracking address: as given, else MLFLOW_TRACKING_URI, else the local server (started, still to wait for)."""
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if uri:
+        tracking.check(uri)
+        return uri, None
+    server = LocalServer()
+    return server.launch(), server
+
+
+def describe(study: Study) -> dict[str, str]:
+    """Tags of the parent run."""
+    arms = json.dumps([cell.arm for cell in study.cells])
+    replicates = json.dumps([[replicate.seed, replicate.fold] for replicate in study.replicates])
+    tags = {"laresa.arms": arms, "laresa.replicates": replicates, "laresa.trials": str(study.size)}
+    if study.searches:
+        tags["laresa.objectives"] = json.dumps(study.searches[0].objectives)
+    space = {name: found for search in study.searches for name, found in search.space.items()}
+    if space:
+        from optuna.distributions import distribution_to_json
+
+        tags["laresa.space"] = json.dumps({name: distribution_to_json(found) for name, found in space.items()})
+    return tags
+
+
+def connect() -> None:
+    """Join the Ray cluster of RAY_ADDRESS, or the one that `ray start` began on this host; else start Ray here.
+
+    Not address="auto": that scans the machine's processes, and would join the private Ray of another user's sweep.
+    """
+    import ray
+
+    # Of the worker for each core that Ray would start at once Tune uses none: its own have another environment.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+    except ConnectionError as error:
+        # One runs, and refuses or is gone: starting another here would train on the wrong machine, unseen.
+        raise LaresaError(
+            f"the Ray cluster can't be joined ({' '.join(str(error).split())}): is it up, and the token right? "
+            "`ray stop` forgets a dead one, RAY_ADDRESS=local trains on this machine alone"
+        ) from error
+    except RuntimeError as error:
+        if "Version mismatch" not in str(error):
+            raise
+        raise LaresaError(f"{' '.join(str(error).split())}: run laresa in the environment of that Ray") from error
+
+
+def disconnect() -> None:
+    import ray
+
+    ray.shutdown()

@@ -1,0 +1,269 @@
+"""The trials of a source through Ray Tune: it schedules workers and keeps nothing that matters."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import (
+    ASHAScheduler,
+    FIFOScheduler,
+    HyperBandScheduler,
+    MedianStoppingRule,
+    TrialScheduler,
+)
+from ray.tune.search import Searcher
+
+from laresa.errors import ConfigError, nearest
+from sweeps.service.driver.interrupt import GracefulInterrupt
+from sweeps.service.driver.progress import ProgressDisplay
+from sweeps.service.search.sources import FixedPlan, Source
+from sweeps.service.storage.files import SweepFolder
+from sweeps.service.study import PlannedTrial, RunOptions
+from sweeps.service.tracking.write import SweepRun
+from sweeps.service.worker.trial import OOM_SHARED_GPU, TrialContext, TuneTrial, conclude_pruned
+
+PENDING_SECONDS = 30.0  # without a running trial, after which the reason is told
+WAITING, WAITING_SEARCH = 16, 2  # trials asked for before there is a place for them
+WORKER_DEATHS = 3  # how often a trial is given to a new worker after its own died
+
+# Tune reads these when a run begins. Its file loggers and result files serve nobody here.
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
+os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # GracefulInterrupt hears Ctrl-C
+os.environ.setdefault(
+    "RAY_AIR_NEW_OUTPUT", "0"
+)  # the new one prints a banner at verbosity 0; ProgressDisplay is our output
+
+
+class InOrder(FIFOScheduler):
+    """First come, first served. Tune's own looks through every trial there ever was, at each event."""
+
+    _live: tuple[Trial, ...] = ()
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        super().on_trial_add(tune_controller, trial)
+        self._live = (*self._live, trial)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        self._live = tuple(trial for trial in self._live if not trial.is_finished())
+        ready = [trial for status in (Trial.PENDING, Trial.PAUSED) for trial in self._live if trial.status == status]
+        return ready[0] if ready else None
+
+
+class Asha(InOrder, ASHAScheduler):
+    pass
+
+
+class MedianStopping(InOrder, MedianStoppingRule):
+    pass
+
+
+# A trial that reaches its last epoch ends by itself, and is measured on test: max_t lies one epoch behind.
+COMMON = {"time_attr": "epoch", "metric": "val/top1", "mode": "max"}
+SCHEDULERS: dict[str, Callable[[int], TrialScheduler | None]] = {
+    "none": lambda epochs: None,
+    "asha": lambda epochs: Asha(**COMMON, max_t=epochs + 1, grace_period=max(1, round(epochs / 9)), reduction_factor=3),
+    "hyperband": lambda epochs: HyperBandScheduler(**COMMON, max_t=epochs + 1, reduction_factor=3),
+    "median": lambda epochs: MedianStopping(**COMMON, grace_period=max(1, round(epochs / 9))),
+}
+
+
+def check_scheduler(name: str) -> None:
+    if name not in SCHEDULERS:
+        raise ConfigError(f"unknown scheduler {name!r}{nearest(name, SCHEDULERS)}")
+
+
+class SourceSearch(Searcher):
+    """Hands Tune the source's trials, and the source what became of them."""
+
+    def __init__(
+        self, source: Source, context: TrialContext, watch: ProgressDisplay, stopping: GracefulInterrupt
+    ) -> None:
+        super().__init__(metric="val/top1", mode="max")
+        self._source, self._context, self._watch, self._stopping = source, context, watch, stopping
+        self._given: dict[str, PlannedTrial] = {}
+        self.oom_shared_gpu: list[PlannedTrial] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # for Tune's snapshots, which nobody restores
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self._stopping.requested:
+            return Searcher.FINISHED
+        trial = self._source.next()
+        if trial is None:
+            return Searcher.FINISHED if self._source.finished else None
+        self._given[trial_id] = trial
+        fields = {"arm": trial.arm, "role": trial.role, "config": trial.config.to_dict()}
+        return {**fields, "context": self._context.to_dict()}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        trial = self._given.pop(trial_id, None)
+        if trial is None:
+            return
+        stored = self._context.trial_folder(trial.signature)
+        outcome = stored.outcome()
+        stopped = not error and result is not None and result.get("state") == "running"
+        if outcome is None and stopped and not self._stopping.requested:  # by the scheduler, not by the user
+            outcome = conclude_pruned(stored, trial, self._context.tags)
+            self._watch.pruned(trial_id, outcome)
+        if outcome is None and result is not None and result.get("state") == OOM_SHARED_GPU:
+            self.oom_shared_gpu.append(trial)
+        self._watch.left(trial_id)
+        if outcome is not None:
+            self._source.concluded(trial, outcome)
+
+    def save(self, checkpoint_path: str) -> None:
+        return None
+
+    def restore(self, checkpoint_path: str) -> None:
+        return None
+
+
+def explain_pending(asks: Mapping[str, float], exists: Mapping[str, float]) -> str:
+    """Why no trial runs, as far as the cluster's resources tell."""
+    wanted, there = (", ".join(f"{r.get(name, 0):g} {name}" for name in ("CPU", "GPU")) for r in (asks, exists))
+    if asks.get("GPU", 0) > 0 and not exists.get("GPU"):
+        advice = "no host here has a GPU: wait for the autoscaler to bring one, or leave --gpus-per-trial out"
+    elif any(asks.get(name, 0) > exists.get(name, 0) for name in ("CPU", "GPU")):
+        advice = "it can't fit: ask for less, or wait for more hosts (`ray status`)"
+    else:
+        advice = "others may hold it (`ray status`), or workers are slow to start"
+    return f"no trial has run for {PENDING_SECONDS:.0f} s. One asks for {wanted}; the cluster has {there}: {advice}"
+
+
+def _why(trial: Any) -> str:
+    """What ended a trial that was not the trial's own doing, in a line."""
+    error = str(trial.get_error() or "").strip().splitlines()
+    return error[-1].strip() if error and "ActorDied" not in error[-1] else "its worker died"
+
+
+class StopAfterEpoch(tune.Stopper):
+    """Once the user has asked for it, a trial ends with the epoch it is in; what has not begun does not begin."""
+
+    def __init__(self, stopping: GracefulInterrupt, watch: ProgressDisplay) -> None:
+        self._stopping, self._watch = stopping, watch
+        self._last: set[str] | None = None  # what ran when it was asked
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return self._stopping.requested
+
+    def stop_all(self) -> bool:
+        if not self._stopping.requested:
+            return False
+        self._last = set(self._watch.running) if self._last is None else self._last & set(self._watch.running)
+        return not self._last
+
+
+class Reporter(tune.Callback):
+    """Tune's events for the ProgressDisplay, and the seconds spent inside training."""
+
+    def __init__(self, watch: ProgressDisplay, stopping: GracefulInterrupt, asks: Mapping[str, float]) -> None:
+        self.watch, self.training_seconds = watch, 0.0
+        self._stopping, self._said = stopping, False
+        self._asks, self._idle_since, self._explained = asks, time.monotonic(), False
+        self.most_running = 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # a terminal can't be pickled
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self._stopping.requested and not self._said:
+            self._said = True
+            count = len(self.watch.running)
+            self.watch.say(f"stopping: {count} running trials end their epoch and keep it; Ctrl-C again stops at once")
+        if self.watch.running:
+            self._idle_since, self._explained = time.monotonic(), False
+        elif time.monotonic() - self._idle_since > PENDING_SECONDS:
+            self._idle_since = time.monotonic()
+            if not any(node["Alive"] for node in ray.nodes()):  # Tune would wait for ever
+                self.watch.say("the Ray that trains here has died; what was measured is kept")
+                raise KeyboardInterrupt
+            if not self._explained:
+                self._explained = True
+                self.watch.say(explain_pending(self._asks, ray.cluster_resources()))
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.watch.started(trial.trial_id, trial.config["arm"], trial.config["config"])
+        self.most_running = max(self.most_running, len(self.watch.running))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        self.training_seconds += result.get("seconds", 0.0)
+        self.watch.result(trial.trial_id, result)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.watch.lost(trial.trial_id, _why(trial))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How run_trials ended.
+
+    concurrency: most trials at once. training_seconds: inside training, over all workers. stopped: by the user.
+    oom_shared_gpu: trials that ran out of the memory of a GPU which they shared, without an outcome.
+    """
+
+    concurrency: int
+    training_seconds: float
+    stopped: bool
+    oom_shared_gpu: tuple[PlannedTrial, ...]
+
+
+def run_trials(
+    source: Source,
+    sweep: SweepRun,
+    folder: SweepFolder,
+    options: RunOptions,
+    tags: Mapping[str, str],
+    watch: ProgressDisplay,
+    scheduler: TrialScheduler | None = None,
+) -> Ended:
+    """Train what the source gives on the connected Ray."""
+    stopping = GracefulInterrupt()
+    memory = options.gpu_memory_per_trial if options.gpus_per_trial < 1 else None  # alone, it may have all there is
+    context = TrialContext(sweep, folder.place, options.cpus_per_trial, tags, options.gpus_per_trial, memory)
+    search = SourceSearch(source, context, watch, stopping)
+    asks = {"CPU": options.cpus_per_trial, "GPU": options.gpus_per_trial}
+    reporter = Reporter(watch, stopping, asks)
+    # Without a scheduler results are fetched a second's worth at a time; the tracker has every epoch from the worker.
+    os.environ["TUNE_RESULT_BUFFER_LENGTH"] = "1000" if scheduler is None else "1"
+    # An autoscaler brings hosts for trials that wait; a search is not asked far ahead of what it knows.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(WAITING if isinstance(source, FixedPlan) else WAITING_SEARCH)
+    os.environ["TUNE_RESULT_BUFFER_MIN_TIME_S"] = "1" if scheduler is None else "0"
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    with folder.for_tune() as scratch:
+        tuner = tune.Tuner(
+            tune.with_resources(TuneTrial, {name.lower(): count for name, count in asks.items()}),
+            tune_config=tune.TuneConfig(
+                search_alg=search,
+                scheduler=scheduler or InOrder(),
+                num_samples=-1,
+                max_concurrent_trials=options.concurrency,  # None: as many as fit, on hosts that join later, too
+                reuse_actors=True,  # a fresh worker costs seconds of importing torch
+            ),
+            run_config=tune.RunConfig(
+                name=sweep.sweep,
+                storage_path=scratch,
+                callbacks=[reporter],
+                stop=StopAfterEpoch(stopping, watch),
+                failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
+                verbose=0,
+            ),
+        )
+        with stopping, watch:
+            tuner.fit()
+    return Ended(reporter.most_running, reporter.training_seconds, stopping.requested, tuple(search.oom_shared_gpu))

@@ -1,0 +1,1 @@
+"""What would run, what need not, and how long the rest takes."""

@@ -1,0 +1,103 @@
+"""What would run: every trial with its signature, what is finished already, how long the rest will take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from laresa.config import TrialConfig
+from laresa.errors import ConfigError
+from sweeps.service.storage.files import SweepFolder
+from sweeps.service.study import PlannedTrial, Study
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """A trial and what is left of it.
+
+    state: "finished", "failed", "pruned": nothing to do; "deliver": trained, but the tracker lacks it; "cached":
+    another sweep finished it; "resume"; "new".
+    """
+
+    trial: PlannedTrial
+    state: str
+
+    @property
+    def done(self) -> bool:
+        return self.state not in ("resume", "new")
+
+    def to_dict(self) -> dict[str, Any]:
+        config = self.trial.config
+        fields = {"signature": self.trial.signature, "arm": self.trial.arm, "seed": config.seed, "fold": config.fold}
+        return {**fields, "role": self.trial.role, "state": self.state, "config": config.to_dict()}
+
+
+def plan(study: Study, folder: SweepFolder, tracked: Mapping[str, str]) -> tuple[PlanRow, ...]:
+    """One row a trial, in the order they would run.
+
+    tracked: signature -> state, of the runs the tracker holds for this sweep.
+    """
+    return rows_of(study.trials(), folder, tracked)
+
+
+def rows_of(trials: Iterable[PlannedTrial], folder: SweepFolder, tracked: Mapping[str, str]) -> tuple[PlanRow, ...]:
+    """As `plan`, of these trials."""
+    stored = folder.snapshot()
+    return tuple(PlanRow(trial, _state(trial, stored, tracked)) for trial in trials)
+
+
+def check_plan(study: Study, folder: SweepFolder) -> None:
+    """ConfigError where the sweep exists with another plan: it can be continued and extended, never mixed."""
+    earlier = folder.read("plan.json")
+    if earlier is None:
+        return
+    now = _fixed(study)
+    for kind in ("arms", "searches"):
+        for name in sorted(set(now[kind]) & set(earlier[kind])):
+            _same(study.name, name, earlier[kind][name], now[kind][name])
+
+
+def write_plan(study: Study, folder: SweepFolder) -> None:
+    """Note what this sweep holds, its earlier extensions included."""
+    earlier = folder.read("plan.json") or {"arms": {}, "searches": {}}
+    now = _fixed(study)
+    folder.write("plan.json", {kind: {**earlier[kind], **now[kind]} for kind in ("arms", "searches")})
+
+
+def _fixed(study: Study) -> dict[str, dict[str, Any]]:
+    """What can't change within one sweep: each arm's configuration, each search's space and rules."""
+    searched = {search.name for search in study.searches}
+    arms = {cell.arm: _shared(cell.config) for cell in study.cells if cell.arm not in searched}
+    searches = {}
+    for search in study.searches:
+        space = {name: repr(distribution) for name, distribution in search.space.items()}
+        rules = {name: getattr(search, name) for name in ("sampler", "scheduler", "seed")}
+        rules["objectives"] = list(search.objectives)
+        replicate = {"replicate": [search.replicate.seed, search.replicate.fold]}
+        searches[search.name] = {**_shared(search.base), **rules, **replicate, "space": space}
+    return {"arms": arms, "searches": searches}
+
+
+def _shared(config: TrialConfig) -> dict[str, Any]:
+    return {name: value for name, value in config.to_dict().items() if name not in ("seed", "fold")}
+
+
+def _same(sweep: str, name: str, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for field in sorted({*earlier, *now}):
+        if earlier.get(field) != now.get(field):
+            raise ConfigError(
+                f"sweep {sweep!r} holds {name!r} with {field}={earlier.get(field)!r}, this command has "
+                f"{now.get(field)!r}: give the same options to continue, more seeds, arms or trials to extend it, "
+                "or another --sweep"
+            )
+
+
+def _state(trial: PlannedTrial, folder: SweepFolder, tracked: Mapping[str, str]) -> str:
+    known = tracked.get(trial.signature)
+    if known in ("finished", "failed", "pruned"):
+        return known
+    stored = folder.trial(trial.signature)
+    if stored.outcome() is not None:
+        return "deliver"
+    return "resume" if stored.checkpoints() else "new"

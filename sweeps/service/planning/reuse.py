@@ -1,0 +1,173 @@
+"""The cache across sweeps: what another sweep of the tracking store finished is taken over, never trained again.
+
+A run counts if its signature is the trial's, it finished, and its data set was the very same pictures (fingerprint).
+It is copied into this sweep's storage as an outcome; delivering that makes the run in this sweep.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from laresa.config import TrialConfig
+from laresa.errors import DataError
+from sweeps.service.planning.plan import PlanRow
+from sweeps.service.storage.files import SweepFolder, TrialFolder
+from sweeps.service.storage.outcome import describe_outcome
+from sweeps.service.study import PlannedTrial
+from sweeps.service.tracking.records import reading_uri
+from sweeps.service.tracking.write import ARTIFACTS, client
+
+log = logging.getLogger("laresa.adopt")
+SINGLE_LOOKUPS = 8  # signatures up to this number are asked for one by one: tag filters know "=", but no list
+SHARED = ("dataset", "epochs", "backbone", "subset", "seed")  # more signatures: all runs that agree in what these share
+PROVENANCE = tuple(
+    f"laresa.{name}"
+    for name in ("version", "git_commit", "code", "host", "device", "threads", "fold", "gpu_memory_gib")
+)
+DATA_FIELDS = ("dataset", "image_size", "skip_bad_images")  # the fields that a fingerprint depends on
+
+
+def _data(config: TrialConfig) -> tuple[Any, ...]:
+    return tuple(getattr(config, name) for name in DATA_FIELDS)
+
+
+class Fingerprints:
+    """Of data sets as they are now; each is opened once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], str] = {}
+
+    def __call__(self, config: TrialConfig) -> str:
+        key = _data(config)
+        if key not in self._known:
+            from laresa.data import load
+
+            self._known[key] = load(config).fingerprint
+        return self._known[key]
+
+
+def finished_elsewhere(api: Any, sweep: str, configs: Sequence[TrialConfig]) -> dict[str, Any]:
+    """signature -> the oldest run, in another sweep, that finished this configuration on the same data."""
+    wanted = {config.signature(): config for config in configs}
+    others = [experiment.experiment_id for experiment in _experiments(api) if experiment.name != sweep]
+    if not wanted or not others:
+        return {}
+    fingerprint, found = Fingerprints(), dict[str, Any]()
+    for condition in _conditions(wanted):
+        for run in _search(api, others, condition):
+            signature, known = run.data.tags["laresa.signature"], run.data.tags.get("laresa.data_fingerprint")
+            if signature in wanted and signature not in found and known == fingerprint(wanted[signature]):
+                found[signature] = run
+    return found
+
+
+def with_cached(rows: Sequence[PlanRow], sweep: str, uri: str | None) -> tuple[PlanRow, ...]:
+    """The plan's rows, those that would be adopted in state "cached"."""
+    uri, pending = reading_uri(uri), [row.trial.config for row in rows if not row.done]
+    if not pending or (uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists()):
+        return tuple(rows)
+    found = finished_elsewhere(client(uri), sweep, pending)
+    return tuple(PlanRow(row.trial, "cached") if row.trial.signature in found else row for row in rows)
+
+
+def adopt(api: Any, sweep: str, folder: SweepFolder, trials: Iterable[PlannedTrial]) -> int:
+    """Take over what other sweeps finished of these trials; how many there were."""
+    pending = {t.signature: t for t in trials if folder.trial(t.signature).outcome() is None}
+    found = finished_elsewhere(api, sweep, [trial.config for trial in pending.values()])
+    return sum(_take_over(api, run, pending[signature], folder) for signature, run in found.items())
+
+
+def check_same_data(api: Any, experiment_id: str, configs: Iterable[TrialConfig]) -> None:
+    """DataError where this sweep holds a finished trial on pictures that the data set does not have any more."""
+    fingerprint = Fingerprints()
+    for config in {_data(config): config for config in configs}.values():
+        now = fingerprint(config)
+        same = _params(dict(zip(DATA_FIELDS, _data(config), strict=True)))
+        condition = f"{same} AND tags.`laresa.data_fingerprint` != '{now}'"
+        for run in _search(api, [experiment_id], condition):
+            raise DataError(
+                f"data set {config.dataset!r} has changed: its fingerprint is {now}, trials of this sweep finished on "
+                f"{run.data.tags['laresa.data_fingerprint']} (run {run.info.run_id}): bring the pictures back, or give "
+                "the changed ones a sweep of their own with --sweep"
+            )
+
+
+# ---------------------------------------------------------------------- taking over
+
+
+def _take_over(api: Any, run: Any, trial: PlannedTrial, folder: SweepFolder) -> bool:
+    """Copy one run's artifacts and write its outcome, last; False (and it is trained) where artifacts are missing."""
+    from mlflow.exceptions import MlflowException
+
+    stored = folder.trial(trial.signature)
+    attempt = stored.new_attempt()
+    try:
+        history = _copy_artifacts(api, run.info.run_id, stored)
+    except (MlflowException, OSError) as error:
+        log.warning("run %s can't be taken over (%s): its trial is trained again", run.info.run_id, error)
+        return False
+    provenance = {name: value for name, value in run.data.tags.items() if name.startswith(PROVENANCE)}
+    provenance["laresa.data_fingerprint"] = run.data.tags["laresa.data_fingerprint"]
+    provenance["laresa.adopted_from"] = run.data.tags.get("laresa.adopted_from", run.info.run_id)
+    measured = {name for row in history for name in row["metrics"]} | {"seconds/epoch"}
+    metrics = {name: value for name, value in run.data.metrics.items() if name not in measured}
+    attempt.conclude(describe_outcome(trial, "finished", metrics, history, None, provenance))
+    return True
+
+
+def _copy_artifacts(api: Any, run_id: str, stored: TrialFolder) -> list[dict[str, Any]]:
+    """The files that `tracking.artifacts` sends, back in their place; the history among them."""
+    with tempfile.TemporaryDirectory() as scratch:
+        whole = Path(api.download_artifacts(run_id, "", scratch))
+        for name in ("config.json", "history.json", "latents.npz"):
+            if not (whole / name).exists():
+                raise FileNotFoundError(f"{name} is missing")
+        for name, place in ARTIFACTS.items():
+            source = whole / (place or "") / name
+            if source.exists():
+                shutil.copyfile(source, stored.root / name)
+        rows: list[dict[str, Any]] = json.loads((whole / "history.json").read_text())
+    return rows
+
+
+# ---------------------------------------------------------------------- asking
+
+
+def _conditions(wanted: Mapping[str, TrialConfig]) -> list[str]:
+    """What to ask the tracker for: each signature, or all runs that agree with what the configurations share."""
+    if len(wanted) <= SINGLE_LOOKUPS:
+        return [f" AND tags.`laresa.signature` = '{signature}'" for signature in wanted]
+    values = {name: {getattr(config, name) for config in wanted.values()} for name in SHARED}
+    return [_params({name: next(iter(value)) for name, value in values.items() if len(value) == 1})]
+
+
+def _params(fields: Mapping[str, Any]) -> str:
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in fields.items()}
+    return "".join(" AND params.`{}` = '{}'".format(name, text.replace("'", "''")) for name, text in texts.items())
+
+
+def _search(api: Any, experiments: Sequence[str], condition: str) -> Iterator[Any]:
+    """Finished trials, oldest first: an original before what was adopted from it."""
+    done = "attributes.status = 'FINISHED' AND tags.`laresa.kind` = 'trial' AND tags.`laresa.state` = 'finished'"
+    order = ["attributes.start_time ASC"]
+    return _pages(lambda token: api.search_runs(list(experiments), done + condition, 1, 1000, order, token))
+
+
+def _experiments(api: Any) -> Iterator[Any]:
+    return _pages(lambda token: api.search_experiments(max_results=1000, page_token=token))
+
+
+def _pages(ask: Callable[[str | None], Any]) -> Iterator[Any]:
+    token: str | None = None
+    while True:
+        page = ask(token)
+        yield from page
+        token = page.token
+        if not token:
+            return

@@ -1,0 +1,1 @@
+"""Optuna: where trials come from, and the space they are drawn from."""

@@ -1,0 +1,30 @@
+"""What outcome.json holds: how a trial ended. One home of its shape, for workers, the driver and the result cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sweeps.service.study import PlannedTrial
+
+
+def describe_outcome(
+    trial: PlannedTrial,
+    state: str,
+    metrics: Mapping[str, float],
+    history: Sequence[Mapping[str, Any]],
+    error: str | None,
+    provenance: Mapping[str, str],
+) -> dict[str, Any]:
+    """What outcome.json holds."""
+    return {
+        "schema_version": 1,
+        "signature": trial.signature,
+        "arm": trial.arm,
+        "role": trial.role,
+        "state": state,
+        "error": error,
+        "metrics": dict(metrics),
+        "history": list(history),
+        "provenance": dict(provenance),
+    }

@@ -1,0 +1,1 @@
+"""MLflow: what is written, what is read, and the local server."""

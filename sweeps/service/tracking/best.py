@@ -1,0 +1,132 @@
+"""Which trials were best: by one metric, or by several, where a Pareto front answers. Only MLflow is touched."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+from laresa.errors import ConfigError, nearest
+from laresa.measurement import better
+from sweeps.service.tracking.records import (
+    TrialRecord,
+    conditions_of,
+    field_value,
+    objectives,
+    open_experiment,
+    reading_uri,
+    record_from,
+    runs_of,
+)
+
+
+def best_n(
+    sweep: str,
+    metric: str = "val/top1",
+    *,
+    n: int = 1,
+    by: str | None = None,
+    where: Mapping[str, Any] | None = None,
+    mode: str | None = None,
+    tracking_uri: str | None = None,
+) -> list[TrialRecord]:
+    """The n best finished trials; with `by`, the n best of each value of that field.
+
+    A validation metric counts at the epoch best on validation top-1, not at the last one. mode: "max" or "min"; None:
+    as the metric is meant, small for losses and distances of mistakes.
+    ConfigError: no such sweep, none finished, or none has the metric.
+    """
+    mode = mode or better(metric)
+    if n < 1 or mode not in ("max", "min"):
+        raise ConfigError(f"n={n}, mode={mode!r}: expected n >= 1 and mode 'max' or 'min'")
+    name, uri = _stored(metric), reading_uri(tracking_uri)
+    api, experiment_id = open_experiment(uri, sweep)
+    conditions = conditions_of({**(where or {}), "state": "finished"})
+    found = runs_of(api, experiment_id, conditions) if by else _top(api, experiment_id, conditions, name, n, mode)
+    scored = _scored([record_from(sweep, run) for run in found], sweep, [metric])
+    scored.sort(key=lambda record: record.metrics[name], reverse=mode == "max")
+    return [record for group in _groups(scored, by) for record in group[:n]]
+
+
+def best(sweep: str, metric: str = "val/top1", **options: Any) -> TrialRecord:
+    """The best finished trial of a sweep (options as in best_n)."""
+    return best_n(sweep, metric, n=1, **options)[0]
+
+
+def pareto(
+    sweep: str,
+    metrics: Sequence[str] | None = None,
+    *,
+    by: str | None = None,
+    where: Mapping[str, Any] | None = None,
+    tracking_uri: str | None = None,
+) -> list[TrialRecord]:
+    """The finished trials than which none is better in one of the metrics and as good in the others: the Pareto front.
+
+    Best in the first metric first; equals all stay. metrics: as in best_n; None: what the sweep's search looked for.
+    by: a front for each value of that field. ConfigError as best_n.
+    """
+    uri = reading_uri(tracking_uri)
+    metrics = objectives(sweep, tracking_uri=uri) if metrics is None else metrics
+    if not metrics or len(set(metrics)) < len(metrics):
+        raise ConfigError(f"metrics {list(metrics)}: expected one or more, each once")
+    api, experiment_id = open_experiment(uri, sweep)
+    found = runs_of(api, experiment_id, conditions_of({**(where or {}), "state": "finished"}))
+    scored = _scored([record_from(sweep, run) for run in found], sweep, metrics)
+    return [record for group in _groups(scored, by) for record in front(group, metrics)]
+
+
+def front(records: Sequence[TrialRecord], metrics: Sequence[str]) -> list[TrialRecord]:
+    """Those of the records that none of the others dominates, best in the first metric first. Each has the metrics."""
+    import numpy as np
+
+    signs = [1.0 if better(metric) == "max" else -1.0 for metric in metrics]
+    scores_NM = np.array([[r.metrics[_stored(m)] for m in metrics] for r in records]).reshape(-1, len(metrics)) * signs
+    kept = [
+        index for index, row in enumerate(scores_NM) if not ((scores_NM >= row).all(1) & (scores_NM > row).any(1)).any()
+    ]
+    return [records[index] for index in sorted(kept, key=lambda index: tuple(-scores_NM[index]))]
+
+
+def _stored(metric: str) -> str:
+    """The name under which a trial keeps what it has to say in the end."""
+    return f"best/{metric}" if metric.startswith("val/") else metric
+
+
+def _scored(finished: list[TrialRecord], sweep: str, metrics: Sequence[str]) -> list[TrialRecord]:
+    """Those that have all the metrics. ConfigError where there is none."""
+    if not finished:
+        raise ConfigError(
+            f"sweep {sweep!r} has no finished trial that fits: `laresa status {sweep}` shows what there is"
+        )
+    for metric in metrics:
+        finished, before = [r for r in finished if not math.isnan(r.metrics.get(_stored(metric), math.nan))], finished
+        if not finished:
+            known = {m.removeprefix("best/") for record in before for m in record.metrics}
+            raise ConfigError(f"no finished trial of {sweep!r} has the metric {metric!r}{nearest(metric, known)}")
+    return finished
+
+
+def _groups(records: Sequence[TrialRecord], by: str | None) -> Iterable[list[TrialRecord]]:
+    """The records by the value of a field, in the order in which the values appear."""
+    groups: dict[Hashable, list[TrialRecord]] = {}
+    for record in records:
+        groups.setdefault(field_value(record, by) if by else None, []).append(record)
+    return groups.values()
+
+
+def _top(api: Any, experiment_id: str, conditions: str, metric: str, n: int, mode: str) -> list[Any]:
+    """Runs among which the n best by `metric` are: a page raises the bar for the next, until few are above it.
+
+    MLflow can order by a metric itself, but that takes seconds in an experiment of thousands of runs.
+    """
+    size, bar = max(100, n), ""
+    while True:
+        only = f"tags.`laresa.kind` = 'trial'{conditions}{bar}"
+        rows = api.search_runs([experiment_id], only, max_results=size, order_by=["attributes.start_time DESC"])
+        values = [run.data.metrics[metric] for run in rows if not math.isnan(run.data.metrics.get(metric, math.nan))]
+        if not rows.token or not values:
+            return list(rows)
+        edge = sorted(values, reverse=mode == "max")[: min(n, len(values))][-1]
+        bar = f" AND metrics.`{metric}` {'>=' if mode == 'max' else '<='} {edge!r}"
+        size = min(2 * size, 50_000)

@@ -1,0 +1,157 @@
+"""The local MLflow server: sqlite, artifacts on disk, loopback, one worker.
+
+It is left running for browsing, found again next time, and stopped by `laresa ui --stop`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from laresa.errors import ConfigError, LaresaError
+from sweeps.service.storage.files import home, read_json, write_json
+
+START_SECONDS = 120
+
+
+class TrackingError(LaresaError, ConnectionError):
+    """The tracking server does not answer, or refuses."""
+
+
+def healthy(url: str, timeout: float = 3.0) -> bool:
+    """Whether an MLflow server answers at `url`."""
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=timeout) as answer:
+            return answer.status == 200
+    except (OSError, ValueError):
+        return False
+
+
+class LocalServer:
+    """The one server of a LARESA_HOME; its address and process stand in <home>/mlflow/server.json."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.folder = (root or home()) / "mlflow"
+
+    @property
+    def store(self) -> str:
+        """The database behind the server: readable without it."""
+        return f"sqlite:///{self.folder / 'mlflow.db'}"
+
+    def url(self) -> str | None:
+        """Address of the running server, or None."""
+        state = read_json(self.folder / "server.json")
+        return state["url"] if state and self._serves(state) else None
+
+    def launch(self) -> str:
+        """Start the server if none runs, and return its address at once; `wait` until it answers."""
+        with self._lock():
+            if url := self.url():
+                return url
+            state = read_json(self.folder / "server.json")
+            if state and self._alive(state["pid"]):
+                return str(state["url"])  # launched a moment ago by another process
+            port = _free_port(state["port"] if state else _wanted_port())
+            url = f"http://127.0.0.1:{port}"
+            process = self._spawn(port)
+            write_json(self.folder / "server.json", {"url": url, "pid": process.pid, "port": port})
+            return url
+
+    def wait(self, url: str) -> None:
+        """TrackingError with the log's last lines if it does not answer in time."""
+        state = read_json(self.folder / "server.json")
+        deadline = time.monotonic() + START_SECONDS
+        while not self._serves(state):
+            if time.monotonic() > deadline or not self._alive(state["pid"]):
+                tail = (self.folder / "server.log").read_text(errors="replace").splitlines()[-8:]
+                raise TrackingError(
+                    f"MLflow did not start at {url}; if its port was taken meanwhile, run the same command again. "
+                    f"End of {self.folder}/server.log:\n" + "\n".join(tail)
+                )
+            time.sleep(0.1)
+
+    def stop(self) -> bool:
+        """End the server this home started; False if none runs."""
+        with self._lock():
+            state = read_json(self.folder / "server.json")
+            if not state or not self._alive(state["pid"]):
+                return False
+            os.killpg(state["pid"], signal.SIGTERM)
+            deadline = time.monotonic() + 10
+            while self._alive(state["pid"]) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            if self._alive(state["pid"]):
+                os.killpg(state["pid"], signal.SIGKILL)
+            return True
+
+    def _spawn(self, port: int) -> subprocess.Popen[bytes]:
+        environment = {
+            **os.environ,
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # two processes instead of ten
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
+        environment.pop("MLFLOW_TRACKING_URI", None)
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+        command += ["--app-name", "laresa"]  # sweeps.service.tracking.mlflow_app
+        command += ["--backend-store-uri", self.store, "--artifacts-destination", str(self.folder / "artifacts")]
+        command += ["--workers", "1"]  # with more, every call costs about 45 ms (uvicorn#3149)
+        with (self.folder / "server.log").open("ab") as log:
+            return subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def _alive(self, pid: int) -> bool:
+        """Whether `pid` is still our server, and not a process that took over its number."""
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            return self.store in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE
+        return False
+
+    def _serves(self, state: Mapping[str, Any]) -> bool:
+        """Whether our server answers: it, and not the one of another home that was quicker to take the port."""
+        return self._alive(state["pid"]) and _listens(state["pid"], state["port"]) and healthy(state["url"])
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "server.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _wanted_port() -> int:
+    text = os.environ.get("LARESA_PORT", "5000")
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise ConfigError(f"LARESA_PORT={text!r}: expected a port number, 1 to 65535")
+    return int(text)
+
+
+def _free_port(wanted: int) -> int:
+    for port in (wanted, 0):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise TrackingError("no free port on 127.0.0.1")
+
+
+def _listens(pid: int, port: int) -> bool:
+    """Whether a process or one of its children has the port; taken for granted where we may not look."""
+    try:
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        held = [connection for process in family for connection in process.net_connections("tcp")]
+    except psutil.Error as error:
+        return isinstance(error, psutil.AccessDenied)
+    return any(found.status == psutil.CONN_LISTEN and found.laddr.port == port for found in held)

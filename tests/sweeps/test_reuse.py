@@ -1,0 +1,111 @@
+"""The cache across sweeps: what one finished, another takes over; changed pictures are noticed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from optuna.distributions import FloatDistribution
+from PIL import Image
+
+from laresa.config import TrialConfig
+from sweeps import trials
+from sweeps.service.planning import reuse as adopting
+from sweeps.service.search.sources import OptunaSource
+from sweeps.service.storage.files import SweepFolder
+from sweeps.service.storage.outcome import describe_outcome
+from sweeps.service.study import PlannedTrial, Replicate, Search
+from sweeps.service.tracking.records import latents, record_of
+from sweeps.service.tracking.write import client
+from tests.sweeps.conftest import QUICK, draw_pictures, laresa
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("server")]
+
+
+def options(sweep: str, data: Path, subsets: str) -> list[str]:
+    study = ["ablation", "--sweep", sweep, "--dataset", str(data), "--subsets", subsets, "--seeds", "0"]
+    return [*study, "--epochs", "3", *QUICK]
+
+
+def change(data: Path) -> None:
+    picture = next((data / "train" / "cat").iterdir())
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(picture)
+
+
+def test_what_another_sweep_finished_is_taken_over(server: str, tmp_path: Path):
+    data = draw_pictures(tmp_path / "shared")
+    laresa("run", *options("first", data, "ce+anchor"), cwd=tmp_path)
+    (original,) = trials("first", with_history=True)
+
+    planned = json.loads(laresa("plan", *options("second", data, "ce,ce+anchor"), "--json", cwd=tmp_path).stdout)
+    assert {row["arm"]: row["state"] for row in planned} == {"ce": "new", "ce+anchor": "cached"}
+    done = laresa("run", *options("second", data, "ce,ce+anchor"), cwd=tmp_path)
+    assert "second: 2 trials, 1 finished before" in done.stderr
+
+    taken = next(record for record in trials("second", with_history=True) if record.arm == "ce+anchor")
+    assert (taken.provenance["adopted_from"], taken.run_id != original.run_id) == (original.run_id, True)
+    assert (taken.metrics, taken.history) == (original.metrics, original.history)
+    for name in ("git_commit", "code", "device", "threads", "host", "data_fingerprint"):
+        assert taken.provenance[name] == original.provenance[name]
+    assert np.array_equal(latents(taken)["z_ND"], latents(original)["z_ND"])
+    names = [item.path for item in client(server).list_artifacts(taken.run_id, "checkpoint")]
+    assert names == ["checkpoint/model.safetensors"]
+
+    # a third names the original, and not the one in between
+    laresa("run", *options("third", data, "ce+anchor"), cwd=tmp_path)
+    assert trials("third")[0].provenance["adopted_from"] == original.run_id
+    assert record_of(trials("third")[0].run_id).history == original.history
+
+
+def test_many_at_once_are_asked_for_by_what_they_share(server: str, tmp_path: Path, monkeypatch):
+    data = draw_pictures(tmp_path / "toys")
+    laresa("run", *options("some", data, "ce,ce+anchor"), cwd=tmp_path)
+    configs = [record.config for record in trials("some")]
+    more = [*configs, configs[0].replace(lr=0.5)]
+    single = adopting.finished_elsewhere(client(server), "other", more)
+    monkeypatch.setattr(adopting, "SINGLE_LOOKUPS", 0)
+    shared = adopting.finished_elsewhere(client(server), "other", more)
+    assert set(single) == set(shared) == {config.signature() for config in configs}
+    assert adopting.finished_elsewhere(client(server), "some", more) == {}  # its own runs are no other sweep's
+
+
+def test_a_quote_in_a_value_stays_inside_it():
+    assert adopting._params({"dataset": "it's", "seed": 1}) == " AND params.`dataset` = 'it''s' AND params.`seed` = '1'"
+    many = {str(seed): TrialConfig(seed=seed) for seed in range(20)}
+    (condition,) = adopting._conditions(many)
+    assert "seed" not in condition
+    assert "params.`epochs` = '1000'" in condition
+
+
+def test_changed_pictures_are_not_mixed_with_what_was_measured_before(tmp_path: Path):
+    data = draw_pictures(tmp_path / "changing")
+    laresa("run", *options("before", data, "ce"), cwd=tmp_path)
+    change(data)
+    mixed = laresa("run", *options("before", data, "ce,ce+anchor"), check=False, cwd=tmp_path)
+    assert mixed.returncode == 2
+    assert f"data set '{data}' has changed" in mixed.stderr
+    assert "--sweep" in mixed.stderr
+    assert [record.arm for record in trials("before")] == ["ce"]
+
+    laresa("run", *options("after", data, "ce"), cwd=tmp_path)  # the same signature on other pictures: no cache
+    assert "adopted_from" not in trials("after")[0].provenance
+
+
+def test_a_search_is_told_what_was_taken_over_and_trains_the_rest(tmp_path: Path):
+    folder, seen = SweepFolder(tmp_path), []
+
+    def take_over(trial: PlannedTrial) -> None:
+        seen.append(trial.signature)
+        if len(seen) != 2:
+            metrics = {"best/val/top1": 0.5}
+            stored = folder.trial(trial.signature).new_attempt()
+            stored.conclude(describe_outcome(trial, "finished", metrics, [], None, {}))
+
+    space = {"lr": FloatDistribution(1e-4, 1e-2, log=True)}
+    search = Search("search", TrialConfig(subset="ce"), space, trials=3, replicate=Replicate(0, 0))
+    source = OptunaSource(search, folder, take_over)
+    assert source.next().signature == seen[1]
+    assert source.next() is None
+    assert (source.told, len(set(seen)), source.finished) == (2, 3, True)

@@ -20,23 +20,35 @@ from laresa.errors import CheckpointError
 FORMAT = 1
 
 
-def pack(*, model: nn.Module, objective: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The tensors of a training state under flat names ("model/...", "objective/...", "optimizer/3/exp_avg")."""
-    tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
-    tensors |= {f"objective/{name}": value for name, value in objective.state_dict().items()}
-    for index, slots in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{name}": value for name, value in slots.items()}
+Stateful = nn.Module | torch.optim.Optimizer
+
+
+def pack(parts: Mapping[str, Stateful]) -> dict[str, Tensor]:
+    """The tensors of a training state under flat names ("model/weight", "optimizer/3/exp_avg")."""
+    tensors: dict[str, Tensor] = {}
+    for name, part in parts.items():
+        if isinstance(part, nn.Module):
+            tensors |= {f"{name}/{key}": value for key, value in part.state_dict().items()}
+            continue
+        for index, slots in part.state_dict()["state"].items():
+            tensors |= {
+                f"{name}/{index}/{key}": torch.as_tensor(value) for key, value in slots.items() if value is not None
+            }
     return tensors
 
 
-def unpack(
-    tensors: Mapping[str, Tensor], *, model: nn.Module, objective: nn.Module, optimizer: torch.optim.Optimizer
-) -> None:
+def unpack(tensors: Mapping[str, Tensor], parts: Mapping[str, Stateful]) -> None:
     """Put what `pack` gave back in place."""
-    model.load_state_dict(under("model/", tensors))
-    objective.load_state_dict(under("objective/", tensors))
+    for name, part in parts.items():
+        if isinstance(part, nn.Module):
+            part.load_state_dict(under(f"{name}/", tensors))
+        else:
+            _unpack_optimizer(under(f"{name}/", tensors), part)
+
+
+def _unpack_optimizer(tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
     state: dict[int, dict[str, Tensor]] = {}
-    for name, value in under("optimizer/", tensors).items():
+    for name, value in tensors.items():
         index, slot = name.split("/")
         state.setdefault(int(index), {})[slot] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

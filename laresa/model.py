@@ -2,39 +2,65 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-import timm
 import torch
+from annotated_types import Gt
 from torch import Tensor, nn
 
 from laresa.errors import ConfigError, nearest
+from laresa.fields import Doc
+from laresa.plugins import table
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network. LARESA, section 3: a backbone, a latent, a classifier."""
+
+    backbone: Annotated[str, Doc("any timm model, or a plugin's")] = "test_resnet"
+    pretrained: Annotated[bool, Doc("start from timm's weights")] = False
+    input_size: Annotated[
+        int | None, Gt(0), Doc("pixels the backbone sees, resized on the device; default: image_size")
+    ] = None
+    latent_dim: Annotated[int | None, Gt(0), Doc("default: the width of the label embeddings")] = None
 
 
 class LatentClassifier(nn.Module):
-    """images [N, 3, H, W] -> (logits_NC, z_ND).
+    """images [N, 3, H, W] -> (logits, z_ND, features_NF).
 
-    backbone: a timm model without its head; latent: Linear to D, the raw latents z; classifier: Linear from z to C.
+    backbone: a timm model without its head; latent: Linear to D, the raw latents z; classifier: from z to the logits
+    that the base term asks for (one a class, or one a node).
     """
 
-    def __init__(self, backbone: nn.Module, width: int, latent_dim: int, classes: int) -> None:
+    def __init__(self, backbone: nn.Module, latent: nn.Module, classifier: nn.Module) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.latent = nn.Linear(width, latent_dim)
-        self.classifier = nn.Linear(latent_dim, classes)
+        self.backbone, self.latent, self.classifier = backbone, latent, classifier
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        z_ND = self.latent(self.backbone(images))
-        return self.classifier(z_ND), z_ND
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        features_NF = self.backbone(images)
+        z_ND = self.latent(features_NF)
+        return self.classifier(z_ND), z_ND, features_NF
 
 
-def build_model(name: str, *, pretrained: bool, input_size: int, latent_dim: int, classes: int) -> LatentClassifier:
+def build_model(
+    name: str,
+    *,
+    pretrained: bool,
+    input_size: int,
+    latent_dim: int,
+    outputs: int,
+    head: Callable[[int, int], nn.Module] | None = None,
+    fields: Mapping[str, Any] | None = None,
+) -> LatentClassifier:
     """A LatentClassifier for square images of `input_size` pixels, its new layers drawn from torch's global generator.
 
+    outputs: number of logits. head: (width, outputs) -> the last layer; None: Linear. fields: of a plugin's backbone.
     Backbones with a fixed input (ViT) are built for `input_size`; timm interpolates pretrained position embeddings.
     ConfigError: the backbone is unknown, its weights can't be had, or it can't take images of that size.
     """
-    backbone = _backbone(name, pretrained, input_size)
+    backbone = _backbone(name, pretrained, input_size, fields or {})
     try:
         with torch.no_grad():
             features = backbone.eval()(torch.zeros(1, 3, input_size, input_size))
@@ -44,16 +70,24 @@ def build_model(name: str, *, pretrained: bool, input_size: int, latent_dim: int
         ) from error
     if features.ndim != 2:
         raise ConfigError(f"backbone {name!r} gives features of shape {tuple(features.shape)}: expected [N, width]")
-    return LatentClassifier(backbone.train(), features.shape[1], latent_dim, classes)
+    latent = nn.Linear(features.shape[1], latent_dim)
+    return LatentClassifier(backbone.train(), latent, (head or nn.Linear)(latent_dim, outputs))
 
 
 def input_statistics(model: LatentClassifier) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Channel mean and deviation the backbone's pretrained weights expect, for pixels in [0, 1]."""
-    cfg: dict[str, Any] = vars(model.backbone)["pretrained_cfg"]
+    cfg: dict[str, Any] | None = vars(model.backbone).get("pretrained_cfg")
+    if cfg is None:
+        raise ConfigError("pretrained=true: this backbone is not timm's and names no mean and deviation")
     return tuple(cfg["mean"]), tuple(cfg["std"])
 
 
-def _backbone(name: str, pretrained: bool, input_size: int) -> nn.Module:
+def _backbone(name: str, pretrained: bool, input_size: int, fields: Mapping[str, Any]) -> nn.Module:
+    if name in table("BACKBONES"):
+        made: nn.Module = table("BACKBONES")[name](input_size, pretrained, **fields)
+        return made
+    import timm  # takes seconds: only where a model is built
+
     if not timm.is_model(name):
         raise ConfigError(f"unknown backbone {name!r}{_near_models(name)} (timm.list_models() names them all)")
     try:
@@ -76,6 +110,8 @@ def _backbone(name: str, pretrained: bool, input_size: int) -> nn.Module:
 
 def _near_models(name: str) -> str:
     """The nearest timm name; the whole list has over a thousand."""
+    import timm
+
     hint = nearest(name.split(".")[0], timm.list_models())
     return hint if hint.startswith("; did") else ""
 

@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+from annotated_types import Gt
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, embedding, normalize
+from torch.nn.functional import normalize
 
-from laresa import losses
-from laresa.config import TrialConfig
+from laresa.batch import Batch
 from laresa.errors import ConfigError, NonFiniteLossError
+from laresa.fields import Doc
+from laresa.terms import term, term_fields
 from laresa.weighting import Weighting
+
+if TYPE_CHECKING:
+    from laresa.config import TrialConfig
+    from laresa.taxonomy import Taxonomy
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """Which terms, and how they are balanced."""
+
+    subset: Annotated[str, Doc("loss terms joined by +, exactly one of them a base term")] = "ce+anchor+triplet+reg"
+    weighting: Annotated[str, Doc("rule that balances the terms")] = "softmax"
+    group_weights: Annotated[
+        bool, Doc("one weight for a group such as reg (LARESA Eq. 3), not one a term (App. A)")
+    ] = False
+    alpha_lr: Annotated[float | None, Gt(0), Doc("learning rate of what balances the terms; default: lr")] = None
+    freeze_epoch: Annotated[int | None, Gt(0), Doc("from this epoch on the weights keep their value")] = None
 
 
 @dataclass(frozen=True)
@@ -32,78 +52,100 @@ class ObjectiveOutput:
 class Objective(nn.Module):
     """The losses of `config.subset` on a batch. A term outside the subset costs nothing and owns no parameter.
 
-    Its parameters are the learned scalars (alpha, beta), a group with a learning rate of their own.
+    Its parameters are the learned scalars (alpha, and what terms learn), a group with a learning rate of their own;
+    its buffers what terms and the weighting remember. All of it is in the state_dict, so that a resume is exact.
 
-    fine_CD: embedding of each class's text; coarse_CD: of each class's PARENT. Any length but zero. Needed by anchor
-        (both) and triplet (fine); they follow the module to its device and are not in its state_dict.
-    Raises ConfigError where embeddings or a second class are missing.
+    tree: of the classes; terms that need one refuse a flat one. labels: embeddings of the classes' texts by level
+    (C x D each: the own text, the parent's, ...), any length but zero; they follow the module to its device.
+    ConfigError: what a term needs is missing.
     """
 
-    table: Tensor  # R x D: unit embeddings: the C fine ones, then (anchor) the C parents
-    beta_logits_2: Tensor
-
-    def __init__(self, config: TrialConfig, fine_CD: Tensor | None = None, coarse_CD: Tensor | None = None) -> None:
+    def __init__(self, config: TrialConfig, tree: Taxonomy | None = None, labels: Sequence[Tensor] = ()) -> None:
         super().__init__()
-        self.config, self.parts = config, config.parts
-        self.weighting = Weighting(config) if len(self.parts) > 1 else None
-        if {"anchor", "triplet"} & set(self.parts):
-            table_RD = _table(self.parts, fine_CD, coarse_CD)
-            self.register_buffer("table", normalize(table_RD.detach().float(), dim=1), persistent=False)
-        if config.beta_init is not None:
-            beta_2 = torch.tensor(config.beta_init)
-            if config.beta_learned:
-                self.beta_logits_2 = nn.Parameter(beta_2)
+        self.parts, self.names, self.tree = config.parts, config.terms, tree
+        self._freeze_epoch: int | None = config.freeze_epoch
+        self._terms = {name: term(name) for name in self.parts}
+        self.views = max(found.views for found in self._terms.values())
+        self.weighting = None
+        if len(self.parts) > 1:
+            self.weighting = Weighting(config.weighting, self.names, config.alpha_init, _vectors(config))
+        self._levels = len(labels)
+        for level, text_CD in enumerate(labels):
+            self.register_buffer(f"level_{level}", normalize(text_CD.detach().float(), dim=1), persistent=False)
+        self._fields: dict[str, dict[str, Any]] = {}
+        self._learned: dict[str, tuple[str, ...]] = {}
+        self._memory: dict[str, tuple[str, ...]] = {}
+        for name in self.parts:
+            self._take(name, config.values(name))
+
+    def _take(self, name: str, values: Mapping[str, Any]) -> None:
+        """A term's fields: plain ones as they are, tensors as parameters and buffers."""
+        kinds = {field.name.partition(".")[2]: field for field in term_fields(name)}
+        self._learned[name] = tuple(f for f, field in kinds.items() if field.kind == "learned")
+        self._memory[name] = tuple(f for f, field in kinds.items() if field.kind == "memory")
+        kept = {f: v for f, v in values.items() if f not in self._learned[name] and not _is_switch(f, kinds)}
+        self._fields[name] = kept
+        for field in self._learned[name]:
+            start = torch.tensor(values[field])
+            if values[f"{field}_learned"]:
+                self.register_parameter(f"{name}/{field}", nn.Parameter(start))
             else:
-                self.register_buffer("beta_logits_2", beta_2, persistent=False)
+                self.register_buffer(f"{name}/{field}", start, persistent=False)
+        for field in self._memory[name]:
+            self.register_buffer(f"{name}/{field}", torch.tensor(kinds[field].default))
 
-    def forward(
-        self, logits_NC: Tensor, z_ND: Tensor, y_N: Tensor, generator: torch.Generator | None = None
-    ) -> ObjectiveOutput:
-        """The weighted sum, and each term. Losses are computed in float32 (or wider) under autocast too.
-
-        generator: draws the triplet's negative classes; on the CPU or on the device of y_N.
-        """
+    # ------------------------------------------------------------------ a step
+    def forward(self, batch: Batch) -> ObjectiveOutput:
+        """The weighted sum, and each term. In training mode it counts as a step."""
+        losses, memory = self.compute(batch, self._tensors(self._learned), self._tensors(self._memory))
+        if self.training:
+            for name, value in memory.items():
+                setattr(self, name, value.detach())
+        terms_T = torch.stack(losses)
         if self.weighting is None:
-            total = cross_entropy(_wide(logits_NC), y_N)
-            return ObjectiveOutput(total, total.detach().reshape(1), self.parts)
-        terms_T = self._terms(_wide(logits_NC), _wide(z_ND), y_N, generator)
-        weighted_T = torch.cat((terms_T[:-2], terms_T[-2:].sum(0, keepdim=True))) if self.config.group_reg else terms_T
-        return ObjectiveOutput(self.weighting(weighted_T), terms_T.detach(), self.parts)
+            return ObjectiveOutput(losses[0], terms_T.detach(), self.parts)
+        return ObjectiveOutput(self.weighting(self._grouped(terms_T)), terms_T.detach(), self.parts)
 
-    def _terms(self, logits_NC: Tensor, z_ND: Tensor, y_N: Tensor, generator: torch.Generator | None) -> Tensor:
-        values = {"ce": cross_entropy(logits_NC, y_N)}
-        if "anchor" in self.parts or "triplet" in self.parts:
-            values |= self._semantic_terms(z_ND, y_N, logits_NC.shape[1], generator)
-        if "center" in self.parts or "variance" in self.parts:
-            mean_D, sigma_D = losses.moments(z_ND)
-        if "center" in self.parts:
-            values["center"] = losses.center_from_mean(mean_D)
-        if "variance" in self.parts:
-            reduction = str(self.config.variance_reduction)
-            values["variance"] = losses.variance_from_sigma(sigma_D, reduction=reduction)
-        return torch.stack([values[part] for part in self.parts])
+    def compute(
+        self, batch: Batch, learned: Mapping[str, Tensor], memory: Mapping[str, Tensor]
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """(each term's mean loss, new values of memory): a pure function, which torch.func.vmap takes.
 
-    def _semantic_terms(
-        self, z_ND: Tensor, y_N: Tensor, n_classes: int, generator: torch.Generator | None
-    ) -> dict[str, Tensor]:
-        """anchor and triplet from one gather and one product: rows are (own class, [its parent], [negative])."""
-        rows = [y_N]
-        if "anchor" in self.parts:
-            rows.append(y_N + n_classes)
-        if "triplet" in self.parts:
-            rows.append(negatives(y_N, n_classes, generator))
-        cosine_NK = losses.cosines(z_ND, embedding(torch.stack(rows, 1), self.table.to(z_ND.dtype)))
-        values = {}
-        if "anchor" in self.parts:
-            values["anchor"] = losses.anchor_from_cosines(cosine_NK[:, :2].mean(0), self.beta_logits_2.softmax(0))
-        if "triplet" in self.parts:
-            margin = float(self.config.margin or 0)
-            values["triplet"] = losses.triplet_from_cosines(cosine_NK[:, 0], cosine_NK[:, -1], margin=margin).mean()
-        return values
+        learned, memory: by "term/field", as in `named_parameters` and `named_buffers`.
+        """
+        losses, kept = [], dict[str, Tensor]()
+        for name in self.parts:
+            tensors = {f: learned[f"{name}/{f}"] for f in self._learned[name]}
+            tensors |= {f: memory[f"{name}/{f}"] for f in self._memory[name]}
+            try:
+                found = self._terms[name].fn(batch, **self._fields[name], **tensors)
+            except ConfigError as error:
+                raise ConfigError(f"term {name!r} {error}") from error
+            if isinstance(found, tuple):
+                found, new = found
+                kept |= {f"{name}/{f}": value for f, value in new.items()}
+            losses.append(_mean(name, found, batch))
+        return losses, kept
+
+    def batch(self, logits: Tensor, z_ND: Tensor, y_N: Tensor, **more: Any) -> Batch:
+        """A Batch with this objective's tree and label embeddings."""
+        labels = [getattr(self, f"level_{level}") for level in range(self._levels)]
+        return Batch(logits, z_ND, y_N, tree=self.tree, labels=labels, **more)
+
+    def _tensors(self, names: Mapping[str, tuple[str, ...]]) -> dict[str, Tensor]:
+        return {f"{name}/{f}": getattr(self, f"{name}/{f}") for name, fields in names.items() for f in fields}
+
+    def _grouped(self, terms_T: Tensor) -> Tensor:
+        """The terms of a group that has one weight, summed."""
+        if len(self.names) == len(self.parts):
+            return terms_T
+        single = [index for index, name in enumerate(self.parts) if name in self.names]
+        grouped = [index for index in range(len(self.parts)) if index not in single]
+        return torch.cat((terms_T[single], terms_T[grouped].sum(0, keepdim=True)))
 
     def set_epoch(self, epoch: int) -> None:
-        """To be called as an epoch (from 1) begins: from `config.freeze_epoch` on, alpha and beta keep their value."""
-        frozen = self.config.freeze_epoch is not None and epoch >= self.config.freeze_epoch
+        """To be called as an epoch (from 1) begins: from `freeze_epoch` on, what balances the terms keeps its value."""
+        frozen = self._freeze_epoch is not None and epoch >= self._freeze_epoch
         if self.weighting is not None:
             self.weighting.frozen = frozen
         for parameter in self.parameters():
@@ -113,33 +155,33 @@ class Objective(nn.Module):
 
     # ------------------------------------------------------------------ to log once an epoch (waits for the device)
     def weights(self) -> dict[str, float]:
-        """Share of each of `config.terms`; they sum to 1 (laresa.weighting says what that means under each rule)."""
+        """Share of each of `names`; they sum to 1 (laresa.weighting says what that means under each rule)."""
         if self.weighting is None:
-            return {"ce": 1.0}
-        return dict(zip(self.config.terms, self.weighting.shares().tolist(), strict=True))
+            return {self.parts[0]: 1.0}
+        return dict(zip(self.names, self.weighting.shares().tolist(), strict=True))
 
     def entropy(self) -> float:
         """Of the weights, in nats: log(number of terms) where all are equal, 0 where one has all."""
         return -sum(w * math.log(w) for w in self.weights().values() if w > 0)
 
-    def beta(self) -> tuple[float, float] | None:
-        """The anchor's weights (fine, coarse); None without an anchor."""
-        if "anchor" not in self.parts:
-            return None
-        fine, coarse = self.beta_logits_2.detach().softmax(0).tolist()
-        return fine, coarse
+    def learned(self) -> dict[str, float]:
+        """What the terms have learned, by the names that it has in MLflow: `Term.show`'s, else `angular.scale`."""
+        found: dict[str, float] = {}
+        for name, fields in self._learned.items():
+            values = {field: getattr(self, f"{name}/{field}").detach() for field in fields}
+            if (show := self._terms[name].show) is not None:
+                found |= show(values)
+                continue
+            for field, value in values.items():
+                numbers = value.flatten().tolist()
+                single = len(numbers) == 1
+                found |= {f"{name}.{field}" + ("" if single else f".{i}"): x for i, x in enumerate(numbers)}
+        return found
 
     def collapse_step(self) -> int | None:
-        """The first training step (from 1) at which the share of ce was under 0.05; None if there was none."""
+        """The first training step (from 1) at which the base term's share was under 0.05; None if there was none."""
         step = -1 if self.weighting is None else int(self.weighting.collapsed_at)
         return None if step < 0 else step
-
-
-def negatives(y_N: Tensor, n_classes: int, generator: torch.Generator | None = None) -> Tensor:
-    """For each sample a class drawn uniformly from the others. LARESA sec. 2.3."""
-    device = y_N.device if generator is None else generator.device
-    shift_N = torch.randint(1, n_classes, y_N.shape, generator=generator, device=device)
-    return (y_N + shift_N.to(y_N.device, non_blocking=True)) % n_classes
 
 
 def check_finite(losses_ST: Tensor, names: Sequence[str], epoch: int) -> None:
@@ -159,21 +201,31 @@ def check_finite(losses_ST: Tensor, names: Sequence[str], epoch: int) -> None:
     )
 
 
-def _wide(x: Tensor) -> Tensor:
-    """At least float32. Enough under autocast too: no operation of the losses is one that autocast narrows."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def _table(parts: tuple[str, ...], fine_CD: Tensor | None, coarse_CD: Tensor | None) -> Tensor:
-    if fine_CD is None or ("anchor" in parts and coarse_CD is None):
-        raise ConfigError(f"subset {'+'.join(parts)} needs label embeddings: fine, and for anchor coarse")
-    if "triplet" in parts and len(fine_CD) < 2:
-        raise ConfigError("triplet needs a second class to draw negatives from")
-    if "anchor" not in parts:
-        return fine_CD
-    assert coarse_CD is not None
-    if coarse_CD.shape != fine_CD.shape:
+def _mean(name: str, loss: Any, batch: Batch) -> Tensor:
+    if not isinstance(loss, Tensor):
         raise ConfigError(
-            f"coarse embeddings {tuple(coarse_CD.shape)}: expected one a FINE class, {tuple(fine_CD.shape)}"
+            f"term {name!r} gave {type(loss).__name__}: expected a tensor, a loss per sample or one in all"
         )
-    return torch.cat((fine_CD, coarse_CD))
+    if loss.ndim == 0:
+        return loss
+    if loss.shape != batch.y_N.shape:
+        raise ConfigError(
+            f"term {name!r} gave a loss of shape {tuple(loss.shape)}: expected one per sample, "
+            f"{tuple(batch.y_N.shape)}, or a scalar"
+        )
+    return loss.mean()
+
+
+def _is_switch(field: str, kinds: Mapping[str, Any]) -> bool:
+    """Whether it is `<name>_learned` of a learned tensor."""
+    name = field.removesuffix("_learned")
+    return name != field and name in kinds and kinds[name].kind == "learned"
+
+
+def _vectors(config: TrialConfig) -> dict[str, Any]:
+    """The weighting's fields, those of one number a term gathered into tuples."""
+    gathered: dict[str, Any] = {}
+    for name, value in config.values(config.weighting).items():
+        field, dot, _ = name.partition(".")
+        gathered[field] = (*gathered.get(field, ()), value) if dot else value
+    return gathered

@@ -54,6 +54,11 @@ class Taxonomy:
 
     # ------------------------------------------------------------------ construction
     @classmethod
+    def from_names(cls, names: Sequence[str]) -> Taxonomy:
+        """Classes without a tree above them."""
+        return cls(tuple(names), np.full(len(names), -1), ())
+
+    @classmethod
     def from_groups(cls, groups: Mapping[str, Sequence[str]], **kwargs: Any) -> Taxonomy:
         """Two levels from {"coarse": ["fine", ...]}; keyword arguments as in `from_paths`."""
         paths: dict[str, tuple[str, ...]] = {}
@@ -162,14 +167,64 @@ class Taxonomy:
 
         Nodes of different trees meet in a root that isn't there: one above the highest top.
         """
-        above = set(self.path(i))
-        common = next((node for node in self.path(j) if node in above), None)
-        return int(self.heights.max()) + 1 if common is None else int(self.heights[common])
+        return int(self.lca_VV[i, j])
+
+    @cached_property
+    def ancestor_VV(self) -> NDArray[np.bool_]:  # noqa: N802
+        """R of HACE Eq. 2, V x V: R[i, j] is True where i is j or an ancestor of j."""
+        ancestor_VV = np.zeros((len(self.parents),) * 2, dtype=bool)
+        for node in range(len(self.parents)):
+            ancestor_VV[list(self.path(node)), node] = True
+        return ancestor_VV
+
+    @cached_property
+    def lca_VV(self) -> NDArray[np.int64]:  # noqa: N802
+        """V x V: `lca_height` of every two nodes."""
+        lca_VV = np.full((len(self.parents),) * 2, self.heights.max() + 1, dtype=np.int64)
+        for node in np.argsort(self.heights)[::-1]:  # from the top down: the lowest common ancestor writes last
+            below = np.flatnonzero(self.ancestor_VV[node])
+            lca_VV[np.ix_(below, below)] = self.heights[node]
+        return lca_VV
+
+    @cached_property
+    def families(self) -> tuple[tuple[NDArray[np.int64], NDArray[np.int64]], ...]:
+        """For each height from 1 up: (nodes L, members L x M), a node's members being itself and its children.
+
+        Rows are filled up with V, the index of no node.
+        """
+        children: list[list[int]] = [[node] for node in range(len(self.parents))]
+        for node, parent in enumerate(self.parents):
+            if parent >= 0:
+                children[parent].append(node)
+        families = []
+        for height in range(1, int(self.heights.max()) + 1):
+            nodes = np.flatnonzero(self.heights == height)
+            width = max(len(children[node]) for node in nodes)
+            rows = [children[node] + [len(self.parents)] * (width - len(children[node])) for node in nodes]
+            families.append((nodes, np.array(rows)))
+        return tuple(families)
+
+    @property
+    def flat(self) -> bool:
+        """No class has a parent: there is no tree. Each class is a coarse class of its own then."""
+        return not self.internal
 
     @cached_property
     def coarse_nodes(self) -> tuple[int, ...]:
-        """Node numbers of the K immediate parents of leaves, ascending."""
+        """Node numbers of the K immediate parents of leaves, ascending; of a flat data set the classes themselves."""
+        if self.flat:
+            return tuple(range(self.leaves))
         return tuple(sorted({int(parent) for parent in self.parents[: self.leaves]}))
+
+    def level(self, number: int) -> NDArray[np.int64]:
+        """int64 [C]: each class's ancestor so many steps up (0: the class itself), its top where the path ends."""
+        paths = (self.path(leaf) for leaf in range(self.leaves))
+        return np.array([path[min(number, len(path) - 1)] for path in paths], dtype=np.int64)
+
+    @cached_property
+    def levels(self) -> int:
+        """Nodes on the longest path from a class to its top, both counted; 1 where there is no tree."""
+        return int(self.heights.max()) + 1
 
     @cached_property
     def coarse_names(self) -> tuple[str, ...]:
@@ -179,6 +234,8 @@ class Taxonomy:
     @cached_property
     def parent_C(self) -> NDArray[np.int64]:  # noqa: N802 (shape letters in names)
         """int64 [C]: each class's coarse label, its immediate parent renumbered 0..K-1."""
+        if self.flat:
+            return np.arange(self.leaves)
         return np.searchsorted(np.array(self.coarse_nodes), self.parents[: self.leaves]).astype(np.int64)
 
     def texts(self, kind: str = "name") -> tuple[str, ...]:
@@ -292,7 +349,7 @@ def _check_nodes(names: Sequence[str], internal: Sequence[str], parents: NDArray
         raise DataError("a taxonomy's node names must differ")
     if not names or parents.shape != (len(names) + len(internal),):
         raise DataError(f"parents has shape {parents.shape}: expected one for {len(names)} + {len(internal)} nodes")
-    if (parents[: len(names)] < len(names)).any():
+    if internal and (parents[: len(names)] < len(names)).any():
         raise DataError("the parent of a class must be an internal node")
     upward = (parents > np.arange(len(parents))) | (parents == -1)
     if not upward.all() or (parents >= len(parents)).any():

@@ -6,34 +6,80 @@ A batch is augmented by a few tensor operations instead of a Python call an imag
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from laresa.config import AUGMENTATIONS
-from laresa.data.autoaugment import autoaugment
-from laresa.errors import DataError, nearest
+from laresa.data.autoaugment import autoaugment as autoaugment_batch
+from laresa.errors import ConfigError, DataError
+from laresa.plugins import table
 
 
-def augment(images: Tensor, names: Sequence[str], generator: torch.Generator) -> Tensor:
-    """uint8 [N, 3, H, W], each image changed on its own.
+def augment(
+    images: Tensor,
+    y_N: Tensor,
+    fields: Mapping[str, Mapping[str, Any]],
+    generator: torch.Generator,
+    *,
+    classes: int,
+) -> tuple[Tensor, Tensor | None]:
+    """(images, target_NC): uint8 [N, 3, H, W] in, each image changed on its own; target_NC None unless some were mixed.
 
-    names: a subset of ("autoaugment", "resizedcrop", "crop", "flip"), applied in this order whatever theirs.
+    fields: name of AUGMENTATIONS -> its fields; applied in the order of that table, whatever theirs.
     generator: on any device; it alone decides the outcome.
+    DataError, ConfigError: images of another kind, an unknown name, an augmentation that gave another shape.
     """
-    for name in names:
-        if name not in AUGMENTATIONS:
-            raise DataError(f"unknown augmentation {name!r}{nearest(name, AUGMENTATIONS)}")
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise DataError(f"augment takes uint8 [N, 3, H, W], not {images.dtype} {list(images.shape)}")
-    if "autoaugment" in names:
-        images = autoaugment(images, generator)
-    if "resizedcrop" in names:
-        images = resized_crop(images, generator)
-    if "crop" in names or "flip" in names:
-        images = crop_flip(images, generator, crop="crop" in names, flip="flip" in names)
-    return images
+    target_NC: Tensor | None = None
+    for name, function in table("AUGMENTATIONS").items():
+        if name not in fields or (name == "flip" and "crop" in fields):
+            continue
+        if name == "crop" and "flip" in fields:
+            images = crop_flip(images, generator)  # both at once is twice as fast
+            continue
+        found = function(images, y_N, generator, **fields[name])
+        changed, mixed = found if isinstance(found, tuple) else (found, None)
+        _check(name, changed, images, mixed, classes)
+        images = changed
+        if mixed is not None:
+            target_NC = nn.functional.pad(mixed, (0, classes - mixed.shape[1]))
+    return images, target_NC
+
+
+def _check(name: str, changed: Any, images: Tensor, mixed: Any, classes: int) -> None:
+    if not isinstance(changed, Tensor) or len(changed) != len(images) or changed.shape[1] != 3:
+        shape = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
+        raise ConfigError(f"augmentation {name!r} gave {shape}: expected images [{len(images)}, 3, H, W]")
+    if mixed is not None and (mixed.ndim != 2 or len(mixed) != len(images) or mixed.shape[1] > classes):
+        raise ConfigError(
+            f"augmentation {name!r} gave targets {tuple(mixed.shape)}: expected [{len(images)}, {classes}]"
+        )
+
+
+def autoaugment(images: Tensor, y_N: Tensor, generator: torch.Generator) -> Tensor:
+    """Cubuk et al., CVPR 2019, https://arxiv.org/abs/1805.09501."""
+    return autoaugment_batch(images, generator)
+
+
+def resizedcrop(images: Tensor, y_N: Tensor, generator: torch.Generator) -> Tensor:
+    """`resized_crop`."""
+    return resized_crop(images, generator)
+
+
+def crop(images: Tensor, y_N: Tensor, generator: torch.Generator) -> Tensor:
+    """`crop_flip` without the flip."""
+    return crop_flip(images, generator, flip=False)
+
+
+def flip(images: Tensor, y_N: Tensor, generator: torch.Generator) -> Tensor:
+    """`crop_flip` without the crop."""
+    return crop_flip(images, generator, crop=False)
+
+
+AUGMENTATIONS = {"autoaugment": autoaugment, "resizedcrop": resizedcrop, "crop": crop, "flip": flip}
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

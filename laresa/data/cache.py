@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from laresa.data.dataset import Dataset, Split, Statistics, check_fold, fingerprint, statistics
+from laresa.data.dataset import Dataset, DataSource, Split, Statistics, check_fold, fingerprint, statistics
 from laresa.errors import DataError
 from laresa.labels import cache_folder
 from laresa.taxonomy import Taxonomy
@@ -113,6 +113,16 @@ def open_prepared(source: Source, folder: Path, *, fold: int, split_seed: int) -
         fold_note=f"fold {fold} of {source.folds}: {note}{left_out}",
         fingerprint=meta["fingerprint"],
     )
+
+
+def fetched(source: Callable[[Path | None], Source]) -> DataSource:
+    """A data set that is decoded into the cache: cut in two folds where it brings no validation part."""
+
+    def load(fold: int, split_seed: int, image_size: int | None) -> Dataset:
+        found = source(None)
+        return open_prepared(found, prepare(found, image_size), fold=fold, split_seed=split_seed)
+
+    return DataSource(load, 2, source)
 
 
 def cut(labels: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], int]:

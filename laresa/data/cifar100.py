@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from laresa.data.cache import Source, stamp
+from laresa.data.cache import Source, fetched, stamp
 from laresa.data.dataset import resize
 from laresa.data.known import About, find, plain
 from laresa.errors import DataError
@@ -88,3 +88,6 @@ class _ArraysOnly(pickle.Unpickler):
         if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
             return np._core.multiarray._reconstruct  # type: ignore[attr-defined]
         raise pickle.UnpicklingError(f"it wants to call {module}.{name}, which no data set needs: don't trust it")
+
+
+DATASETS = {"cifar100": fetched(source)}

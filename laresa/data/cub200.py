@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laresa.data import pictures
-from laresa.data.cache import Source, stamp
+from laresa.data.cache import Source, fetched, stamp
 from laresa.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from laresa.data.known import About, find, lines
 from laresa.errors import DataError
@@ -62,3 +62,6 @@ def source(root: Path | None = None) -> Source:
         size=224,
         normalisation=(IMAGENET_MEAN, IMAGENET_STD),
     )
+
+
+DATASETS = {"cub200": fetched(source)}

@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Ge, Gt
 from numpy.typing import NDArray
 from torch import Tensor
 
 from laresa.errors import DataError
+from laresa.fields import Doc
 from laresa.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from laresa.data.cache import Source
 
 Statistics = tuple[float, float, float]
 
 IMAGENET_MEAN: Statistics = (0.485, 0.456, 0.406)
 IMAGENET_STD: Statistics = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which images, which part of them, and how they are changed in training."""
+
+    dataset: Annotated[str, Doc("a name of `laresa data list`, the path of a folder, or a plugin's")] = "emoji120"
+    fold: Annotated[int, Ge(0), Doc("which part is tested; --folds sets it")] = 0
+    split_seed: Annotated[int, Ge(0), Doc("cuts test images in halves where there is no validation part")] = 42
+    image_size: Annotated[int | None, Gt(0), Doc("pixels; default: the data set's own")] = None
+    skip_bad_images: Annotated[bool, Doc("leave out images that don't decode, instead of refusing")] = False
+    exchange_splits: Annotated[bool, Doc("validation and test part change places: for searches on a reserved fold")] = (
+        False
+    )
+    augment: Annotated[str, Doc("augmentations joined by +, or none")] = "crop+flip"
 
 
 @dataclass(frozen=True)
@@ -51,6 +75,50 @@ class Dataset:
     std: Statistics
     fold_note: str
     fingerprint: str
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """How a data set is had (DATASETS).
+
+    fn: (fold, split_seed, image_size or None) -> Dataset; its keyword-only parameters are fields.
+    folds: how many there are. source: of our own, its files before they are decoded, by the folder they lie in.
+    """
+
+    fn: Callable[..., Dataset]
+    folds: int | Callable[[], int] = 1
+    source: Callable[[Path | None], Source] | None = None
+
+
+def make_dataset(
+    name: str,
+    taxonomy: Taxonomy,
+    *,
+    train: tuple[Any, Any],
+    val: tuple[Any, Any],
+    test: tuple[Any, Any],
+    fold_note: str = "",
+) -> Dataset:
+    """A Dataset from (uint8 images [N, 3, H, W], int labels [N]) of each part, arrays or tensors; what follows is computed.
+
+    DataError: a shape, type or label that does not fit.
+    """
+    parts = {}
+    for part, (images, labels) in {"train": train, "val": val, "test": test}.items():
+        pixels, y_N = torch.as_tensor(images), torch.as_tensor(labels).long()
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3 or len(pixels) != len(y_N):
+            raise DataError(
+                f"data set {name!r}, {part}: images {pixels.dtype} {list(pixels.shape)} with {len(y_N)} labels: "
+                "expected uint8 [N, 3, H, W] and N labels"
+            )
+        if len(y_N) == 0 or y_N.min() < 0 or y_N.max() >= taxonomy.leaves:
+            raise DataError(f"data set {name!r}, {part}: expected labels from 0 to {taxonomy.leaves - 1}, one at least")
+        parts[part] = Split(pixels.contiguous(), y_N)
+    images = np.concatenate([split.images.numpy() for split in parts.values()])
+    labels = np.concatenate([split.labels.numpy() for split in parts.values()])
+    mean, std = statistics(parts["train"].images.numpy())
+    known = fingerprint(images, labels, taxonomy.names)
+    return Dataset(name, taxonomy, **parts, mean=mean, std=std, fold_note=fold_note or name, fingerprint=known)
 
 
 def fingerprint(images: NDArray[np.uint8], labels: NDArray[np.int64], classes: tuple[str, ...]) -> str:

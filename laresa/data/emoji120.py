@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from laresa.data.dataset import Dataset, Split, check_fold, fingerprint, resize, statistics
+from laresa.data.dataset import Dataset, DataSource, Split, check_fold, fingerprint, resize, statistics
 from laresa.errors import DataError
 from laresa.taxonomy import Taxonomy
 
@@ -113,3 +113,10 @@ def _one_a_class(arrays: dict[str, NDArray[Any]], family: str) -> NDArray[np.boo
 def _described(arrays: dict[str, NDArray[Any]], family: str) -> str:
     first, *others = _renderings(arrays, family)
     return f"{family} (rendering {first} only)" if others else family
+
+
+def _load(fold: int, split_seed: int, image_size: int | None) -> Dataset:
+    return load(fold=fold, image_size=image_size)
+
+
+DATASETS = {"emoji120": DataSource(_load, folds)}

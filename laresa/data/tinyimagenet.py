@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laresa.data import pictures
-from laresa.data.cache import Source, stamp
+from laresa.data.cache import Source, fetched, stamp
 from laresa.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from laresa.data.known import About, find, lines, plain
 from laresa.errors import DataError, nearest
@@ -79,3 +79,6 @@ def _wnids(folder: Path) -> list[str]:
         if plain(name) not in words.get(wnid, ()):
             raise DataError(f"{folder / 'words.txt'}: {wnid} is not called {name!r}, as the shipped taxonomy has it")
     return wnids
+
+
+DATASETS = {"tinyimagenet": fetched(source)}

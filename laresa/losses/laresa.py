@@ -1,0 +1,152 @@
+"""LARESA's losses against sentence embeddings of the class names: anchor, triplet, center and variance.
+
+Source: LARESA, sections 2.2 to 2.4 (equations 1 and 2). Shapes: N samples, D latent dimensions, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import torch
+from annotated_types import Ge
+from torch import Tensor
+from torch.nn.functional import normalize, relu
+
+from laresa.batch import moments, unit
+from laresa.fields import Doc, Learned, Range
+from laresa.terms import Term
+
+if TYPE_CHECKING:
+    from laresa.batch import Batch
+
+REDUCTIONS = ("sum", "mean")
+
+
+# ---------------------------------------------------------------------- the equations
+def anchor_loss(z_ND: Tensor, fine_ND: Tensor, coarse_ND: Tensor, weights_2: Tensor) -> Tensor:
+    """b_f (1 - cos(z, e_y)) + b_c (1 - cos(z, g_c(y))), per sample (N). LARESA Eq. 1, sec. 2.2.
+
+    fine_ND, coarse_ND: embeddings of each sample's class and of its coarse class, of any length but zero.
+    weights_2: (b_f, b_c), convex.
+    """
+    unit_ND = unit(z_ND)
+    fine_N, coarse_N = ((unit_ND * normalize(other, dim=-1)).sum(-1) for other in (fine_ND, coarse_ND))
+    return _anchor(fine_N, coarse_N, weights_2)
+
+
+def triplet_loss(z_ND: Tensor, positive_ND: Tensor, negative_ND: Tensor, *, margin: float) -> Tensor:
+    """max(0, margin + d(z, e_y) - d(z, e_neg)), d = 1 - cos, per sample (N). LARESA Eq. 2.
+
+    positive_ND, negative_ND: embeddings of each sample's class and of another one, of any length but zero.
+    """
+    unit_ND = unit(z_ND)
+    positive_N, negative_N = ((unit_ND * normalize(other, dim=-1)).sum(-1) for other in (positive_ND, negative_ND))
+    return relu(negative_N - positive_N + margin)
+
+
+def center_loss(z_ND: Tensor) -> Tensor:
+    """|mean of z over the batch|^2, a scalar. LARESA sec. 2.4; not the center loss of Wen et al."""
+    mean_D = z_ND.mean(0)
+    return mean_D.dot(mean_D)
+
+
+def variance_loss(z_ND: Tensor, *, reduction: str = "sum") -> Tensor:
+    """sum_i (sigma_i - 1)^2 over the D dimensions, a scalar. LARESA sec. 2.4.
+
+    sigma as torch.std (Bessel's correction); a batch of one gives 0. A dimension that is constant over the batch has
+    no direction to grow in: its gradient is 0.
+    reduction: "sum" (the paper) or "mean" over D. ValueError: another one.
+    """
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction={reduction!r}: expected 'sum' or 'mean'")
+    return _variance(moments(z_ND)[1], reduction)
+
+
+def _anchor(fine_N: Tensor, coarse_N: Tensor, weights_2: Tensor) -> Tensor:
+    return (1 - fine_N) * weights_2[0] + (1 - coarse_N) * weights_2[1]
+
+
+def _variance(sigma_D: Tensor, reduction: str) -> Tensor:
+    away_D = sigma_D - 1
+    total = away_D.dot(away_D)
+    return total / len(away_D) if reduction == "mean" else total
+
+
+# ---------------------------------------------------------------------- the terms
+def anchor(
+    batch: Batch, *, beta: Annotated[Tensor, Learned, Doc("logits of the weights of fine and coarse")] = (1.0, 1.0)
+) -> Tensor:
+    """`anchor_loss` with learned weights softmax(beta). LARESA Eq. 1."""
+    return _anchor(batch.cosines("fine"), batch.cosines("coarse"), beta.softmax(0))
+
+
+def triplet(
+    batch: Batch,
+    *,
+    margin: Annotated[float, Ge(0), Range(0.05, 0.8), Doc("how much nearer the own text must be")] = 0.2,
+    negatives: Annotated[
+        Literal["uniform", "nearest", "semi_hard"], Doc("the other class: drawn (the paper), nearest name, semi-hard")
+    ] = "uniform",
+) -> Tensor:
+    """`triplet_loss` against the text of another class. LARESA Eq. 2.
+
+    negatives: "uniform" draws it (LARESA sec. 2.3); "nearest" takes the class whose text is nearest to the own;
+    "semi_hard" the nearest to z of those that are farther than the own text, within the margin where there is one
+    (FaceNet, Schroff et al., CVPR 2015, https://arxiv.org/abs/1503.03832, sec. 3.2).
+    """
+    if negatives == "uniform":
+        negative_N = batch.cosines("negative")
+    elif negatives == "nearest":
+        negative_N = batch.cosines_to(_nearest_C(batch)[batch.y_N])
+    else:
+        negative_N = _semi_hard(batch)
+    return relu(negative_N - batch.cosines("fine") + margin)
+
+
+def center(batch: Batch) -> Tensor:
+    """`center_loss`. LARESA sec. 2.4."""
+    mean_D, _ = batch.moments()
+    return mean_D.dot(mean_D)
+
+
+def variance(
+    batch: Batch, *, reduction: Annotated[Literal["sum", "mean"], Doc("over the latent dimensions")] = "sum"
+) -> Tensor:
+    """`variance_loss`. LARESA sec. 2.4."""
+    return _variance(batch.moments()[1], reduction)
+
+
+def _others(scores: Tensor, own_N: Tensor) -> Tensor:
+    """The scores with -inf for each row's own class."""
+    own = torch.nn.functional.one_hot(own_N, scores.shape[-1]).bool()
+    return scores.masked_fill(own, -torch.inf)
+
+
+def _nearest_C(batch: Batch) -> Tensor:
+    table_CD = batch.table("fine")
+    return _others(table_CD @ table_CD.T, torch.arange(len(table_CD), device=table_CD.device)).argmax(1)
+
+
+def _semi_hard(batch: Batch) -> Tensor:
+    """Cosine to the nearest of the others that are farther than the own text; where none is, to the farthest."""
+    others_NC = _others(batch.scores("fine"), batch.y_N)
+    farther_NC = others_NC.masked_fill(others_NC >= batch.cosines("fine").detach()[:, None], -torch.inf)
+    nearest_N = farther_NC.amax(1)
+    farthest_N = others_NC.masked_fill(others_NC.isinf(), torch.inf).amin(1)
+    return torch.where(nearest_N.isinf(), farthest_N, nearest_N)
+
+
+def _show_beta(learned: Mapping[str, Tensor]) -> dict[str, float]:
+    """The anchor's weights, as the paper's Figure 9 shows them."""
+    fine, coarse = learned["beta"].softmax(0).tolist()
+    return {"beta/fine": fine, "beta/coarse": coarse}
+
+
+TERMS = {
+    "anchor": Term(anchor, show=_show_beta),
+    "triplet": triplet,
+    "center": Term(center, labels=False),
+    "variance": Term(variance, labels=False),
+}
+TERM_GROUPS = {"reg": ("center", "variance")}

@@ -1,0 +1,135 @@
+"""End to end: backbone, latent and classifier trained together on the objective. The first method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from laresa.batch import Batch
+from laresa.config import TrialConfig
+from laresa.data.dataset import Dataset
+from laresa.methods.loop import Loop, Sample
+from laresa.model import LatentClassifier, build_model, input_statistics
+from laresa.objective import Objective, check_finite
+from laresa.plugins import component
+from laresa.terms import Head, term
+
+
+class EndToEnd(Loop):
+    """A LatentClassifier on images."""
+
+    model: LatentClassifier
+
+    def __init__(self, config: TrialConfig, data: Dataset, device: torch.device | str) -> None:
+        super().__init__(config, data, device)
+        self.labels = self.text()
+        self.head = base_head(config)
+        self.model = self._build_model()
+        levels = (self.text(shuffled=True) if config.shuffle_labels else self.labels).levels
+        self.objective = Objective(config, data.taxonomy, levels).to(self.device)
+        self.optimizer = self._build_optimizer()
+        self._schedule, self._schedule_fields = (
+            component("LR_SCHEDULES", config.schedule),
+            config.values(config.schedule),
+        )
+
+    def _build_model(self) -> LatentClassifier:
+        config, tree = self.config, self.data.taxonomy
+        assert self.labels is not None
+        model = build_model(
+            config.backbone,
+            pretrained=config.pretrained,
+            input_size=self.input_size,
+            latent_dim=config.latent_dim or self.labels.fine_CD.shape[1],
+            outputs=self.head.outputs(tree),
+            head=self.head.build,
+            fields=config.values(config.backbone),
+        )
+        if config.pretrained:
+            self.mean, self.std = input_statistics(model)
+        layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        model = model.to(self.device)
+        return model.to(memory_format=layout)
+
+    def _build_optimizer(self) -> torch.optim.Optimizer:
+        config = self.config
+        groups: list[dict[str, Any]] = [{"params": list(self.model.parameters()), "lr": config.lr}]
+        groups[0]["weight_decay"] = config.weight_decay
+        if balance := [p for p in self.objective.parameters() if p.requires_grad]:
+            groups.append({"params": balance, "lr": config.alpha_lr or config.lr, "weight_decay": 0.0})
+        make = component("OPTIMIZERS", config.optimizer)
+        optimizer: torch.optim.Optimizer = make(groups, **config.values(config.optimizer))
+        for group in optimizer.param_groups:
+            group["base_lr"] = group["lr"]
+        return optimizer
+
+    # ------------------------------------------------------------------ Loop
+    def train_epoch(self, number: int) -> dict[str, float]:
+        config = self.config
+        factor = self._schedule((number - 1) / config.epochs, **self._schedule_fields)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        self.objective.train()
+        self.objective.set_epoch(number)
+        losses: list[Tensor] = []
+        for sample in self.samples(number, self.objective.views):
+            output = self.objective(self._batch(sample, number))
+            self.optimizer.zero_grad(set_to_none=True)
+            output.total.backward()
+            self.optimizer.step()
+            losses.append(torch.cat([output.total.detach().reshape(1), output.terms_T]))
+        return self._epoch_metrics(torch.stack(losses).double().cpu(), number)
+
+    def _batch(self, sample: Sample, number: int) -> Batch:
+        both = sample.images if sample.view is None else torch.cat((sample.images, sample.view))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            logits, z_ND, features_NF = self.model(both)
+        n, view_ND = len(sample.y_N), None
+        if sample.view is not None:
+            logits, z_ND, view_ND, features_NF = logits[:n], z_ND[:n], z_ND[n:], features_NF[:n]
+
+        def uniform(shape: Sequence[int]) -> Tensor:
+            return torch.rand(tuple(shape), generator=sample.generator, device=self.device)
+
+        return self.objective.batch(
+            logits,
+            z_ND,
+            sample.y_N,
+            features_NF=features_NF,
+            view_ND=view_ND,
+            target_NC=sample.target_NC,
+            epoch=number,
+            uniform=uniform,
+        )
+
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        logits, z_ND, _ = self.model(images)
+        return self.head.log_leaf(logits.float(), self.data.taxonomy), z_ND
+
+    def last_metrics(self) -> dict[str, float]:
+        step = self.objective.collapse_step()
+        return {} if step is None else {"collapse_step": float(step)}
+
+    def _epoch_metrics(self, losses_ST: Tensor, number: int) -> dict[str, float]:
+        """Means over the epoch's S steps of (total, each part): the one transfer from the device in an epoch."""
+        names = ("total", *self.config.parts)
+        check_finite(losses_ST, names, number)
+        means = dict(zip(names, losses_ST.mean(0).tolist(), strict=True))
+        metrics = {"train/loss": means.pop("total")} | {f"train/loss_{part}": value for part, value in means.items()}
+        metrics |= {f"weight/{name}": value for name, value in self.objective.weights().items()}
+        if len(self.objective.names) > 1:
+            metrics["weight/entropy"] = self.objective.entropy()
+        return metrics | self.objective.learned()
+
+
+def base_head(config: TrialConfig) -> Head:
+    """What the subset's base term asks of the classifier."""
+    head = term(config.parts[0]).base
+    assert head is not None  # canonical_subset has seen to it
+    return head
+
+
+METHODS = {"end_to_end": EndToEnd}

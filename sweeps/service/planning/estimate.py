@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import statistics
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from laresa.config import TrialConfig
+from laresa.config import TrialConfig, write_text
 from sweeps.service.planning.plan import PlanRow
 from sweeps.service.search import journal
 from sweeps.service.storage.files import SweepFolder
@@ -92,10 +91,14 @@ def measured_seconds(configs: Iterable[TrialConfig], uri: str | None, *, gpu: bo
         condition = "tags.`laresa.kind` = 'trial' AND tags.`laresa.state` = 'finished'"
         condition += f" AND tags.`laresa.device` LIKE '{'cuda' if gpu else 'cpu'}%'"
         for name, value in zip(COST, cost, strict=True):
-            text = value if isinstance(value, str) else json.dumps(value)
+            if value is None:
+                continue
+            text = write_text(value)
             condition += " AND params.`{}` = '{}'".format(name, text.replace("'", "''"))
         runs = api.search_runs(experiments, condition, 1, NEWEST, ["attributes.start_time DESC"])
-        seconds = [run.data.metrics["seconds/epoch"] for run in runs if "seconds/epoch" in run.data.metrics]
+        absent = [name for name, value in zip(COST, cost, strict=True) if value is None]
+        alike = [run for run in runs if not any(name in run.data.params for name in absent)]
+        seconds = [run.data.metrics["seconds/epoch"] for run in alike if "seconds/epoch" in run.data.metrics]
         if seconds:
             found[cost] = statistics.median(seconds)
     return found

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from laresa.config import TrialConfig
+from laresa.config import TrialConfig, write_text
 from laresa.errors import DataError
 from sweeps.service.planning.plan import PlanRow
 from sweeps.service.storage.files import SweepFolder, TrialFolder
@@ -91,6 +91,8 @@ def check_same_data(api: Any, experiment_id: str, configs: Iterable[TrialConfig]
         same = _params(dict(zip(DATA_FIELDS, _data(config), strict=True)))
         condition = f"{same} AND tags.`laresa.data_fingerprint` != '{now}'"
         for run in _search(api, [experiment_id], condition):
+            if "image_size" in run.data.params and config.image_size is None:
+                continue
             raise DataError(
                 f"data set {config.dataset!r} has changed: its fingerprint is {now}, trials of this sweep finished on "
                 f"{run.data.tags['laresa.data_fingerprint']} (run {run.info.run_id}): bring the pictures back, or give "
@@ -148,7 +150,7 @@ def _conditions(wanted: Mapping[str, TrialConfig]) -> list[str]:
 
 
 def _params(fields: Mapping[str, Any]) -> str:
-    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in fields.items()}
+    texts = {name: write_text(value) for name, value in fields.items() if value is not None}
     return "".join(" AND params.`{}` = '{}'".format(name, text.replace("'", "''")) for name, text in texts.items())
 
 

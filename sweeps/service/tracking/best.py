@@ -14,6 +14,7 @@ from sweeps.service.tracking.records import (
     field_value,
     objectives,
     open_experiment,
+    params_of,
     reading_uri,
     record_from,
     runs_of,
@@ -41,7 +42,7 @@ def best_n(
         raise ConfigError(f"n={n}, mode={mode!r}: expected n >= 1 and mode 'max' or 'min'")
     name, uri = _stored(metric), reading_uri(tracking_uri)
     api, experiment_id = open_experiment(uri, sweep)
-    conditions = conditions_of({**(where or {}), "state": "finished"})
+    conditions = conditions_of({**(where or {}), "state": "finished"}, lambda: params_of(api, experiment_id))
     found = runs_of(api, experiment_id, conditions) if by else _top(api, experiment_id, conditions, name, n, mode)
     scored = _scored([record_from(sweep, run) for run in found], sweep, [metric])
     scored.sort(key=lambda record: record.metrics[name], reverse=mode == "max")
@@ -71,7 +72,9 @@ def pareto(
     if not metrics or len(set(metrics)) < len(metrics):
         raise ConfigError(f"metrics {list(metrics)}: expected one or more, each once")
     api, experiment_id = open_experiment(uri, sweep)
-    found = runs_of(api, experiment_id, conditions_of({**(where or {}), "state": "finished"}))
+    found = runs_of(
+        api, experiment_id, conditions_of({**(where or {}), "state": "finished"}, lambda: params_of(api, experiment_id))
+    )
     scored = _scored([record_from(sweep, run) for run in found], sweep, metrics)
     return [record for group in _groups(scored, by) for record in front(group, metrics)]
 
@@ -112,6 +115,9 @@ def _groups(records: Sequence[TrialRecord], by: str | None) -> Iterable[list[Tri
     groups: dict[Hashable, list[TrialRecord]] = {}
     for record in records:
         groups.setdefault(field_value(record, by) if by else None, []).append(record)
+    if by and set(groups) <= {None}:
+        known = {name for record in records for name in record.config.resolved}
+        raise ConfigError(f"by: unknown field {by!r}{nearest(by, {*known, 'arm', 'state'})}")
     return groups.values()
 
 

@@ -6,13 +6,13 @@ import dataclasses
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from laresa.config import TrialConfig
+from laresa.config import TrialConfig, parse_text, write_text
 from laresa.errors import ConfigError, nearest
 from laresa.measurement import Measurement
 from sweeps.service.tracking.local_server import LocalServer
@@ -99,7 +99,7 @@ def trials(
     """
     uri = reading_uri(tracking_uri)
     api, experiment_id = open_experiment(uri, sweep)
-    conditions = conditions_of(where or {})
+    conditions = conditions_of(where or {}, lambda: params_of(api, experiment_id))
     # One without parameters is only being opened, and not yet a trial's record.
     runs = [run for run in runs_of(api, experiment_id, conditions) if run.data.params]
     if not with_history:
@@ -211,46 +211,54 @@ def runs_of(api: Any, experiment_id: str, conditions: str) -> Iterator[Any]:
             return
 
 
-def conditions_of(where: Mapping[str, Any]) -> str:
-    fields = {field.name for field in dataclasses.fields(TrialConfig)}
+def conditions_of(where: Mapping[str, Any], known: Callable[[], Iterable[str]]) -> str:
+    """A filter of MLflow's. known: the names of parameters that the sweep's runs have, asked where there is a doubt."""
     conditions = ""
     for name, value in where.items():
-        if name in ("arm", "state"):
-            key = f"tags.`laresa.{name}`"
-        elif name in fields:
-            key = f"params.`{name}`"
-        else:
-            raise ConfigError(f"where: unknown field {name!r}{nearest(name, fields | {'arm', 'state'})}")
-        text = value if isinstance(value, str) else json.dumps(value)
-        quoted = text.replace("'", "''")
+        key = f"tags.`laresa.{name}`" if name in ("arm", "state") else f"params.`{_param(name, known)}`"
+        quoted = write_text(value).replace("'", "''")
         conditions += f" AND {key} = '{quoted}'"
     return conditions
+
+
+SURE = ("subset", "seed", "fold", "dataset", "backbone", "epochs", "lr", "batch_size")  # every trial has them
+
+
+def _param(name: str, known: Callable[[], Iterable[str]]) -> str:
+    """A parameter by its full or short name."""
+    if name in SURE:
+        return name
+    names = sorted(set(known()))
+    fits = [name] if name in names else [full for full in names if full.partition(".")[2] == name]
+    if len(fits) > 1:
+        raise ConfigError(f"where: field {name!r} is ambiguous: {', '.join(fits)}")
+    if not fits:
+        raise ConfigError(f"where: unknown field {name!r}{nearest(name, {*names, 'arm', 'state'})}")
+    return fits[0]
+
+
+def params_of(api: Any, experiment_id: str) -> set[str]:
+    """Names of the parameters that a sweep's runs have; of a hundred of them."""
+    runs = api.search_runs([experiment_id], "tags.`laresa.kind` = 'trial'", max_results=100)
+    return {name for run in runs for name in run.data.params}
 
 
 def record_from(sweep: str, run: Any) -> TrialRecord:
     tags, params = run.data.tags, run.data.params
     if not params:
         raise ConfigError(f"run {run.info.run_id} of sweep {sweep!r} has no parameters yet: run the sweep again")
-    fields = {name: _parse(name, text) for name, text in params.items()}
+    fields = {name: parse_text(text) for name, text in params.items()}
     return TrialRecord(
         sweep=sweep,
         signature=tags["laresa.signature"],
         run_id=run.info.run_id,
         arm=tags["laresa.arm"],
-        config=TrialConfig.from_dict(fields),
+        config=TrialConfig.from_record(fields),
         state=tags.get("laresa.state", "interrupted"),
         metrics=dict(run.data.metrics),
         error=tags.get("laresa.error"),
         provenance={name.removeprefix("laresa."): value for name, value in tags.items() if name.startswith("laresa.")},
     )
-
-
-_TEXT_FIELDS = {field.name for field in dataclasses.fields(TrialConfig) if str(field.type).startswith("str")}
-
-
-def _parse(name: str, text: str) -> Any:
-    """A parameter as MLflow keeps it: text fields as they are (or null), all others as JSON."""
-    return (None if text == "null" else text) if name in _TEXT_FIELDS else json.loads(text)
 
 
 def _with_history(uri: str, sweep: str, run: Any) -> TrialRecord:
@@ -265,8 +273,6 @@ def _with_history(uri: str, sweep: str, run: Any) -> TrialRecord:
 def field_value(record: TrialRecord, name: str) -> Any:
     if name in ("arm", "state"):
         return getattr(record, name)
-    fields = record.config.to_dict()
-    if name not in fields:
-        raise ConfigError(f"by: unknown field {name!r}{nearest(name, {*fields, 'arm', 'state'})}")
-    value = fields[name]
-    return tuple(value) if isinstance(value, list) else value
+    fields = record.config.resolved
+    fits = [name] if name in fields else [full for full in fields if full.partition(".")[2] == name]
+    return fields[fits[0]] if len(fits) == 1 else None

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from laresa.config import write_text
 from laresa.errors import ConfigError
 from laresa.measurement import Measurement
 from sweeps.service.storage.files import TrialFolder
@@ -192,7 +193,7 @@ def fetch_artifact(uri: str, run: Any, name: str, folder: Path) -> Path:
 def log_params(api: Any, run_id: str, config: Mapping[str, Any]) -> None:
     from mlflow.entities import Param
 
-    params = [Param(name, value if isinstance(value, str) else json.dumps(value)) for name, value in config.items()]
+    params = [Param(name, write_text(value)) for name, value in config.items()]
     for start in range(0, len(params), PARAMS_A_BATCH):
         api.log_batch(run_id, params=params[start : start + PARAMS_A_BATCH])
 

@@ -1,4 +1,4 @@
-"""Batch: what a loss term reads of one model's step. What several terms share is computed once, when first asked for."""
+"""Batch: what a loss term reads of one model's step. What several terms share is computed once, when asked for."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ class Batch:
         return self._tree.leaves if self._tree is not None else self.logits.shape[-1]
 
     @property
-    def features_NF(self) -> Tensor:  # noqa: N802
+    def features_NF(self) -> Tensor:
         if self._features_NF is None:
             raise ConfigError("needs the backbone's features, which this way of training does not give")
         return _wide(self._features_NF)
 
     @property
-    def view_ND(self) -> Tensor:  # noqa: N802
+    def view_ND(self) -> Tensor:
         if self._view_ND is None:
             raise ConfigError("needs a second view of each image: declare the term as Term(fn, views=2)")
         return _wide(self._view_ND)
@@ -87,7 +87,7 @@ class Batch:
         return self._mixed_NC is not None
 
     @cached_property
-    def target_NC(self) -> Tensor:  # noqa: N802
+    def target_NC(self) -> Tensor:
         if self._mixed_NC is not None:
             return self._mixed_NC.to(self.logits.dtype)
         return one_hot(self.y_N, self.classes).to(self.logits.dtype)
@@ -100,7 +100,7 @@ class Batch:
 
     # ------------------------------------------------------------------ what terms share
     @cached_property
-    def unit_ND(self) -> Tensor:  # noqa: N802
+    def unit_ND(self) -> Tensor:
         """z / |z|; a zero z gives zero and no gradient."""
         return unit(self.z_ND)
 
@@ -126,7 +126,7 @@ class Batch:
         return (self.unit_ND * embedding(class_N, self.table("fine"))).sum(-1)
 
     @cached_property
-    def negative_N(self) -> Tensor:  # noqa: N802
+    def negative_N(self) -> Tensor:
         """A class drawn uniformly from the others, for each sample. LARESA sec. 2.3."""
         if self.classes < 2:
             raise ConfigError("needs a second class to draw negatives from")

@@ -72,10 +72,8 @@ class TrialConfig:
     ConfigError: an unknown name, a value that its field does not take; when resolved, what does not fit together.
     """
 
-    given: Mapping[str, Any]
-
     def __init__(self, **given: Any) -> None:
-        self._given = {name: value for name, value in _checked(given)}
+        self._given = dict(_checked(given))
         self._resolved: dict[str, Any] | None = None
 
     @classmethod
@@ -283,8 +281,8 @@ def _checked(given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 # ---------------------------------------------------------------------- resolving
 def resolve(given: Mapping[str, Any]) -> dict[str, Any]:
     """Every field that has an effect, defaults filled in; absent fields left out."""
+    from laresa.plugins import component
     from laresa.terms import canonical_subset, term, term_fields
-    from laresa.weighting import rule
 
     values = {name: given.get(name, field.default) for name, field in core_fields().items()}
     values["subset"] = canonical_subset(values["subset"])
@@ -299,7 +297,7 @@ def resolve(given: Mapping[str, Any]) -> dict[str, Any]:
         dotted |= _own(given, [field for field in term_fields(name) if field.kind != "memory"], terms)
     if several:
         dotted |= _own(given, component_fields("WEIGHTINGS", values["weighting"]), terms)
-        logits = rule(values["weighting"]).logits
+        logits = getattr(component("WEIGHTINGS", values["weighting"]), "logits", "all")
         if logits != "none":
             alpha = Field(ALPHA, float, None, kind="per_term", per_term=PerTerm(lambda count: 1.0, logits))
             dotted |= _own(given, [alpha], terms)

@@ -83,7 +83,7 @@ def fields_of(component: Callable[..., Any], prefix: str = "") -> tuple[Field, .
 
 @functools.lru_cache(maxsize=512)
 def _fields_of(component: Callable[..., Any], prefix: str) -> tuple[Field, ...]:
-    target = component.__init__ if inspect.isclass(component) else component  # type: ignore[misc]
+    target = component.__init__ if inspect.isclass(component) else component
     parameters = [p for p in inspect.signature(target).parameters.values() if p.kind is p.KEYWORD_ONLY]
     name = getattr(component, "__name__", str(component))
     for parameter in parameters:
@@ -112,7 +112,7 @@ def fields_of_dataclass(kind: type) -> tuple[Field, ...]:
 
 def _field(prefix: str, name: str, hint: Any, default: Any) -> Field:
     annotation, extras = (hint.__origin__, hint.__metadata__) if typing.get_origin(hint) is Annotated else (hint, ())
-    found = {"range": None, "doc": "", "kind": "value", "per_term": None}
+    found: dict[str, Any] = {}
     limits = []
     for extra in extras:
         if isinstance(extra, Range):
@@ -125,13 +125,14 @@ def _field(prefix: str, name: str, hint: Any, default: Any) -> Field:
             found["kind"] = "learned" if Learned in (extra, type(extra)) else "memory"
         else:
             limits.append(extra)
-    if found["kind"] in ("learned", "memory"):
+    kind = found.get("kind", "value")
+    if kind in ("learned", "memory"):
         annotation = float if isinstance(default, (int, float)) else tuple[float, ...]
-    elif found["kind"] == "per_term":
+    elif kind == "per_term":
         annotation = float  # of each entry
     for limit in limits:
         annotation = Annotated[annotation, limit]
-    return Field(f"{prefix}.{name}" if prefix else name, annotation, default, **found)  # type: ignore[arg-type]
+    return Field(f"{prefix}.{name}" if prefix else name, annotation, default, **found)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -52,15 +52,15 @@ class LabelEmbeddings:
     """
 
     levels: tuple[Tensor, ...]
-    coarse_KD: Tensor  # noqa: N815
+    coarse_KD: Tensor
 
     @property
-    def fine_CD(self) -> Tensor:  # noqa: N802
+    def fine_CD(self) -> Tensor:
         """Each class's own text."""
         return self.levels[0]
 
     @property
-    def coarse_CD(self) -> Tensor:  # noqa: N802
+    def coarse_CD(self) -> Tensor:
         """Its parent's text, indexed by the fine class; of a flat data set the class's own."""
         return self.levels[min(1, len(self.levels) - 1)]
 

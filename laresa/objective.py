@@ -41,7 +41,7 @@ class ObjectiveOutput:
     """total: the scalar to call backward() on. terms_T: each loss before its weight, detached; named by `names`."""
 
     total: Tensor
-    terms_T: Tensor  # noqa: N815
+    terms_T: Tensor
     names: tuple[str, ...]  # config.parts
 
     @property

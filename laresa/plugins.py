@@ -166,7 +166,8 @@ def _import(spec: str, path: Path, name: str) -> ModuleType:
         if name == spec:
             return importlib.import_module(name)
         found = importlib.util.spec_from_file_location(name, path)
-        assert found is not None and found.loader is not None
+        assert found is not None
+        assert found.loader is not None
         module = importlib.util.module_from_spec(found)
         sys.modules[name] = module  # so that its classes can be pickled and its types resolved
         if folder not in sys.path:

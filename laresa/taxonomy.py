@@ -170,7 +170,7 @@ class Taxonomy:
         return int(self.lca_VV[i, j])
 
     @cached_property
-    def ancestor_VV(self) -> NDArray[np.bool_]:  # noqa: N802
+    def ancestor_VV(self) -> NDArray[np.bool_]:
         """R of HACE Eq. 2, V x V: R[i, j] is True where i is j or an ancestor of j."""
         ancestor_VV = np.zeros((len(self.parents),) * 2, dtype=bool)
         for node in range(len(self.parents)):
@@ -178,7 +178,7 @@ class Taxonomy:
         return ancestor_VV
 
     @cached_property
-    def lca_VV(self) -> NDArray[np.int64]:  # noqa: N802
+    def lca_VV(self) -> NDArray[np.int64]:
         """V x V: `lca_height` of every two nodes."""
         lca_VV = np.full((len(self.parents),) * 2, self.heights.max() + 1, dtype=np.int64)
         for node in np.argsort(self.heights)[::-1]:  # from the top down: the lowest common ancestor writes last
@@ -232,7 +232,7 @@ class Taxonomy:
         return tuple(self.node_names[node] for node in self.coarse_nodes)
 
     @cached_property
-    def parent_C(self) -> NDArray[np.int64]:  # noqa: N802 (shape letters in names)
+    def parent_C(self) -> NDArray[np.int64]:
         """int64 [C]: each class's coarse label, its immediate parent renumbered 0..K-1."""
         if self.flat:
             return np.arange(self.leaves)

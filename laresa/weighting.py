@@ -43,6 +43,10 @@ class Rule:
     memory: Callable[[int], dict[str, Tensor]] | None = None
 
 
+def _equal(terms: int) -> float:
+    return 1 / terms
+
+
 def softmax(losses_T: Tensor, alpha_T: Tensor, memory: State) -> Weighted:
     """sum w_i L_i, w = softmax(alpha). LARESA Eq. 4 and 5."""
     w_T = alpha_T.softmax(0)
@@ -54,9 +58,7 @@ def fixed(
     alpha_T: Tensor,
     memory: State,
     *,
-    weights: Annotated[
-        Tensor, PerTerm(lambda terms: 1 / terms), Ge(0), Doc("each term's scalar, taken as it is")
-    ] = None,
+    weights: Annotated[Tensor, PerTerm(_equal), Ge(0), Doc("each term's scalar, as it is")] = None,  # type: ignore[assignment]
 ) -> Weighted:
     """sum w_i L_i with given scalars, taken as they are."""
     return (weights * losses_T).sum(), weights / weights.sum(), memory
@@ -72,7 +74,7 @@ def kl(
     alpha_T: Tensor,
     memory: State,
     *,
-    prior: Annotated[Tensor, PerTerm(lambda terms: 1 / terms), Gt(0), Doc("the weights to stay near")] = None,
+    prior: Annotated[Tensor, PerTerm(_equal), Gt(0), Doc("the weights to stay near")] = None,  # type: ignore[assignment]
     tau: Annotated[float, Ge(0), Range(0.01, 10, log=True), Doc("price of leaving the prior")] = 1.0,
 ) -> Weighted:
     """sum w_i L_i + tau KL(w || prior), w = softmax(alpha): a price on leaving the prior."""

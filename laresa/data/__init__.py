@@ -118,7 +118,7 @@ def prepare(
 
 
 def folds(name: str, *, root: str | Path | None = None) -> int:
-    """The number of different folds: 6 design families in emoji120; elsewhere see `Source.folds`, or a plugin's word."""
+    """The number of different folds: 6 design families in emoji120; elsewhere `Source.folds`, or a plugin's word."""
     if name.endswith(".npz"):
         return int(_module("emoji120").folds(name))
     found = _named(name)

@@ -99,7 +99,7 @@ def make_dataset(
     test: tuple[Any, Any],
     fold_note: str = "",
 ) -> Dataset:
-    """A Dataset from (uint8 images [N, 3, H, W], int labels [N]) of each part, arrays or tensors; what follows is computed.
+    """A Dataset from (uint8 images [N, 3, H, W], int labels [N]) of each part, arrays or tensors; the rest is computed.
 
     DataError: a shape, type or label that does not fit.
     """

@@ -75,7 +75,9 @@ def _variance(sigma_D: Tensor, reduction: str) -> Tensor:
 
 # ---------------------------------------------------------------------- the terms
 def anchor(
-    batch: Batch, *, beta: Annotated[Tensor, Learned, Doc("logits of the weights of fine and coarse")] = (1.0, 1.0)
+    batch: Batch,
+    *,
+    beta: Annotated[Tensor, Learned, Doc("logits of the weights of fine and coarse")] = (1.0, 1.0),  # type: ignore[assignment]
 ) -> Tensor:
     """`anchor_loss` with learned weights softmax(beta). LARESA Eq. 1."""
     return _anchor(batch.cosines("fine"), batch.cosines("coarse"), beta.softmax(0))

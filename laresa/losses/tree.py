@@ -22,7 +22,7 @@ def log_masses(log_p_NV: Tensor, tree: Taxonomy) -> Tensor:
     log_a_NV = log_p_NV
     for nodes_L, members in _families(tree, log_p_NV.device):
         padded = pad(log_a_NV, (0, 1), value=-torch.inf)
-        family_NLM = padded.index_select(-1, members.flatten()).unflatten(-1, members.shape)
+        family_NLM = padded.index_select(-1, members.flatten()).reshape(*log_a_NV.shape[:-1], *members.shape)
         log_a_NV = log_a_NV.index_copy(-1, nodes_L, family_NLM.logsumexp(-1))
     return log_a_NV
 

@@ -72,9 +72,9 @@ class Sample:
     """A training batch on the device: normalised images (and a second view of them), classes, shares where mixed."""
 
     images: Tensor
-    y_N: Tensor  # noqa: N815
+    y_N: Tensor
     generator: torch.Generator
-    target_NC: Tensor | None = None  # noqa: N815
+    target_NC: Tensor | None = None
     view: Tensor | None = None
 
 

@@ -44,7 +44,7 @@ def test_killed_and_typed_again_on_an_empty_disk(
     assert_settled(server, "afloat", {"finished"})
     records = trials("afloat")
     assert len(records) == 2
-    attempts = {record.run_id: sweep_at(bucket.uri).trial(record.signature).outcome()["attempts"] for record in records}
+    attempts = {record.run_id: sweep_at(bucket.uri).trial(record.key).outcome()["attempts"] for record in records}
     resumed = max(records, key=lambda record: attempts[record.run_id])
     assert attempts[resumed.run_id] > 1
     undisturbed = fit(resumed.config, device="cpu")

@@ -51,6 +51,6 @@ def test_killed_and_typed_again_on_an_empty_disk(
     same = {name: value for name, value in undisturbed.metrics.items() if name != "seconds/train"}
     assert {name: resumed.metrics[name] for name in same} == same
     left = {Path(name).name for name in bucket.names() if not name.startswith("trials/")}
-    assert left == {"plan.json", "estimate.json", "optuna.journal"}
+    assert left == {"plan.json", "code.json", "estimate.json", "optuna.journal"}
     assert not any("checkpoint-" in name for name in bucket.names())
     assert not (laresa_home / "storage" / "afloat").exists()

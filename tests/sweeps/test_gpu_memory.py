@@ -67,7 +67,7 @@ def test_a_half_batch_that_is_asked_for_later_is_still_to_train(tmp_path: Path):
     folder.trial(trial.key).new_attempt().conclude(outcome)
     assert not anything_left(study, folder, RunOptions())
     assert anything_left(study, folder, RunOptions(halve_batch=True))
-    smaller = halved(trial, folder)
+    smaller = halved(study, trial, folder)
     assert smaller is not None
     assert (smaller.config.batch_size, smaller.arm) == (8, "ce")
 

@@ -60,11 +60,10 @@ class CodeBook:
         self.accepted |= {trial.signature: (trial.code, trial.accepted_by) for trial in trials}
 
     def supersede(self, found: Iterable[OtherCode]) -> None:
-        """What the sweep has of trials by other code counts no more; what it has by the code that is here does."""
+        """What the sweep has of trials by other code counts no more."""
         for other in found:
             self.accepted.pop(other.trial.signature, None)
             self.superseded |= {trial_key(other.trial.signature, code) for code in other.codes}
-            self.superseded.discard(other.trial.key)
 
     def accepted_keys(self) -> dict[str, str]:
         """key -> the code that went on with it."""
@@ -129,7 +128,10 @@ def decide(
         book.accept(replace(other.trial, code=other.codes[-1]) for other in found)
     else:
         book.supersede(found)
-    return replace(study, kept=dict(book.accepted))
+    study = replace(study, kept=dict(book.accepted))
+    if book.superseded:  # the code that learned it may be back
+        book.superseded -= {study.find(trial).key for trial in planned}
+    return study
 
 
 def keep_decision(study: Study, book: CodeBook, planned: Sequence[PlannedTrial], folder: SweepFolder) -> None:

@@ -81,6 +81,11 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="where a whole GPU is too small, go on with half the batch: another configuration, compared all the same",
     )
+    code = how.add_mutually_exclusive_group()
+    code.add_argument(
+        "--accept-code", action="store_true", help="results that other code learned: keep, continue and mark them"
+    )
+    code.add_argument("--retrain", action="store_true", help="results that other code learned: train them anew")
     how.add_argument("--cpus-per-trial", type=float, default=1.0, metavar="N", help="also the trial's threads")
     how.add_argument("--concurrency", type=int, metavar="N", help="trials at once (default: as many as fit)")
     add_place_options(how)
@@ -115,6 +120,8 @@ def run_options(args: argparse.Namespace) -> RunOptions:
         concurrency=args.concurrency,
         gpu_memory_per_trial=args.gpu_memory_per_trial,
         halve_batch=args.halve_batch,
+        accept_code=args.accept_code,
+        retrain=args.retrain,
     )
 
 

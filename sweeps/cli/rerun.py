@@ -156,9 +156,10 @@ def _device(record: TrialRecord) -> str:
 
 
 def _conditions(record: TrialRecord, threads: int, device: str) -> dict[str, tuple[str, str]]:
-    from sweeps.service.provenance import provenance_tags
+    from sweeps.service.provenance import code_of, provenance_tags
 
     present = {name.removeprefix("laresa."): value for name, value in provenance_tags().items()}
+    present["code"] = code_of(record.config).digest
     then = {name: record.provenance.get(name, "not recorded") for name in (*VERSIONS, "device", "threads")}
     now = {**{name: present[name] for name in VERSIONS}, "device": device, "threads": str(threads)}
     return {name: (then[name], now[name]) for name in then}

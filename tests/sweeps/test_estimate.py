@@ -35,7 +35,7 @@ def rows(*states: str) -> list[PlanRow]:
 
 def test_what_is_left_times_what_an_epoch_takes(tmp_path: Path):
     folder = SweepFolder(tmp_path)
-    stored = folder.trial(STUDY.trials()[1].signature).root / "attempt-0001"
+    stored = folder.trial(STUDY.trials()[1].key).root / "attempt-0001"
     stored.mkdir(parents=True)
     (stored / "checkpoint-000004.safetensors").touch()
     found = estimate(STUDY, rows("finished", "resume", "new"), {}, {cost_of(CE): 36.0}, folder, FOUR)
@@ -123,7 +123,7 @@ def test_the_plan_lists_what_a_search_has_asked(tmp_path: Path, capsys: pytest.C
     folder.root.mkdir()
     source = OptunaSource(SEARCH, folder)
     asked = [source.next(), source.next()]
-    folder.trial(asked[0].signature).new_attempt().conclude({"state": "finished"})
+    folder.trial(asked[0].key).new_attempt().conclude({"state": "finished"})
     options = RunOptions(storage=tmp_path, tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     show_plan(study, options, as_json=True, calibrate=False)
     rows = json.loads(capsys.readouterr().out)

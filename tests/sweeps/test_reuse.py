@@ -63,12 +63,12 @@ def test_many_at_once_are_asked_for_by_what_they_share(server: str, tmp_path: Pa
     data = draw_pictures(tmp_path / "toys")
     laresa("run", *options("some", data, "ce,ce+anchor"), cwd=tmp_path)
     configs = [record.config for record in trials("some")]
-    more = [*configs, configs[0].replace(lr=0.5)]
+    more = [PlannedTrial("arm", config) for config in (*configs, configs[0].replace(lr=0.5))]
     single = adopting.finished_elsewhere(client(server), "other", more)
     monkeypatch.setattr(adopting, "SINGLE_LOOKUPS", 0)
     shared = adopting.finished_elsewhere(client(server), "other", more)
-    assert set(single) == set(shared) == {config.signature() for config in configs}
-    assert adopting.finished_elsewhere(client(server), "some", more) == {}  # its own runs are no other sweep's
+    assert set(single.same) == set(shared.same) == {config.signature() for config in configs}
+    assert adopting.finished_elsewhere(client(server), "some", more).same == {}  # its own runs are no other sweep's
 
 
 def test_a_quote_in_a_value_stays_inside_it():
@@ -96,12 +96,13 @@ def test_changed_pictures_are_not_mixed_with_what_was_measured_before(tmp_path: 
 def test_a_search_is_told_what_was_taken_over_and_trains_the_rest(tmp_path: Path):
     folder, seen = SweepFolder(tmp_path), []
 
-    def take_over(trial: PlannedTrial) -> None:
+    def take_over(trial: PlannedTrial) -> PlannedTrial:
         seen.append(trial.signature)
         if len(seen) != 2:
             metrics = {"best/val/top1": 0.5}
-            stored = folder.trial(trial.signature).new_attempt()
+            stored = folder.trial(trial.key).new_attempt()
             stored.conclude(describe_outcome(trial, "finished", metrics, [], None, {}))
+        return trial
 
     space = {"lr": FloatDistribution(1e-4, 1e-2, log=True)}
     search = Search("search", TrialConfig(subset="ce"), space, trials=3, replicate=Replicate(0, 0))

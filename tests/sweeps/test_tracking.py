@@ -53,7 +53,7 @@ def test_a_run_opened_halfway_is_completed(server: str, method: str, after: bool
     trial, api = opened(server, sweep), tracking.client(server)
     with pytest.raises(DiedError):
         tracking.open_trial(DiesAt(api, method, after=after), trial)
-    half = tracking.find_run(api, trial.sweep.experiment_id, trial.signature)
+    half = tracking.find_run(api, trial.sweep.experiment_id, trial.trial)
     described = method == "log_batch" and after
     assert len(trials(sweep)) == int(described)  # never a record with a default where a parameter is missing
     assert len(tracked_states(sweep, server)) == bool(half)  # so that the runner closes it where nobody goes on
@@ -77,7 +77,7 @@ def test_a_request_sent_twice_leaves_one_run(server: str):
 
 def test_an_outcome_delivered_twice_is_the_same(server: str, tmp_path: Path):
     trial, api = opened(server, "delivered"), tracking.client(server)
-    folder = SweepFolder(tmp_path).trial(trial.signature)
+    folder = SweepFolder(tmp_path).trial(trial.trial.key)
     history = [Measurement(epoch, {"val/top1": epoch / 10}, 1.0, 1000 + epoch).to_dict() for epoch in (1, 2, 3)]
     folder.root.mkdir(parents=True, exist_ok=True)
     (folder.root / "history.json").write_text(json.dumps(history))

@@ -31,13 +31,17 @@ CALIBRATION_EPOCHS = 2
 
 @dataclass(frozen=True)
 class Progress:
-    """An Optuna study as its journal tells it. best: configuration of its best finished trial."""
+    """An Optuna study as its journal tells it. best: configuration of its best finished trial.
+
+    heard: signatures of the trials that it was told the end of.
+    """
 
     name: str
     trials: tuple[PlannedTrial, ...]
     asked: int
     told: int
     best: TrialConfig | None
+    heard: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ def estimate(
 
 
 def _epochs_left(row: PlanRow, folder: SweepFolder) -> int:
-    stored = folder.trial(row.trial.signature).checkpoints()
+    stored = folder.trial(row.trial.key).checkpoints()
     done = int(stored[0].stem.removeprefix("checkpoint-")) if stored else 0
     return max(0, row.trial.config.epochs - done)
 
@@ -174,6 +178,13 @@ def read_journal(study: Study, folder: SweepFolder) -> dict[str, Progress]:
     return {name: _progress(optuna.load_study(study_name=name, storage=storage)) for name in names}
 
 
+def chosen_so_far(study: Study, progress: Mapping[str, Progress]) -> dict[str, TrialConfig]:
+    """What the searches that have all their trials chose, by name."""
+    wanted = {search.name: search.trials for search in study.searches}
+    done = [found for name, found in progress.items() if found.told >= wanted[name]]
+    return {found.name: found.best for found in done if found.best is not None}
+
+
 def _progress(study: Any) -> Progress:
     asked = [trial for trial in study.get_trials(deepcopy=False) if "config" in trial.user_attrs]
     configs = {t.user_attrs["signature"]: TrialConfig.from_dict(t.user_attrs["config"]) for t in asked}
@@ -184,6 +195,7 @@ def _progress(study: Any) -> Progress:
         trials=tuple(PlannedTrial(study.study_name, config, "search") for config in configs.values()),
         asked=len(asked),
         told=sum(trial.state.is_finished() for trial in asked),
+        heard=frozenset(trial.user_attrs["signature"] for trial in asked if trial.state.is_finished()),
         best=None if best is None else TrialConfig.from_dict(best.user_attrs["config"]),
     )
 

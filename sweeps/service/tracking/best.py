@@ -19,6 +19,7 @@ from sweeps.service.tracking.records import (
     record_from,
     runs_of,
 )
+from sweeps.service.tracking.write import TRIALS
 
 
 def best_n(
@@ -128,7 +129,7 @@ def _top(api: Any, experiment_id: str, conditions: str, metric: str, n: int, mod
     """
     size, bar = max(100, n), ""
     while True:
-        only = f"tags.`laresa.kind` = 'trial'{conditions}{bar}"
+        only = f"{TRIALS}{conditions}{bar}"
         rows = api.search_runs([experiment_id], only, max_results=size, order_by=["attributes.start_time DESC"])
         values = [run.data.metrics[metric] for run in rows if not math.isnan(run.data.metrics.get(metric, math.nan))]
         if not rows.token or not values:

@@ -15,8 +15,9 @@ from typing import Any
 from laresa.config import TrialConfig, parse_text, write_text
 from laresa.errors import ConfigError, nearest
 from laresa.measurement import Measurement
+from sweeps.service.study import trial_key
 from sweeps.service.tracking.local_server import LocalServer
-from sweeps.service.tracking.write import check, client, fetch_artifact, run_or_none, sweep_url
+from sweeps.service.tracking.write import TRIALS, UNRECORDED, check, client, fetch_artifact, run_or_none, sweep_url
 
 SCHEMA_VERSION = 1
 DOWNLOADS = 8  # at once
@@ -44,6 +45,11 @@ class TrialRecord:
     error: str | None = None
     provenance: Mapping[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def key(self) -> str:
+        """What its files and its run are found by, within its sweep."""
+        return trial_key(self.signature, self.provenance.get("code", UNRECORDED))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -73,7 +79,16 @@ def reading_uri(uri: str | None) -> str:
 
 
 def tracked_states(sweep: str, uri: str | None) -> dict[str, str]:
-    """signature -> state of every trial the tracker holds for a sweep; empty for a sweep it does not know."""
+    """key -> state of every trial the tracker holds for a sweep; empty for a sweep it does not know."""
+    return states_of(tracked_runs(sweep, uri))
+
+
+def states_of(runs: Mapping[str, Any]) -> dict[str, str]:
+    return {key: run.data.tags.get("laresa.state", "interrupted") for key, run in runs.items()}
+
+
+def tracked_runs(sweep: str, uri: str | None) -> dict[str, Any]:
+    """key -> run, as `tracked_states`."""
     uri = reading_uri(uri)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         return {}
@@ -81,7 +96,9 @@ def tracked_states(sweep: str, uri: str | None) -> dict[str, str]:
     if experiment is None:
         return {}
     runs = runs_of(client(uri), experiment.experiment_id, "")
-    return {run.data.tags["laresa.signature"]: run.data.tags.get("laresa.state", "interrupted") for run in runs}
+    return {
+        trial_key(run.data.tags["laresa.signature"], run.data.tags.get("laresa.code", UNRECORDED)): run for run in runs
+    }
 
 
 def trials(
@@ -195,12 +212,12 @@ def open_experiment(uri: str, sweep: str) -> tuple[Any, str]:
 
 
 def runs_of(api: Any, experiment_id: str, conditions: str) -> Iterator[Any]:
-    """The runs of trials, oldest first."""
+    """The runs of trials, oldest first, without those that were trained anew."""
     token: str | None = None
     while True:
         rows = api.search_runs(
             [experiment_id],
-            f"tags.`laresa.kind` = 'trial'{conditions}",
+            TRIALS + conditions,
             max_results=1000,
             order_by=["attributes.start_time ASC"],
             page_token=token,

@@ -1,4 +1,4 @@
-"""Write side of MLflow: one run a trial for ever, found by (sweep, signature); metrics in batches, from a thread.
+"""Write side of MLflow: one run a trial for ever, found by (sweep, signature, code); metrics in batches, from a thread.
 
 Delivery is idempotent: measurements carry their own timestamps, so that sending one again changes nothing.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,9 @@ def client(uri: str) -> Any:
 
 # A view of MLflow's runs table, kept on the experiment: every run a row, the best on validation first.
 VIEW = "laresa"
+SUPERSEDED = "laresa.superseded"  # "true": trained anew by other code; the run stays, and no query finds it
+UNRECORDED = "unrecorded"  # the code of a run that tells none
+TRIALS = f"tags.`laresa.kind` = 'trial' AND tags.`{SUPERSEDED}` IS NULL"
 VIEW_STATE = {
     "orderByKey": "metrics.`best/val/top1`",
     "orderByAsc": False,
@@ -125,16 +128,18 @@ def sweep_url(uri: str, experiment_id: str) -> str:
 
 def open_trial(api: Any, trial: TrialRun) -> str:
     """The run id of this trial: found, or made once; with its parameters, and RUNNING."""
-    runs = _runs_of_trial(api, trial.sweep.experiment_id, trial.signature)
+    runs = _runs_of_trial(api, trial.sweep.experiment_id, trial.trial)
     if not runs:
         api.create_run(trial.sweep.experiment_id, tags=_first_tags(trial))
-        runs = _runs_of_trial(api, trial.sweep.experiment_id, trial.signature)
+        runs = _runs_of_trial(api, trial.sweep.experiment_id, trial.trial)
     run, *others = runs
     for other in others:  # a request sent twice, or two attempts at once, may have made one each
         api.delete_run(other.info.run_id)
     run_id: str = run.info.run_id
     if not run.data.params:  # new, or its worker died before it had written them
         log_params(api, run_id, trial.trial.config.to_dict())
+    if SUPERSEDED in run.data.tags:  # the code that learned it is back
+        api.delete_tag(run_id, SUPERSEDED)
     if run.info.status != "RUNNING" or run.data.tags["laresa.state"] != "running":
         api.update_run(run_id, status="RUNNING")
         api.set_tag(run_id, "laresa.state", "running")
@@ -150,6 +155,8 @@ def _first_tags(trial: TrialRun) -> dict[str, str]:
         "laresa.role": trial.trial.role,
         "laresa.sweep": trial.sweep.sweep,
         "laresa.signature": trial.signature,
+        "laresa.code": trial.trial.code,
+        **({"laresa.code_accepted": accepted} if (accepted := trial.trial.accepted_by) else {}),
         "laresa.arm": arm,
         "laresa.subset": config.subset,
         "laresa.state": "running",
@@ -157,15 +164,15 @@ def _first_tags(trial: TrialRun) -> dict[str, str]:
     }
 
 
-def find_run(api: Any, experiment_id: str, signature: str) -> str | None:
+def find_run(api: Any, experiment_id: str, trial: PlannedTrial) -> str | None:
     """The id of a trial's run; None if it has none yet."""
-    runs = _runs_of_trial(api, experiment_id, signature)
+    runs = _runs_of_trial(api, experiment_id, trial)
     return runs[0].info.run_id if runs else None
 
 
-def _runs_of_trial(api: Any, experiment_id: str, signature: str) -> list[Any]:
+def _runs_of_trial(api: Any, experiment_id: str, trial: PlannedTrial) -> list[Any]:
     """One, or none; several only for a moment. The order is the same for all who look."""
-    same = f"tags.`laresa.signature` = '{signature}'"
+    same = f"tags.`laresa.signature` = '{trial.signature}' AND tags.`laresa.code` = '{trial.code}'"
     return list(api.search_runs([experiment_id], same, max_results=10, order_by=["attributes.start_time ASC"]))
 
 
@@ -238,19 +245,34 @@ def deliver(api: Any, trial: TrialRun, folder: TrialFolder, *, after_epoch: int 
     return run_id
 
 
-def promote(api: Any, sweep: SweepRun, signature: str) -> None:
+def promote(api: Any, sweep: SweepRun, trial: PlannedTrial) -> None:
     """A search's choice that stands in the comparison too is evidence; it is not trained again for that."""
-    run_id = find_run(api, sweep.experiment_id, signature)
+    run_id = find_run(api, sweep.experiment_id, trial)
     if run_id and api.get_run(run_id).data.tags.get("laresa.role") == "search":
         api.set_tag(run_id, "laresa.role", "evidence")
         api.set_tag(run_id, "laresa.searched", "true")
 
 
-def interrupt(api: Any, sweep: SweepRun, signature: str) -> None:
+def interrupt(api: Any, sweep: SweepRun, trial: PlannedTrial) -> None:
     """Close the run of a trial that nobody trains any more; it goes on when the sweep is run again."""
-    if run_id := find_run(api, sweep.experiment_id, signature):
-        api.set_tag(run_id, "laresa.state", "interrupted")
-        api.set_terminated(run_id, STATUS["interrupted"])
+    if run_id := find_run(api, sweep.experiment_id, trial):
+        _close(api, run_id)
+
+
+def mark_code(api: Any, runs: Mapping[str, Any], accepted: Mapping[str, str], superseded: Collection[str]) -> None:
+    """Say on the runs, by key, what was decided about other code. accepted: key -> the code that went on with it."""
+    for key, run in runs.items():
+        if key in superseded:
+            if run.info.status == "RUNNING":
+                _close(api, run.info.run_id)
+            api.set_tag(run.info.run_id, SUPERSEDED, "true")
+        elif key in accepted and run.data.tags.get("laresa.code_accepted") != accepted[key]:
+            api.set_tag(run.info.run_id, "laresa.code_accepted", accepted[key])
+
+
+def _close(api: Any, run_id: str) -> None:
+    api.set_tag(run_id, "laresa.state", "interrupted")
+    api.set_terminated(run_id, STATUS["interrupted"])
 
 
 def artifacts(folder: TrialFolder) -> list[tuple[Path, str | None]]:

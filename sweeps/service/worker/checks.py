@@ -1,15 +1,38 @@
-"""What a worker sees to before it trains: that its host can reach the sweep."""
+"""What a worker sees to before it trains: that its host can reach the sweep, and has the driver's code."""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 
+from laresa.code import locate, raw_digest
 from laresa.errors import LaresaError
+from sweeps.service.provenance import code_folders
 from sweeps.service.storage.files import StorageError, SweepFolder
 
 
 class BlindWorkerError(LaresaError):
     """This worker's host does not see the sweep's storage."""
+
+
+class OtherCodeError(LaresaError):
+    """This worker's host has other code than the driver."""
+
+
+_own: dict[str, str] = {}  # name -> digest of this process's files, which it has imported by now
+
+
+def check_code(files: Mapping[str, str]) -> None:
+    """OtherCodeError where a file of this host is not the driver's. files: name -> digest of its bytes there."""
+    for name, told in files.items():
+        if name not in _own:
+            path = locate(name, code_folders())
+            _own[name] = "missing" if path is None else raw_digest(path)
+        if _own[name] != told:
+            raise OtherCodeError(
+                f"{platform.node()} has another {name} than the driver (sha256 {_own[name]} here, {told} there): bring "
+                "the same code to every host and run the same command again"
+            )
 
 
 def check_here(folder: SweepFolder) -> None:

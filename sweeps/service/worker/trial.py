@@ -6,7 +6,7 @@ import logging
 import platform
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from sweeps.service.storage.outcome import describe_outcome
 from sweeps.service.study import PlannedTrial
 from sweeps.service.tracking.async_writer import AsyncWriter
 from sweeps.service.tracking.write import SweepRun, TrialRun
-from sweeps.service.worker.checks import check_here
+from sweeps.service.worker.checks import check_code, check_here
 from sweeps.service.worker.gpu_memory import forget_peak, free_gib, peak_gib, wait_for_room
 
 log = logging.getLogger("laresa.trial")
@@ -38,7 +38,10 @@ FLUSH_TIMEOUT_S = 20.0  # how long a worker that ends may go on sending; the run
 
 @dataclass(frozen=True)
 class TrialContext:
-    """What all trials of a sweep share: plain data that travels to the workers. folder: a `SweepFolder.place`."""
+    """What all trials of a sweep share: plain data that travels to the workers. folder: a `SweepFolder.place`.
+
+    files: name -> digest of the bytes, of the code that the trial is learned by, as the driver has it.
+    """
 
     sweep: SweepRun
     folder: str
@@ -46,6 +49,7 @@ class TrialContext:
     tags: Mapping[str, str]
     gpus: float = 0.0
     gpu_memory: float | None = None  # GiB that a trial was said to need
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -54,14 +58,14 @@ class TrialContext:
     def from_dict(cls, fields: Mapping[str, Any]) -> TrialContext:
         return cls(**{**fields, "sweep": SweepRun(**fields["sweep"])})
 
-    def trial_folder(self, signature: str) -> TrialFolder:
-        return sweep_at(self.folder).trial(signature)
+    def trial_folder(self, trial: PlannedTrial) -> TrialFolder:
+        return sweep_at(self.folder).trial(trial.key)
 
 
 class TuneTrial(tune.Trainable):
     """One worker, one trial after another (`reuse_actors`); one step() an epoch.
 
-    Tune's config: {"arm", "role", "config" (TrialConfig as a dict), "context" (TrialContext as a dict)}.
+    Tune's config: {"arm", "role", "config" (TrialConfig as a dict), "code", "context" (TrialContext as a dict)}.
     """
 
     _writer: AsyncWriter | None = None
@@ -93,11 +97,12 @@ class TuneTrial(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         context = TrialContext.from_dict(config["context"])
         check_here(sweep_at(context.folder))
+        check_code(context.files)
         torch.set_num_threads(max(1, int(context.cpus)))
         if self._writer is None:
             self._writer = AsyncWriter(context.sweep.uri)
             self._writer.start()
-        trial = PlannedTrial(config["arm"], TrialConfig.from_dict(config["config"]), config["role"])
+        trial = PlannedTrial(config["arm"], TrialConfig.from_dict(config["config"]), config["role"], config["code"])
         self._session = Session((trial,), context, self._writer)
 
 
@@ -111,7 +116,7 @@ class Member:
 
     def __init__(self, trial: PlannedTrial, context: TrialContext) -> None:
         self.trial, self.signature = trial, trial.signature
-        self.folder = context.trial_folder(self.signature)
+        self.folder = context.trial_folder(trial)
         self._attempt: Attempt | None = None
         tags = {**context.tags, "laresa.host": platform.node(), "laresa.threads": str(torch.get_num_threads())}
         self.run = TrialRun(context.sweep, trial, tags)

@@ -145,7 +145,7 @@ def _replicates_needed(comparisons: int, replicates: int) -> str:
 
 def _run(args: argparse.Namespace) -> int:
     from sweeps.service.driver.runner import run
-    from sweeps.service.tracking.write import sweep_url
+    from sweeps.service.tracking.client import sweep_url
 
     study = _study(args)
     result = run(study, run_options(args))
@@ -225,8 +225,9 @@ def _report(args: argparse.Namespace) -> int:
 def _write_report(sweep: str, tracking_uri: str | None, out: Path) -> Any:
     from reports.build import build_report
     from sweeps.service.tracking import records
+    from sweeps.service.tracking.client import reading_uri
 
-    uri = records.reading_uri(tracking_uri)
+    uri = reading_uri(tracking_uri)
     found = records.trials(sweep, tracking_uri=uri, with_history=True)
     url = records.experiment_url(sweep, uri)
     report = build_report(

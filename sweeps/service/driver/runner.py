@@ -23,6 +23,7 @@ from sweeps.service.storage.files import SweepFolder, TrialFolder
 from sweeps.service.storage.open import sweep_folder
 from sweeps.service.study import PlannedTrial, RunOptions, Study
 from sweeps.service.tracking import write as tracking
+from sweeps.service.tracking.client import check, client
 from sweeps.service.tracking.local_server import LocalServer
 from sweeps.service.tracking.records import tracked_states
 from sweeps.service.tracking.write import SweepRun, TrialRun
@@ -73,7 +74,7 @@ def run(study: Study, options: RunOptions) -> SweepResult:
                     prepared.result()
             if server is not None:
                 server.wait(uri)
-            tracking.check(uri)
+            check(uri)
             planning.write_plan(study, folder)
             return Runner(study, options, folder, tracking.open_sweep(uri, study.name, describe(study))).run()
         finally:
@@ -95,7 +96,7 @@ class Runner:
 
     def __init__(self, study: Study, options: RunOptions, folder: SweepFolder, sweep: SweepRun) -> None:
         self.study, self.options, self.folder, self.sweep = study, options, folder, sweep
-        self.api, self.tags = tracking.client(sweep.uri), provenance_tags()
+        self.api, self.tags = client(sweep.uri), provenance_tags()
         self.tracked = tracked_states(study.name, sweep.uri)
         self.wall = self.training = 0.0
         self.concurrency = 1
@@ -236,7 +237,7 @@ def resolve_tracking(uri: str | None) -> tuple[str, LocalServer | None]:
     """The tracking address: as given, else MLFLOW_TRACKING_URI, else the local server (started, still to wait for)."""
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
     if uri:
-        tracking.check(uri)
+        check(uri)
         return uri, None
     server = LocalServer()
     return server.launch(), server

@@ -15,8 +15,8 @@ from typing import Any
 from sweeps.service.planning.estimate import duration
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.tracking import records
+from sweeps.service.tracking.client import open_experiment, parent_run, reading_uri
 from sweeps.service.tracking.records import TrialRecord
-from sweeps.service.tracking.write import client
 
 
 @dataclass(frozen=True)
@@ -71,24 +71,22 @@ class Status:
 
 def status(sweep: str, folder: SweepFolder, *, tracking_uri: str | None = None) -> Status:
     """The state of a sweep now. ConfigError: the tracker knows no such sweep."""
-    uri = records.reading_uri(tracking_uri)
+    uri = reading_uri(tracking_uri)
     found = records.trials(sweep, tracking_uri=uri)
-    api, driver = client(uri), folder.driver()
+    (api, experiment_id), driver = open_experiment(uri, sweep), folder.driver()
     if driver == "none":
         found = [dataclasses.replace(r, state="interrupted") if r.state == "running" else r for r in found]
     running = [record for record in found if record.state == "running"]
     epochs = {record.run_id: _last_epoch(api, record.run_id) for record in running}
-    not_started = _not_started(api, sweep, len(found))
+    not_started = _not_started(parent_run(api, experiment_id), len(found))
     return Status(sweep, driver, tuple(found), not_started, epochs, _seconds_left(found, running, epochs, not_started))
 
 
-def _not_started(api: Any, sweep: str, known: int) -> int:
+def _not_started(parent: Any, known: int) -> int:
     """Trials of the plan without a run; none where the runner closed the sweep as whole."""
-    experiment = api.get_experiment_by_name(sweep)
-    for parent in api.search_runs([experiment.experiment_id], "tags.`laresa.kind` = 'sweep'", max_results=1):
-        if parent.info.status != "FINISHED":
-            return max(0, int(parent.data.tags.get("laresa.trials", "0")) - known)
-    return 0
+    if parent is None or parent.info.status == "FINISHED":
+        return 0
+    return max(0, int(parent.data.tags.get("laresa.trials", "0")) - known)
 
 
 def _last_epoch(api: Any, run_id: str) -> int:

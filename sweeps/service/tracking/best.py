@@ -8,15 +8,13 @@ from typing import Any
 
 from laresa.errors import ConfigError, nearest
 from laresa.measurement import better
+from sweeps.service.tracking.client import open_experiment, reading_uri, trial_page, trial_runs
 from sweeps.service.tracking.records import (
     TrialRecord,
     conditions_of,
     field_value,
     objectives,
-    open_experiment,
-    reading_uri,
     record_from,
-    runs_of,
 )
 
 
@@ -42,7 +40,7 @@ def best_n(
     name, uri = _stored(metric), reading_uri(tracking_uri)
     api, experiment_id = open_experiment(uri, sweep)
     conditions = conditions_of({**(where or {}), "state": "finished"})
-    found = runs_of(api, experiment_id, conditions) if by else _top(api, experiment_id, conditions, name, n, mode)
+    found = trial_runs(api, [experiment_id], *conditions) if by else _top(api, experiment_id, conditions, name, n, mode)
     scored = _scored([record_from(sweep, run) for run in found], sweep, [metric])
     scored.sort(key=lambda record: record.metrics[name], reverse=mode == "max")
     return [record for group in _groups(scored, by) for record in group[:n]]
@@ -71,7 +69,7 @@ def pareto(
     if not metrics or len(set(metrics)) < len(metrics):
         raise ConfigError(f"metrics {list(metrics)}: expected one or more, each once")
     api, experiment_id = open_experiment(uri, sweep)
-    found = runs_of(api, experiment_id, conditions_of({**(where or {}), "state": "finished"}))
+    found = trial_runs(api, [experiment_id], *conditions_of({**(where or {}), "state": "finished"}))
     scored = _scored([record_from(sweep, run) for run in found], sweep, metrics)
     return [record for group in _groups(scored, by) for record in front(group, metrics)]
 
@@ -115,18 +113,17 @@ def _groups(records: Sequence[TrialRecord], by: str | None) -> Iterable[list[Tri
     return groups.values()
 
 
-def _top(api: Any, experiment_id: str, conditions: str, metric: str, n: int, mode: str) -> list[Any]:
+def _top(api: Any, experiment_id: str, conditions: Sequence[str], metric: str, n: int, mode: str) -> list[Any]:
     """Runs among which the n best by `metric` are: a page raises the bar for the next, until few are above it.
 
     MLflow can order by a metric itself, but that takes seconds in an experiment of thousands of runs.
     """
-    size, bar = max(100, n), ""
+    size, bar = max(100, n), list[str]()
     while True:
-        only = f"tags.`laresa.kind` = 'trial'{conditions}{bar}"
-        rows = api.search_runs([experiment_id], only, max_results=size, order_by=["attributes.start_time DESC"])
+        rows = trial_page(api, [experiment_id], *conditions, *bar, newest_first=True, size=size)
         values = [run.data.metrics[metric] for run in rows if not math.isnan(run.data.metrics.get(metric, math.nan))]
         if not rows.token or not values:
             return list(rows)
         edge = sorted(values, reverse=mode == "max")[: min(n, len(values))][-1]
-        bar = f" AND metrics.`{metric}` {'>=' if mode == 'max' else '<='} {edge!r}"
+        bar = [f"metrics.`{metric}` {'>=' if mode == 'max' else '<='} {edge!r}"]
         size = min(2 * size, 50_000)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +14,19 @@ from typing import Any
 from laresa.config import TrialConfig
 from laresa.errors import ConfigError, nearest
 from laresa.measurement import Measurement
-from sweeps.service.tracking.local_server import LocalServer
-from sweeps.service.tracking.write import check, client, fetch_artifact, run_or_none, sweep_url
+from sweeps.service.tracking.client import (
+    client,
+    fetch_artifact,
+    find_experiment,
+    matching,
+    nothing_tracked,
+    open_experiment,
+    parent_run,
+    reading_uri,
+    run_or_none,
+    sweep_url,
+    trial_runs,
+)
 
 SCHEMA_VERSION = 1
 DOWNLOADS = 8  # at once
@@ -62,25 +72,14 @@ class TrialRecord:
         }
 
 
-def reading_uri(uri: str | None) -> str:
-    """Where to read: as given, else MLFLOW_TRACKING_URI, else the local server, else its database without a server."""
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if uri:
-        check(uri)
-        return uri
-    server = LocalServer()
-    return server.url() or server.store
-
-
 def tracked_states(sweep: str, uri: str | None) -> dict[str, str]:
     """signature -> state of every trial the tracker holds for a sweep; empty for a sweep it does not know."""
     uri = reading_uri(uri)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if nothing_tracked(uri):
         return {}
-    experiment = client(uri).get_experiment_by_name(sweep)
-    if experiment is None:
-        return {}
-    runs = runs_of(client(uri), experiment.experiment_id, "")
+    api = client(uri)
+    experiment = find_experiment(api, sweep)
+    runs = trial_runs(api, [experiment.experiment_id]) if experiment else ()
     return {run.data.tags["laresa.signature"]: run.data.tags.get("laresa.state", "interrupted") for run in runs}
 
 
@@ -101,7 +100,7 @@ def trials(
     api, experiment_id = open_experiment(uri, sweep)
     conditions = conditions_of(where or {})
     # One without parameters is only being opened, and not yet a trial's record.
-    runs = [run for run in runs_of(api, experiment_id, conditions) if run.data.params]
+    runs = [run for run in trial_runs(api, [experiment_id], *conditions) if run.data.params]
     if not with_history:
         return [record_from(sweep, run) for run in runs]
     with ThreadPoolExecutor(DOWNLOADS) as pool:  # each waits for the server most of the time
@@ -136,7 +135,7 @@ def attach_report(sweep: str, folder: Path, *, tracking_uri: str | None = None) 
     """Log a report to the sweep's parent run, so that it opens in MLflow's UI."""
     uri = reading_uri(tracking_uri)
     api, experiment_id = open_experiment(uri, sweep)
-    for parent in api.search_runs([experiment_id], "tags.`laresa.kind` = 'sweep'", max_results=1):
+    if (parent := parent_run(api, experiment_id)) is not None:
         api.log_artifacts(parent.info.run_id, str(folder), "report")
 
 
@@ -164,10 +163,8 @@ def plan_against_actual(sweep: str, *, tracking_uri: str | None = None) -> dict[
 
 def _parent_tag(sweep: str, name: str, tracking_uri: str | None) -> str | None:
     api, experiment_id = open_experiment(reading_uri(tracking_uri), sweep)
-    for parent in api.search_runs([experiment_id], "tags.`laresa.kind` = 'sweep'", max_results=1):
-        tag: str | None = parent.data.tags.get(name)
-        return tag
-    return None
+    parent = parent_run(api, experiment_id)
+    return None if parent is None else parent.data.tags.get(name)
 
 
 def experiment_url(sweep: str, uri: str) -> str | None:
@@ -183,48 +180,13 @@ def as_frame(records: Sequence[TrialRecord]) -> Any:
     return pd.DataFrame([{**{n: getattr(r, n) for n in identity}, **r.config.to_dict(), **r.metrics} for r in records])
 
 
-def open_experiment(uri: str, sweep: str) -> tuple[Any, str]:
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        raise ConfigError(f"no sweep {sweep!r}: nothing was tracked in {uri.removeprefix('sqlite:///')} yet")
-    api = client(uri)
-    experiment = api.get_experiment_by_name(sweep)
-    if experiment is None:
-        known = [e.name for e in api.search_experiments(max_results=1000) if e.name != "Default"]
-        raise ConfigError(f"no sweep {sweep!r} at {uri}{nearest(sweep, known)}")
-    return api, experiment.experiment_id
-
-
-def runs_of(api: Any, experiment_id: str, conditions: str) -> Iterator[Any]:
-    """The runs of trials, oldest first."""
-    token: str | None = None
-    while True:
-        rows = api.search_runs(
-            [experiment_id],
-            f"tags.`laresa.kind` = 'trial'{conditions}",
-            max_results=1000,
-            order_by=["attributes.start_time ASC"],
-            page_token=token,
-        )
-        yield from rows
-        token = rows.token
-        if not token:
-            return
-
-
-def conditions_of(where: Mapping[str, Any]) -> str:
+def conditions_of(where: Mapping[str, Any]) -> list[str]:
+    """`where` for the tracker. ConfigError: unknown field."""
     fields = {field.name for field in dataclasses.fields(TrialConfig)}
-    conditions = ""
-    for name, value in where.items():
-        if name in ("arm", "state"):
-            key = f"tags.`laresa.{name}`"
-        elif name in fields:
-            key = f"params.`{name}`"
-        else:
+    for name in where:
+        if name not in fields | {"arm", "state"}:
             raise ConfigError(f"where: unknown field {name!r}{nearest(name, fields | {'arm', 'state'})}")
-        text = value if isinstance(value, str) else json.dumps(value)
-        quoted = text.replace("'", "''")
-        conditions += f" AND {key} = '{quoted}'"
-    return conditions
+    return [matching(f"params.{name}" if name in fields else f"tags.laresa.{name}", where[name]) for name in where]
 
 
 def record_from(sweep: str, run: Any) -> TrialRecord:

@@ -18,7 +18,8 @@ from sweeps.service.storage.files import SweepFolder
 from sweeps.service.storage.outcome import describe_outcome
 from sweeps.service.study import PlannedTrial, Replicate, Search
 from sweeps.service.tracking.client import client
-from sweeps.service.tracking.records import latents, record_of
+from sweeps.service.tracking.records import record_of
+from sweeps.service.tracking.sweep import Sweep
 from tests.sweeps.conftest import QUICK, draw_pictures, laresa
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("server")]
@@ -49,7 +50,7 @@ def test_what_another_sweep_finished_is_taken_over(server: str, tmp_path: Path):
     assert (taken.metrics, taken.history) == (original.metrics, original.history)
     for name in ("git_commit", "code", "device", "threads", "host", "data_fingerprint"):
         assert taken.provenance[name] == original.provenance[name]
-    assert np.array_equal(latents(taken)["z_ND"], latents(original)["z_ND"])
+    assert np.array_equal(*(Sweep.open(r.sweep).latents(r)["z_ND"] for r in (taken, original)))
     names = [item.path for item in client(server).list_artifacts(taken.run_id, "checkpoint")]
     assert names == ["checkpoint/model.safetensors"]
 

@@ -15,7 +15,8 @@ from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import PlannedTrial
 from sweeps.service.tracking import write as tracking
 from sweeps.service.tracking.client import client
-from sweeps.service.tracking.records import record_of, tracked_states
+from sweeps.service.tracking.records import record_of
+from sweeps.service.tracking.sweep import tracked_states
 from sweeps.service.tracking.write import TrialRun
 
 pytestmark = pytest.mark.slow

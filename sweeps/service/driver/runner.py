@@ -25,7 +25,7 @@ from sweeps.service.study import PlannedTrial, RunOptions, Study
 from sweeps.service.tracking import write as tracking
 from sweeps.service.tracking.client import check, client
 from sweeps.service.tracking.local_server import LocalServer
-from sweeps.service.tracking.records import tracked_states
+from sweeps.service.tracking.sweep import tracked_states
 from sweeps.service.tracking.write import SweepRun, TrialRun
 from sweeps.service.worker.gpu_memory import packed
 

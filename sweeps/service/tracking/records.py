@@ -1,4 +1,4 @@
-"""Read side: what a sweep measured, as TrialRecords. Needs the MLflow client only: no Ray, no torch."""
+"""TrialRecord: what one trial measured, made of its run in MLflow. No Ray, no torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,22 +13,9 @@ from typing import Any
 from laresa.config import TrialConfig
 from laresa.errors import ConfigError, nearest
 from laresa.measurement import Measurement
-from sweeps.service.tracking.client import (
-    client,
-    fetch_artifact,
-    find_experiment,
-    matching,
-    nothing_tracked,
-    open_experiment,
-    parent_run,
-    reading_uri,
-    run_or_none,
-    sweep_url,
-    trial_runs,
-)
+from sweeps.service.tracking.client import client, fetch_artifact, matching, reading_uri, run_or_none
 
 SCHEMA_VERSION = 1
-DOWNLOADS = 8  # at once
 STATES = ("finished", "pruned", "failed", "interrupted", "running")
 
 
@@ -72,41 +58,6 @@ class TrialRecord:
         }
 
 
-def tracked_states(sweep: str, uri: str | None) -> dict[str, str]:
-    """signature -> state of every trial the tracker holds for a sweep; empty for a sweep it does not know."""
-    uri = reading_uri(uri)
-    if nothing_tracked(uri):
-        return {}
-    api = client(uri)
-    experiment = find_experiment(api, sweep)
-    runs = trial_runs(api, [experiment.experiment_id]) if experiment else ()
-    return {run.data.tags["laresa.signature"]: run.data.tags.get("laresa.state", "interrupted") for run in runs}
-
-
-def trials(
-    sweep: str,
-    *,
-    where: Mapping[str, Any] | None = None,
-    tracking_uri: str | None = None,
-    with_history: bool = False,
-) -> list[TrialRecord]:
-    """Every trial of a sweep, oldest first, in whatever state.
-
-    where: field of TrialConfig (or "arm", "state") -> value it must have.
-    with_history: also fetch each trial's measurements by epoch (one file a trial).
-    ConfigError: no such sweep; unknown field in `where`.
-    """
-    uri = reading_uri(tracking_uri)
-    api, experiment_id = open_experiment(uri, sweep)
-    conditions = conditions_of(where or {})
-    # One without parameters is only being opened, and not yet a trial's record.
-    runs = [run for run in trial_runs(api, [experiment_id], *conditions) if run.data.params]
-    if not with_history:
-        return [record_from(sweep, run) for run in runs]
-    with ThreadPoolExecutor(DOWNLOADS) as pool:  # each waits for the server most of the time
-        return list(pool.map(lambda run: _with_history(uri, sweep, run), runs))
-
-
 def record_of(run_id: str, *, tracking_uri: str | None = None) -> TrialRecord:
     """One trial with its history, by its run id. ConfigError: no such run, or it is not a trial's."""
     uri = reading_uri(tracking_uri)
@@ -116,60 +67,7 @@ def record_of(run_id: str, *, tracking_uri: str | None = None) -> TrialRecord:
         raise ConfigError(f"no run {run_id!r} at {uri}: `laresa status SWEEP --json` shows each trial's run_id")
     if run.data.tags.get("laresa.kind") != "trial":
         raise ConfigError(f"run {run_id} is not a trial's: `laresa status SWEEP --json` shows each trial's run_id")
-    return _with_history(uri, run.data.tags["laresa.sweep"], run)
-
-
-def latents(record: TrialRecord, *, tracking_uri: str | None = None) -> Mapping[str, Any] | None:
-    """The arrays of a trial's latents.npz; None for a trial that has none (it did not finish)."""
-    import numpy as np
-
-    if record.state != "finished":
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        api = client(reading_uri(tracking_uri))
-        with np.load(api.download_artifacts(record.run_id, "latents.npz", folder)) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-
-
-def attach_report(sweep: str, folder: Path, *, tracking_uri: str | None = None) -> None:
-    """Log a report to the sweep's parent run, so that it opens in MLflow's UI."""
-    uri = reading_uri(tracking_uri)
-    api, experiment_id = open_experiment(uri, sweep)
-    if (parent := parent_run(api, experiment_id)) is not None:
-        api.log_artifacts(parent.info.run_id, str(folder), "report")
-
-
-def space(sweep: str, *, tracking_uri: str | None = None) -> dict[str, Any] | None:
-    """The Optuna distributions a sweep's search drew from, by field; None for a sweep that recorded none."""
-    text = _parent_tag(sweep, "laresa.space", tracking_uri)
-    if text is None:
-        return None
-    from optuna.distributions import json_to_distribution
-
-    return {name: json_to_distribution(distribution) for name, distribution in json.loads(text).items()}
-
-
-def objectives(sweep: str, *, tracking_uri: str | None = None) -> tuple[str, ...]:
-    """The metrics a sweep's search looked for; validation top-1 for a sweep that recorded none."""
-    text = _parent_tag(sweep, "laresa.objectives", tracking_uri)
-    return ("val/top1",) if text is None else tuple(json.loads(text))
-
-
-def plan_against_actual(sweep: str, *, tracking_uri: str | None = None) -> dict[str, tuple[float, float]] | None:
-    """name -> (planned, actual) as the runner left it; None for a sweep that was not planned."""
-    text = _parent_tag(sweep, "laresa.plan", tracking_uri)
-    return None if text is None else {name: (pair[0], pair[1]) for name, pair in json.loads(text).items()}
-
-
-def _parent_tag(sweep: str, name: str, tracking_uri: str | None) -> str | None:
-    api, experiment_id = open_experiment(reading_uri(tracking_uri), sweep)
-    parent = parent_run(api, experiment_id)
-    return None if parent is None else parent.data.tags.get(name)
-
-
-def experiment_url(sweep: str, uri: str) -> str | None:
-    """Where the sweep opens in MLflow's UI; None where no server answers behind `uri`."""
-    return sweep_url(uri, open_experiment(uri, sweep)[1]) if uri.startswith("http") else None
+    return with_history_of(uri, run.data.tags["laresa.sweep"], run)
 
 
 def as_frame(records: Sequence[TrialRecord]) -> Any:
@@ -190,6 +88,7 @@ def conditions_of(where: Mapping[str, Any]) -> list[str]:
 
 
 def record_from(sweep: str, run: Any) -> TrialRecord:
+    """MLflow's run as a record without its history. ConfigError: the run has no parameters yet."""
     tags, params = run.data.tags, run.data.params
     if not params:
         raise ConfigError(f"run {run.info.run_id} of sweep {sweep!r} has no parameters yet: run the sweep again")
@@ -215,7 +114,8 @@ def _parse(name: str, text: str) -> Any:
     return (None if text == "null" else text) if name in _TEXT_FIELDS else json.loads(text)
 
 
-def _with_history(uri: str, sweep: str, run: Any) -> TrialRecord:
+def with_history_of(uri: str, sweep: str, run: Any) -> TrialRecord:
+    """As record_from, with the measurements by epoch of a trial that has ended: one file more to fetch."""
     record = record_from(sweep, run)
     if record.state not in ("finished", "failed", "pruned"):
         return record
@@ -225,6 +125,7 @@ def _with_history(uri: str, sweep: str, run: Any) -> TrialRecord:
 
 
 def field_value(record: TrialRecord, name: str) -> Any:
+    """A field of the configuration, the arm or the state, as something to group by. ConfigError: unknown field."""
     if name in ("arm", "state"):
         return getattr(record, name)
     fields = record.config.to_dict()

@@ -16,7 +16,7 @@ from sweeps.service.planning.reuse import with_cached
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.storage.open import sweep_folder
 from sweeps.service.study import PlannedTrial, RunOptions, Study
-from sweeps.service.tracking.records import tracked_states
+from sweeps.service.tracking.sweep import tracked_states
 
 
 def show_plan(study: Study, options: RunOptions, *, as_json: bool, calibrate: bool) -> Study:

@@ -24,8 +24,9 @@ from sweeps.service.storage.files import SweepFolder, TrialFolder
 from sweeps.service.storage.open import sweep_folder
 from sweeps.service.study import PlannedTrial, RunOptions, Study
 from sweeps.service.tracking import write as tracking
+from sweeps.service.tracking.client import check, client
 from sweeps.service.tracking.local_server import LocalServer
-from sweeps.service.tracking.records import states_of, tracked_runs, tracked_states
+from sweeps.service.tracking.sweep import states_of, tracked_runs, tracked_states
 from sweeps.service.tracking.write import SweepRun, TrialRun
 from sweeps.service.worker.gpu_memory import packed
 
@@ -76,7 +77,7 @@ def run(study: Study, options: RunOptions) -> SweepResult:
                     prepared.result()
             if server is not None:
                 server.wait(uri)
-            tracking.check(uri)
+            check(uri)
             runs = tracked_runs(study.name, uri)
             study = decide(study, book, planned, {*folder.keys(), *runs}, options)
             planning.write_plan(study, folder)
@@ -111,7 +112,7 @@ class Runner:
     ) -> None:
         """runs: what the tracker holds of this sweep, by key."""
         self.study, self.options, self.folder, self.sweep = study, options, folder, sweep
-        self.api, self.tags = tracking.client(sweep.uri), provenance_tags()
+        self.api, self.tags = client(sweep.uri), provenance_tags()
         self.book, self.runs = book, runs
         self._mark_code()
         self.wall = self.training = 0.0
@@ -288,7 +289,7 @@ def resolve_tracking(uri: str | None) -> tuple[str, LocalServer | None]:
     """The tracking address: as given, else MLFLOW_TRACKING_URI, else the local server (started, still to wait for)."""
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
     if uri:
-        tracking.check(uri)
+        check(uri)
         return uri, None
     server = LocalServer()
     return server.launch(), server

@@ -7,16 +7,15 @@ import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
-from laresa.config import TrialConfig, write_text
+from laresa.config import TrialConfig
 from sweeps.service.planning.plan import PlanRow
 from sweeps.service.search import journal
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import PlannedTrial, RunOptions, Study
-from sweeps.service.tracking.records import reading_uri
-from sweeps.service.tracking.write import client
+from sweeps.service.tracking.client import client, experiments, matching, nothing_tracked, reading_uri, trial_runs
 
 COST = (
     "dataset",
@@ -86,23 +85,18 @@ def cost_of(config: TrialConfig) -> tuple[Any, ...]:
 def measured_seconds(configs: Iterable[TrialConfig], uri: str | None, *, gpu: bool) -> dict[tuple[Any, ...], float]:
     """cost -> median seconds an epoch of the newest finished trials alike, of any sweep; without what is not known."""
     uri, wanted = reading_uri(uri), {cost_of(config) for config in configs}
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if nothing_tracked(uri):
         return {}
     api = client(uri)
-    experiments = [experiment.experiment_id for experiment in api.search_experiments(max_results=1000)]
+    everywhere = [experiment.experiment_id for experiment in experiments(api)]
+    done = matching("tags.laresa.state", "finished"), matching("tags.laresa.device", "cuda%" if gpu else "cpu%", "LIKE")
     found = {}
     for cost in wanted:
-        condition = "tags.`laresa.kind` = 'trial' AND tags.`laresa.state` = 'finished'"
-        condition += f" AND tags.`laresa.device` LIKE '{'cuda' if gpu else 'cpu'}%'"
-        for name, value in zip(COST, cost, strict=True):
-            if value is None:
-                continue
-            text = write_text(value)
-            condition += " AND params.`{}` = '{}'".format(name, text.replace("'", "''"))
-        runs = api.search_runs(experiments, condition, 1, NEWEST, ["attributes.start_time DESC"])
+        alike = [matching(f"params.{n}", v) for n, v in zip(COST, cost, strict=True) if v is not None]
+        runs = islice(trial_runs(api, everywhere, *done, *alike, newest_first=True, page=NEWEST), NEWEST)
         absent = [name for name, value in zip(COST, cost, strict=True) if value is None]
-        alike = [run for run in runs if not any(name in run.data.params for name in absent)]
-        seconds = [run.data.metrics["seconds/epoch"] for run in alike if "seconds/epoch" in run.data.metrics]
+        same = [run for run in runs if not any(name in run.data.params for name in absent)]
+        seconds = [run.data.metrics["seconds/epoch"] for run in same if "seconds/epoch" in run.data.metrics]
         if seconds:
             found[cost] = statistics.median(seconds)
     return found

@@ -11,20 +11,30 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from laresa.config import TrialConfig, write_text
+from laresa.config import TrialConfig
 from laresa.errors import DataError
 from sweeps.service.planning.code import changed, files_behind, named
 from sweeps.service.planning.plan import PlanRow
 from sweeps.service.storage.files import SweepFolder, TrialFolder
 from sweeps.service.storage.outcome import describe_outcome
 from sweeps.service.study import PlannedTrial
-from sweeps.service.tracking.records import reading_uri
-from sweeps.service.tracking.write import ARTIFACTS, TRIALS, UNRECORDED, client, run_or_none
+from sweeps.service.tracking.client import (
+    UNRECORDED,
+    client,
+    experiments,
+    fetch_artifacts,
+    matching,
+    nothing_tracked,
+    reading_uri,
+    run_or_none,
+    trial_runs,
+)
+from sweeps.service.tracking.write import ARTIFACTS
 
 log = logging.getLogger("laresa.adopt")
 SINGLE_LOOKUPS = 8  # signatures up to this number are asked for one by one: tag filters know "=", but no list
@@ -71,12 +81,12 @@ class Elsewhere:
 def finished_elsewhere(api: Any, sweep: str, trials: Iterable[PlannedTrial]) -> Elsewhere:
     """What the tracker's other sweeps finished of these trials."""
     wanted = {trial.signature: trial for trial in trials}
-    others = [experiment.experiment_id for experiment in _experiments(api) if experiment.name != sweep]
+    others = [experiment.experiment_id for experiment in experiments(api) if experiment.name != sweep]
     if not wanted or not others:
         return Elsewhere()
     fingerprint, found = Fingerprints(), Elsewhere()
-    for condition in _conditions({signature: trial.config for signature, trial in wanted.items()}):
-        for run in _search(api, others, condition):
+    for conditions in _conditions({signature: trial.config for signature, trial in wanted.items()}):
+        for run in _finished(api, others, conditions):
             tags = run.data.tags
             trial = wanted.get(tags["laresa.signature"])
             if trial is None or tags.get("laresa.data_fingerprint") != fingerprint(trial.config):
@@ -91,7 +101,7 @@ def with_cached(
 ) -> tuple[tuple[PlanRow, ...], list[str]]:
     """The plan's rows, those that would be adopted in state "cached", and what to say of those by other code."""
     uri, pending = reading_uri(uri), [row.trial for row in rows if row.state in ("new", "resume")]
-    if not pending or (uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists()):
+    if not pending or nothing_tracked(uri):
         return tuple(rows), []
     api = client(uri)
     found = finished_elsewhere(api, sweep, pending)
@@ -135,8 +145,8 @@ def check_same_data(api: Any, experiment_id: str, configs: Iterable[TrialConfig]
     for config in {_data(config): config for config in configs}.values():
         now = fingerprint(config)
         same = _params(dict(zip(DATA_FIELDS, _data(config), strict=True)))
-        condition = f"{same} AND tags.`laresa.data_fingerprint` != '{now}'"
-        for run in _search(api, [experiment_id], condition):
+        other = matching("tags.laresa.data_fingerprint", now, "!=")
+        for run in _finished(api, [experiment_id], [*same, other]):
             if "image_size" in run.data.params and config.image_size is None:
                 continue
             raise DataError(
@@ -151,13 +161,11 @@ def check_same_data(api: Any, experiment_id: str, configs: Iterable[TrialConfig]
 
 def _take_over(api: Any, run: Any, trial: PlannedTrial, folder: SweepFolder) -> bool:
     """Copy one run's artifacts and write its outcome, last; False (and it is trained) where artifacts are missing."""
-    from mlflow.exceptions import MlflowException
-
     stored = folder.trial(trial.key)
     attempt = stored.new_attempt()
     try:
         history = _copy_artifacts(api, run.info.run_id, stored)
-    except (MlflowException, OSError) as error:
+    except OSError as error:
         log.warning("run %s can't be taken over (%s): its trial is trained again", run.info.run_id, error)
         return False
     provenance = {name: value for name, value in run.data.tags.items() if name.startswith(PROVENANCE)}
@@ -172,7 +180,7 @@ def _take_over(api: Any, run: Any, trial: PlannedTrial, folder: SweepFolder) -> 
 def _copy_artifacts(api: Any, run_id: str, stored: TrialFolder) -> list[dict[str, Any]]:
     """The files that `tracking.artifacts` sends, back in their place; the history among them."""
     with tempfile.TemporaryDirectory() as scratch:
-        whole = Path(api.download_artifacts(run_id, "", scratch))
+        whole = fetch_artifacts(api, run_id, Path(scratch))
         for name in ("config.json", "history.json", "latents.npz"):
             if not (whole / name).exists():
                 raise FileNotFoundError(f"{name} is missing")
@@ -187,35 +195,19 @@ def _copy_artifacts(api: Any, run_id: str, stored: TrialFolder) -> list[dict[str
 # ---------------------------------------------------------------------- asking
 
 
-def _conditions(wanted: Mapping[str, TrialConfig]) -> list[str]:
+def _conditions(wanted: Mapping[str, TrialConfig]) -> list[list[str]]:
     """What to ask the tracker for: each signature, or all runs that agree with what the configurations share."""
     if len(wanted) <= SINGLE_LOOKUPS:
-        return [f" AND tags.`laresa.signature` = '{signature}'" for signature in wanted]
+        return [[matching("tags.laresa.signature", signature)] for signature in wanted]
     values = {name: {getattr(config, name) for config in wanted.values()} for name in SHARED}
     return [_params({name: next(iter(value)) for name, value in values.items() if len(value) == 1})]
 
 
-def _params(fields: Mapping[str, Any]) -> str:
-    texts = {name: write_text(value) for name, value in fields.items() if value is not None}
-    return "".join(" AND params.`{}` = '{}'".format(name, text.replace("'", "''")) for name, text in texts.items())
+def _params(fields: Mapping[str, Any]) -> list[str]:
+    return [matching(f"params.{name}", value) for name, value in fields.items() if value is not None]
 
 
-def _search(api: Any, experiments: Sequence[str], condition: str) -> Iterator[Any]:
+def _finished(api: Any, experiment_ids: Sequence[str], conditions: Sequence[str]) -> Iterator[Any]:
     """Finished trials, oldest first: an original before what was adopted from it."""
-    done = f"attributes.status = 'FINISHED' AND {TRIALS} AND tags.`laresa.state` = 'finished'"
-    order = ["attributes.start_time ASC"]
-    return _pages(lambda token: api.search_runs(list(experiments), done + condition, 1, 1000, order, token))
-
-
-def _experiments(api: Any) -> Iterator[Any]:
-    return _pages(lambda token: api.search_experiments(max_results=1000, page_token=token))
-
-
-def _pages(ask: Callable[[str | None], Any]) -> Iterator[Any]:
-    token: str | None = None
-    while True:
-        page = ask(token)
-        yield from page
-        token = page.token
-        if not token:
-            return
+    done = "attributes.status = 'FINISHED'", matching("tags.laresa.state", "finished")
+    return trial_runs(api, experiment_ids, *done, *conditions)

@@ -7,25 +7,17 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from laresa.config import write_text
-from laresa.errors import ConfigError
 from laresa.measurement import Measurement
 from sweeps.service.storage.files import TrialFolder
 from sweeps.service.study import PlannedTrial
-from sweeps.service.tracking.local_server import TrackingError, healthy
-
-# The client's own back-off lasts minutes; ours knows what still has to be sent.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+from sweeps.service.tracking.client import VIEW, make_experiment, matching, parent_run
+from sweeps.service.tracking.local_server import TrackingError
 
 STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "KILLED", "running": "RUNNING"}
 ARTIFACTS = {  # file of a concluded trial -> its artifact folder
@@ -64,52 +56,23 @@ class TrialRun:
         return self.trial.signature
 
 
-def client(uri: str) -> Any:
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=uri)
-
-
 # A view of MLflow's runs table, kept on the experiment: every run a row, the best on validation first.
-VIEW = "laresa"
-SUPERSEDED = "laresa.superseded"  # "true": trained anew by other code; the run stays, and no query finds it
-UNRECORDED = "unrecorded"  # the code of a run that tells none
-TRIALS = f"tags.`laresa.kind` = 'trial' AND tags.`{SUPERSEDED}` IS NULL"
 VIEW_STATE = {
     "orderByKey": "metrics.`best/val/top1`",
     "orderByAsc": False,
     "selectedColumns": [
         "tags.`laresa.state`",
         *(f"metrics.`{name}`" for name in ("best/val/top1", "test/top1", "test/nn_hit", "best_epoch")),
-        *(f"params.`{name}`" for name in ("subset", "weighting", "seed", "fold", "lr", "margin")),
+        *(f"params.`{name}`" for name in ("subset", "weighting", "seed", "fold", "lr")),
     ],
 }
 
 
-def check(uri: str) -> None:
-    """TrackingError now rather than after hours of training."""
-    if uri.startswith("http") and not healthy(uri, timeout=10):
-        raise TrackingError(
-            f"no MLflow server answers at {uri}: start it, correct --tracking-uri (or MLFLOW_TRACKING_URI), "
-            "or leave both out for a local server"
-        )
-
-
 def open_sweep(uri: str, sweep: str, description: Mapping[str, str]) -> SweepRun:
     """The sweep's experiment and parent run, made when they don't exist."""
-    from mlflow.exceptions import MlflowException
-
-    api = client(uri)
-    try:
-        experiment = api.get_experiment_by_name(sweep)
-        experiment_id = experiment.experiment_id if experiment else api.create_experiment(sweep)
-    except MlflowException as error:
-        raise TrackingError(f"the tracking server at {uri} refused the sweep {sweep!r}: {error}") from error
-    if experiment is not None and experiment.lifecycle_stage != "active":
-        raise ConfigError(f"sweep {sweep!r} was deleted in MLflow: restore it there, or choose another --sweep")
-    parents = api.search_runs([experiment_id], "tags.`laresa.kind` = 'sweep'", max_results=1)
-    if parents:
-        parent = parents[0]
+    api, experiment_id = make_experiment(uri, sweep)
+    parent = parent_run(api, experiment_id)
+    if parent is not None:
         api.update_run(parent.info.run_id, status="RUNNING")
     else:
         tags = {"mlflow.runName": sweep, "laresa.kind": "sweep", "laresa.sweep": sweep}
@@ -118,12 +81,6 @@ def open_sweep(uri: str, sweep: str, description: Mapping[str, str]) -> SweepRun
         api.set_tag(parent.info.run_id, name, value)
     api.set_experiment_tag(experiment_id, f"mlflow.sharedViewState.{VIEW}", json.dumps(VIEW_STATE))
     return SweepRun(uri, sweep, experiment_id, parent.info.run_id)
-
-
-def sweep_url(uri: str, experiment_id: str) -> str:
-    """Where a sweep's trials open in MLflow's UI: as training runs, not as a chat bot's, and in our view."""
-    query = f"workflowType=machine_learning&viewStateShareKey={VIEW}"
-    return f"{uri.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"
 
 
 def open_trial(api: Any, trial: TrialRun) -> str:
@@ -172,29 +129,8 @@ def find_run(api: Any, experiment_id: str, trial: PlannedTrial) -> str | None:
 
 def _runs_of_trial(api: Any, experiment_id: str, trial: PlannedTrial) -> list[Any]:
     """One, or none; several only for a moment. The order is the same for all who look."""
-    same = f"tags.`laresa.signature` = '{trial.signature}' AND tags.`laresa.code` = '{trial.code}'"
+    same = f"{matching('tags.laresa.signature', trial.signature)} AND {matching('tags.laresa.code', trial.code)}"
     return list(api.search_runs([experiment_id], same, max_results=10, order_by=["attributes.start_time ASC"]))
-
-
-def run_or_none(api: Any, run_id: str) -> Any:
-    """The run of that id; None if there is none."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return api.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None
-        raise
-
-
-def fetch_artifact(uri: str, run: Any, name: str, folder: Path) -> Path:
-    """A run's artifact file, copied to the folder; by one request."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    # What every store of artifacts implements; MlflowClient asks for the run and a listing first: ten times as long.
-    get_artifact_repository(run.info.artifact_uri, tracking_uri=uri)._download_file(name, str(folder / name))
-    return folder / name
 
 
 def log_params(api: Any, run_id: str, config: Mapping[str, Any]) -> None:

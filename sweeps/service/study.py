@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from laresa.config import TrialConfig
 from laresa.errors import ConfigError
+from sweeps.service.key import trial_key
 from sweeps.service.provenance import code_of
 
 if TYPE_CHECKING:
@@ -83,10 +84,6 @@ class PlannedTrial:
         """Digest of the code that is here, where the trial is kept though another learned it; else ""."""
         here = code_of(self.config).digest
         return "" if here == self.code else here
-
-
-def trial_key(signature: str, code: str) -> str:
-    return f"{signature}-{code}"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 from laresa.config import TrialConfig, parse_text
 from laresa.errors import ConfigError, nearest
 from laresa.measurement import Measurement
-from sweeps.service.study import trial_key
+from sweeps.service.key import trial_key
 from sweeps.service.tracking.client import UNRECORDED, client, fetch_artifact, matching, reading_uri, run_or_none
 
 SCHEMA_VERSION = 1

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sweeps.service.study import trial_key
+from sweeps.service.key import trial_key
 from sweeps.service.tracking.client import (
     UNRECORDED,
     client,

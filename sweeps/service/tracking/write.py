@@ -16,7 +16,7 @@ from laresa.config import write_text
 from laresa.measurement import Measurement
 from sweeps.service.storage.files import TrialFolder
 from sweeps.service.study import PlannedTrial
-from sweeps.service.tracking.client import VIEW, make_experiment, matching, parent_run
+from sweeps.service.tracking.client import SUPERSEDED, VIEW, make_experiment, matching, parent_run
 from sweeps.service.tracking.local_server import TrackingError
 
 STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "KILLED", "running": "RUNNING"}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from sweeps.cli.show import add_json, show_json
+from sweeps.cli.studies import add_studies, study_module
+from sweeps.options import run_options
 from sweeps.service.planning import estimate as estimating
 from sweeps.service.planning import plan as planning
 from sweeps.service.planning.code import CodeBook, OtherCode, decide, other_code, planned_now, refusal
@@ -17,6 +20,33 @@ from sweeps.service.storage.files import SweepFolder
 from sweeps.service.storage.open import sweep_folder
 from sweeps.service.study import PlannedTrial, RunOptions, Study
 from sweeps.service.tracking.sweep import tracked_states
+
+
+def add(verbs: Any) -> None:
+    verb = verbs.add_parser("plan", help="every trial a study would run, and what is finished already; runs nothing")
+    for study in add_studies(verb, _plan):
+        add_json(study, "trials")
+        study.add_argument("--calibrate", action="store_true", help="train two epochs where no time is known")
+
+
+def _plan(args: argparse.Namespace) -> int:
+    study = study_module(args.study).build(args)
+    study = show_plan(study, run_options(args), as_json=args.json, calibrate=args.calibrate)
+    if not args.json and len(study.cells) > 1:
+        print(_replicates_needed(len(study.cells) - 1, len(study.replicates)))
+    return 0
+
+
+def _replicates_needed(comparisons: int, replicates: int) -> str:
+    """Whether so many replicates can show anything, with Holm's correction over the arms compared with the first."""
+    from reports.statistics import ALPHA, replicates_needed
+
+    needed = replicates_needed(ALPHA / comparisons)
+    can = "can" if replicates >= needed else "can't"
+    return (
+        f"evidence: {replicates} replicates {can} show significance at {ALPHA:g} with Holm over "
+        f"{comparisons} arms against the first; at least {needed} are needed (--seeds)"
+    )
 
 
 def show_plan(study: Study, options: RunOptions, *, as_json: bool, calibrate: bool) -> Study:
@@ -37,7 +67,7 @@ def show_plan(study: Study, options: RunOptions, *, as_json: bool, calibrate: bo
     asked = [chosen.find(t) for found in progress.values() for t in found.trials if t.signature not in compared]
     searched = _marked(others, planning.rows_of(asked, folder, tracked))
     if as_json:
-        print(json.dumps([row.to_dict() for row in (*searched, *rows)], indent=1))
+        show_json([row.to_dict() for row in (*searched, *rows)])
         return chosen
     for row in searched:
         print(f"{row.trial.signature}  {row.state:10s} asked by search {row.trial.arm}")

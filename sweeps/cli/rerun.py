@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,10 +11,39 @@ from typing import Any
 
 from laresa.errors import ConfigError, DataError
 from laresa.measurement import Measurement
+from sweeps.cli.show import add_json, show_json
 from sweeps.service.tracking.records import TrialRecord, record_of
 
 TOLERANCE = 1e-3
 VERSIONS = ("git_commit", "code", "version.torch", "version.timm", "version.python")
+
+
+def add(verbs: Any) -> None:
+    verb = verbs.add_parser("rerun", help="the same trial again: equal to the bit, within a tolerance, or different?")
+    verb.add_argument("run_id", metavar="RUN_ID", help="of a trial, as MLflow and `laresa status --json` show it")
+    verb.add_argument("--tolerance", type=_positive, default=TOLERANCE, metavar="T", help=f"default: {TOLERANCE:g}")
+    verb.add_argument("--tracking-uri", metavar="URI", help="MLflow server (default: MLFLOW_TRACKING_URI, else local)")
+    add_json(verb, "one comparison")
+    verb.set_defaults(handler=_rerun)
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise ValueError(text)
+    return value
+
+
+def _rerun(args: argparse.Namespace) -> int:
+    comparison = rerun(args.run_id, tracking_uri=args.tracking_uri, tolerance=args.tolerance)
+    if args.json:
+        show_json([comparison.to_dict()])
+    else:
+        print("\n".join(comparison.lines()))
+    return 1 if comparison.verdict == "different" else 0
+
+
+# ---------------------------------------------------------------------- comparing
 
 
 @dataclass(frozen=True)
@@ -176,28 +204,3 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-# ---------------------------------------------------------------------- the command
-
-
-def add_rerun_verb(verbs: Any) -> None:
-    verb = verbs.add_parser("rerun", help="the same trial again: equal to the bit, within a tolerance, or different?")
-    verb.add_argument("run_id", metavar="RUN_ID", help="of a trial, as MLflow and `laresa status --json` show it")
-    verb.add_argument("--tolerance", type=_positive, default=TOLERANCE, metavar="T", help=f"default: {TOLERANCE:g}")
-    verb.add_argument("--tracking-uri", metavar="URI", help="MLflow server (default: MLFLOW_TRACKING_URI, else local)")
-    verb.add_argument("--json", action="store_true", help="print a list of one comparison as JSON")
-    verb.set_defaults(handler=_rerun)
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < math.inf:
-        raise ValueError(text)
-    return value
-
-
-def _rerun(args: argparse.Namespace) -> int:
-    comparison = rerun(args.run_id, tracking_uri=args.tracking_uri, tolerance=args.tolerance)
-    print(json.dumps([comparison.to_dict()], indent=1) if args.json else "\n".join(comparison.lines()))
-    return 1 if comparison.verdict == "different" else 0

@@ -12,7 +12,7 @@ from sweeps.service.storage.files import home
 from sweeps.service.tracking.local_server import TrackingError
 
 
-def add_server_verb(verbs: Any) -> None:
+def add(verbs: Any) -> None:
     server = verbs.add_parser(
         "server",
         help="MLflow for a team, with passwords",

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.check import check
 from laresa.errors import ConfigError, LaresaError
+from sweeps.cli.studies import STUDIES
 from sweeps.service.provenance import git_commit
 
 ANSWER_SECONDS = 25
@@ -38,20 +38,22 @@ class ClusterError(LaresaError, ConnectionError):
     """The cluster does not answer, or does not let us in."""
 
 
-def add_submit_verb(verbs: Any, studies: Sequence[str]) -> None:
+def add(verbs: Any) -> None:
     submit = verbs.add_parser(
         "submit",
         help="run a study on a cluster that is up",
         description="Like `ray submit cluster.yaml sweeps/STUDY.py ...`, with the arguments passed whole.",
     )
     submit.add_argument("cluster", type=Path, metavar="CLUSTER.YAML")
-    submit.add_argument("study", choices=studies, metavar="STUDY")
+    submit.add_argument("study", choices=tuple(STUDIES), metavar="STUDY")
     submit.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the study's own options")
     submit.set_defaults(handler=lambda args: submit_study(args.cluster, args.study, args.arguments))
 
 
 def submit_study(cluster: Path, study: str, arguments: Sequence[str]) -> int:
     """Run it on the head and return its exit code. ConfigError: the YAML or an argument can't be used; ClusterError."""
+    from cluster.check import check
+
     if faults := check(cluster):
         raise ConfigError("\n".join(faults))
     line = (

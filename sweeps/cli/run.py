@@ -1,0 +1,63 @@
+"""`laresa run` and `laresa demo`: a study, then its report."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweeps.cli.studies import add_studies, study_module
+from sweeps.options import run_options
+
+if TYPE_CHECKING:
+    from sweeps.service.driver.runner import SweepResult
+
+STOPPED = 130  # the exit code that shells know for Ctrl-C
+
+
+def add(verbs: Any) -> None:
+    demo = verbs.add_parser("demo", help="the main job on the embedded data: ten arms, three replicates, a report")
+    study_module("ablation").add_options(demo)
+    demo.set_defaults(handler=_demo, study="ablation")
+    run = verbs.add_parser("run", help="run a study; run again = continue, nothing is trained twice")
+    for _ in add_studies(run, _run):
+        pass
+
+
+def _demo(args: argparse.Namespace) -> int:
+    args.sweep = args.sweep or "demo"
+    return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from sweeps.cli.report import print_table, write_report
+    from sweeps.service.driver.runner import run
+    from sweeps.service.tracking.client import sweep_url
+
+    study = study_module(args.study).build(args)
+    result = run(study, run_options(args))
+    if result.stopped:
+        print(f"stopped: {_counts(result.states)}; the same command continues, ", end="")
+        print(f"`laresa report {study.name}` shows what there is")
+        return STOPPED
+    report = write_report(study.name, args.tracking_uri, Path("build") / study.name)
+    print_table(report)
+    print(f"states      {_counts(result.states)}")
+    print(f"time        {_time(result)}")
+    print(f"report      {report.html}")
+    print(f"MLflow      {sweep_url(result.sweep.uri, result.sweep.experiment_id)}")
+    return 0 if set(result.states) <= {"finished", "pruned"} else 1
+
+
+def _counts(states: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+
+
+def _time(result: SweepResult) -> str:
+    if not result.wall_seconds:
+        return "nothing was left to train"
+    return (
+        f"{result.wall_seconds:.0f} s for the sweep, {result.training_seconds:.0f} s of it training "
+        f"on {result.concurrency} workers: efficiency {result.efficiency:.2f}"
+    )

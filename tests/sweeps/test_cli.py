@@ -1,0 +1,19 @@
+"""The command line starts at once: what is heavy is imported when it is needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "ray", "mlflow", "optuna", "numpy", "pandas", "sklearn", "matplotlib")
+PARSER = "from sweeps.cli.main import build_parser; build_parser()"
+QUERY = "from sweeps import best, trials"
+
+
+@pytest.mark.parametrize("code", [PARSER, QUERY], ids=["help", "query"])
+def test_it_starts_without_what_is_heavy(code: str):
+    code += f"; import sys; sys.exit(', '.join(set({HEAVY}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.strip() == ""

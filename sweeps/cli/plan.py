@@ -6,9 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from laresa.errors import ConfigError
 from sweeps.service.planning import estimate as estimating
 from sweeps.service.planning import plan as planning
 from sweeps.service.planning.estimate import Progress
+from sweeps.service.planning.gpus import cluster_address, decided, of_cluster, of_this_machine
 from sweeps.service.planning.plan import PlanRow
 from sweeps.service.planning.reuse import with_cached
 from sweeps.service.storage.files import SweepFolder
@@ -44,9 +46,26 @@ def show_plan(study: Study, options: RunOptions, *, as_json: bool, calibrate: bo
     finished = sum(row.done for row in rows)
     if rows:
         print(f"{study.name}: {len(rows)} trials, {finished} done, {len(rows) - finished} to train")
+    options, device = device_here(options, study)
+    print(f"device: {device}")
     for line in _time(chosen, rows, progress, folder, options, calibrate):
         print(line)
     return chosen
+
+
+def device_here(options: RunOptions, study: Study) -> tuple[RunOptions, str]:
+    """As `decided` on what can be seen without joining a cluster; what only the cluster knows stays None."""
+    import ray
+
+    if ray.is_initialized():
+        return decided(options, study, options.tracking_uri, of_cluster)
+    address = cluster_address()
+    if options.gpus_per_trial is None and address is not None:
+        return options, (
+            f"known once the sweep joins the Ray cluster at {address}: a GPU each (or a share) where it has some, "
+            "else the CPU; --gpus-per-trial fixes it"
+        )
+    return decided(options, study, options.tracking_uri, of_this_machine)
 
 
 def _print_searches(study: Study, progress: Mapping[str, Progress]) -> None:
@@ -66,8 +85,13 @@ def _time(
 ) -> list[str]:
     configs: list[Any] = [row.trial.config for row in rows if not row.done]
     configs += [search.base for search in study.searches]
-    seconds = estimating.measured_seconds(configs, options.tracking_uri, gpu=options.gpus_per_trial > 0)
+    if options.gpus_per_trial is None and calibrate:
+        raise ConfigError("--calibrate: which device to measure is not known here; give --gpus-per-trial")
+    if options.gpus_per_trial is None:
+        return ["time: depends on the device; give --gpus-per-trial to see it"] if configs else []
+    seconds = estimating.measured_seconds(configs, options.tracking_uri, gpu=options.gpus > 0)
     for config in configs if calibrate else ():
         if estimating.cost_of(config) not in seconds:
-            seconds[estimating.cost_of(config)] = estimating.calibrate(config, max(1, int(options.cpus_per_trial)))
+            threads, device = max(1, int(options.cpus_per_trial)), "cuda" if options.gpus else "cpu"
+            seconds[estimating.cost_of(config)] = estimating.calibrate(config, threads, device)
     return estimating.estimate(study, rows, progress, seconds, folder, options).lines()

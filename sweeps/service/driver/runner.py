@@ -16,6 +16,7 @@ from sweeps.service.driver.nodes import require_shared_storage
 from sweeps.service.driver.progress import ProgressDisplay
 from sweeps.service.planning import plan as planning
 from sweeps.service.planning.estimate import actual_against_plan, note_plan
+from sweeps.service.planning.gpus import on_cluster
 from sweeps.service.planning.prepare import prepare
 from sweeps.service.planning.reuse import adopt, check_same_data
 from sweeps.service.provenance import provenance_tags
@@ -26,7 +27,6 @@ from sweeps.service.tracking import write as tracking
 from sweeps.service.tracking.local_server import LocalServer
 from sweeps.service.tracking.records import tracked_states
 from sweeps.service.tracking.write import SweepRun, TrialRun
-from sweeps.service.worker.gpu_memory import packed
 
 if TYPE_CHECKING:
     from sweeps.service.search.sources import OptunaSource
@@ -64,16 +64,18 @@ def run(study: Study, options: RunOptions) -> SweepResult:
         planning.check_plan(study, folder)
         uri, server = resolve_tracking(options.tracking_uri)
         try:
-            if anything_left(study, folder.snapshot(), options):
+            left = anything_left(study, folder.snapshot(), options)
+            if left:
                 with ThreadPoolExecutor(1) as thread:  # Ray and the local server start meanwhile
                     prepared = thread.submit(prepare, study)
                     connect()
                     require_shared_storage(folder)
-                    options = packed(options)
                     prepared.result()
             if server is not None:
                 server.wait(uri)
             tracking.check(uri)
+            if left:
+                options = on_cluster(options, study, uri)
             planning.write_plan(study, folder)
             return Runner(study, options, folder, tracking.open_sweep(uri, study.name, describe(study))).run()
         finally:

@@ -19,7 +19,6 @@ from laresa.config import TrialConfig
 from laresa.data import Dataset, load
 from laresa.errors import CheckpointError
 from laresa.measurement import Measurement
-from laresa.model import default_device
 from laresa.training import Result, Trainer
 from sweeps.service.storage.files import Attempt, FencedError, StorageError, TrialFolder, write_json
 from sweeps.service.storage.open import sweep_at
@@ -28,6 +27,7 @@ from sweeps.service.study import PlannedTrial
 from sweeps.service.tracking.async_writer import AsyncWriter
 from sweeps.service.tracking.write import SweepRun, TrialRun
 from sweeps.service.worker.checks import check_here
+from sweeps.service.worker.device import trial_device
 from sweeps.service.worker.gpu_memory import forget_peak, free_gib, peak_gib, wait_for_room
 
 log = logging.getLogger("laresa.trial")
@@ -93,12 +93,13 @@ class TuneTrial(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         context = TrialContext.from_dict(config["context"])
         check_here(sweep_at(context.folder))
+        device = trial_device(context.gpus)
         torch.set_num_threads(max(1, int(context.cpus)))
         if self._writer is None:
             self._writer = AsyncWriter(context.sweep.uri)
             self._writer.start()
         trial = PlannedTrial(config["arm"], TrialConfig.from_dict(config["config"]), config["role"])
-        self._session = Session(trial, context, self._writer)
+        self._session = Session(trial, context, self._writer, device)
 
 
 def ended(state: str) -> dict[str, Any]:
@@ -109,8 +110,8 @@ def ended(state: str) -> dict[str, Any]:
 class Session:
     """One trial on this worker, from its checkpoint (if any) to its outcome on storage and in the tracker."""
 
-    def __init__(self, trial: PlannedTrial, context: TrialContext, writer: AsyncWriter) -> None:
-        self.config, self.arm, self.writer = trial.config, trial.arm, writer
+    def __init__(self, trial: PlannedTrial, context: TrialContext, writer: AsyncWriter, device: torch.device) -> None:
+        self.config, self.arm, self.writer, self.device = trial.config, trial.arm, writer, device
         self.signature, self.context = trial.signature, context
         self.folder = context.trial_folder(self.signature)
         self.trainer: Trainer | None = None
@@ -151,17 +152,16 @@ class Session:
     def _start(self) -> Trainer:
         self.attempt.check()
         self.writer.open(self.run)
-        device = default_device()
-        wait_for_room(device, self.context.gpu_memory, free_gib)
-        forget_peak(device)
-        trainer = Trainer(self.config, dataset=_dataset(self.config), device=None)
+        wait_for_room(self.device, self.context.gpu_memory, free_gib)
+        forget_peak(self.device)
+        trainer = Trainer(self.config, dataset=_dataset(self.config), device=self.device)
         for path in self.folder.checkpoints():
             try:
                 trainer.restore(self.folder.file(path))
                 break
             except CheckpointError as error:
                 log.warning("%s; trying the one before it", error)
-                trainer = Trainer(self.config, dataset=trainer.dataset, device=None)
+                trainer = Trainer(self.config, dataset=trainer.dataset, device=self.device)
         if trainer.history:
             self.writer.measured(self.signature, trainer.history)
         return trainer
@@ -176,7 +176,7 @@ class Session:
         """Out of memory beside others, which may be their doing: no outcome; the driver asks again with a whole GPU."""
         log.warning("%s ran out of the GPU it shares; it is trained alone later", self.arm)
         self.trainer = self._attempt = None
-        if torch.cuda.is_available():
+        if self.device.type == "cuda":
             torch.cuda.empty_cache()  # for those who stay
         return ended(OOM_SHARED_GPU)
 

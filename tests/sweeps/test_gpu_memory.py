@@ -241,6 +241,7 @@ def test_a_trial_without_a_gpu_trains_on_the_cpu_of_a_host_that_has_some(
     monkeypatch.setattr(training, "default_device", never)
     sweep = SweepRun(f"sqlite:///{tmp_path}/mlflow.db", "toy", "0", "0")
     folder = SweepFolder(tmp_path / "toy")
+    folder.root.mkdir()
     folder.write("plan.json", {})
     context = TrialContext(sweep, folder.place, 1.0, {}, 0.0)
     config = CE.replace(dataset=str(pictures), backbone="test_vit", input_size=32, batch_size=16, epochs=1)

@@ -1,7 +1,7 @@
 """Which part of LARESA helps, by how much, and is it luck? The eight loss subsets, the control, and one remedy.
 
-python sweeps/ablation.py --dataset cifar100 --backbone resnet50 --gpus-per-trial 0.25
-ray submit cluster.yaml sweeps/ablation.py --dataset cifar100 --gpus-per-trial 0.25
+python sweeps/ablation.py --dataset cifar100 --backbone resnet50
+ray submit cluster.yaml sweeps/ablation.py --dataset cifar100
 laresa run ablation ...
 """
 

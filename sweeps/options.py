@@ -72,7 +72,13 @@ def search_space(args: argparse.Namespace) -> dict[str, Any]:
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("where and how it runs")
-    how.add_argument("--gpus-per-trial", type=float, default=0.0, metavar="F", help="a fraction packs a GPU")
+    how.add_argument(
+        "--gpus-per-trial",
+        default="auto",
+        metavar="auto|F",
+        help="auto: a GPU each (a share, once its memory is measured), the CPU where the cluster has none; 0: the CPU; "
+        "a fraction packs a GPU (default: auto)",
+    )
     how.add_argument(
         "--gpu-memory-per-trial", type=float, metavar="GIB", help="packs GPUs by memory, instead of --gpus-per-trial"
     )
@@ -105,24 +111,31 @@ def add_place_options(parser: Any) -> None:
 
 def run_options(args: argparse.Namespace) -> RunOptions:
     """Checked options; ConfigError names the one that can't be."""
-    if args.cpus_per_trial <= 0 or args.gpus_per_trial < 0:
-        raise ConfigError("--cpus-per-trial must be > 0 and --gpus-per-trial >= 0")
-    if args.gpu_memory_per_trial is not None and (args.gpu_memory_per_trial <= 0 or args.gpus_per_trial):
-        given = f"--gpu-memory-per-trial {args.gpu_memory_per_trial:g}"
-        raise ConfigError(f"{given}: expected more than 0, and no --gpus-per-trial beside it")
-    if args.concurrency is not None and args.concurrency < 1:
-        raise ConfigError(f"--concurrency {args.concurrency}: expected 1 or more")
+    gpus = _gpus(args.gpus_per_trial)
+    if args.gpu_memory_per_trial is not None and gpus is not None:
+        raise ConfigError(
+            f"--gpu-memory-per-trial {args.gpu_memory_per_trial:g} and --gpus-per-trial {gpus:g}: expected one of them"
+        )
     return RunOptions(
         tracking_uri=args.tracking_uri,
         storage=args.storage,
         cpus_per_trial=args.cpus_per_trial,
-        gpus_per_trial=args.gpus_per_trial,
+        gpus_per_trial=gpus,
         concurrency=args.concurrency,
         gpu_memory_per_trial=args.gpu_memory_per_trial,
         halve_batch=args.halve_batch,
         accept_code=args.accept_code,
         retrain=args.retrain,
     )
+
+
+def _gpus(text: str) -> float | None:
+    if text == "auto":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"--gpus-per-trial {text!r}: expected auto, 0 for the CPU, or a number up to 1") from None
 
 
 def base_config(args: argparse.Namespace) -> TrialConfig:

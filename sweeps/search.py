@@ -1,6 +1,6 @@
 """Which configuration is best? Optuna looks through loss subset, margin, learning rate, alpha and weighting.
 
-python sweeps/search.py --dataset cifar100 --backbone resnet50 --trials 60 --gpus-per-trial 0.25
+python sweeps/search.py --dataset cifar100 --backbone resnet50 --trials 60
 ray submit cluster.yaml sweeps/search.py --dataset cifar100 --trials 60
 laresa run search ...
 """

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from laresa.errors import ConfigError
 from sweeps.cli.show import add_json, show_json
 from sweeps.cli.studies import add_studies, study_module
 from sweeps.options import run_options
@@ -14,6 +15,7 @@ from sweeps.service.planning import estimate as estimating
 from sweeps.service.planning import plan as planning
 from sweeps.service.planning.code import CodeBook, OtherCode, decide, other_code, planned_now, refusal
 from sweeps.service.planning.estimate import Progress, chosen_so_far
+from sweeps.service.planning.gpus import cluster_address, decided, of_cluster, of_this_machine
 from sweeps.service.planning.plan import PlanRow
 from sweeps.service.planning.reuse import with_cached
 from sweeps.service.storage.files import SweepFolder
@@ -84,6 +86,8 @@ def show_plan(study: Study, options: RunOptions, *, as_json: bool, calibrate: bo
         print(f"{study.name}: {refusal(book, others)}")
     for line in elsewhere:
         print(f"{study.name}: {line}")
+    options, device = device_here(options, study)
+    print(f"device: {device}")
     for line in _time(chosen, rows, progress, folder, options, calibrate):
         print(line)
     return chosen
@@ -96,6 +100,21 @@ def _decided(
     if options.accept_code or options.retrain:
         return decide(study, book, planned, keys, options), ()
     return replace(study, kept=dict(book.accepted)), other_code(book, planned, keys, accepted_too=False)
+
+
+def device_here(options: RunOptions, study: Study) -> tuple[RunOptions, str]:
+    """As `decided` on what can be seen without joining a cluster; what only the cluster knows stays None."""
+    import ray
+
+    if ray.is_initialized():
+        return decided(options, study, options.tracking_uri, of_cluster)
+    address = cluster_address()
+    if options.gpus_per_trial is None and address is not None:
+        return options, (
+            f"known once the sweep joins the Ray cluster at {address}: a GPU each (or a share) where it has some, "
+            "else the CPU; --gpus-per-trial fixes it"
+        )
+    return decided(options, study, options.tracking_uri, of_this_machine)
 
 
 def _marked(others: Sequence[OtherCode], rows: Sequence[PlanRow]) -> tuple[PlanRow, ...]:
@@ -120,8 +139,13 @@ def _time(
 ) -> list[str]:
     configs: list[Any] = [row.trial.config for row in rows if not row.done]
     configs += [search.base for search in study.searches]
-    seconds = estimating.measured_seconds(configs, options.tracking_uri, gpu=options.gpus_per_trial > 0)
+    if options.gpus_per_trial is None and calibrate:
+        raise ConfigError("--calibrate: which device to measure is not known here; give --gpus-per-trial")
+    if options.gpus_per_trial is None:
+        return ["time: depends on the device; give --gpus-per-trial to see it"] if configs else []
+    seconds = estimating.measured_seconds(configs, options.tracking_uri, gpu=options.gpus > 0)
     for config in configs if calibrate else ():
         if estimating.cost_of(config) not in seconds:
-            seconds[estimating.cost_of(config)] = estimating.calibrate(config, max(1, int(options.cpus_per_trial)))
+            threads, device = max(1, int(options.cpus_per_trial)), "cuda" if options.gpus else "cpu"
+            seconds[estimating.cost_of(config)] = estimating.calibrate(config, threads, device)
     return estimating.estimate(study, rows, progress, seconds, folder, options).lines()

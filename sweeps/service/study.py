@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from sweeps.service.provenance import code_of
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution  # not needed by a query, which should start quickly
 
+LEAST_SHARE = 1e-4  # of a GPU: Ray counts no finer
 Space = Mapping[str, "BaseDistribution"]
 
 
@@ -22,21 +24,43 @@ Space = Mapping[str, "BaseDistribution"]
 class RunOptions:
     """Where and how a sweep runs; nothing here changes what is learned.
 
-    storage: a folder, or the URI of a bucket. gpu_memory_per_trial: GiB, instead of gpus_per_trial. halve_batch: a
-    trial that runs out of a whole GPU's memory is followed by one with half the batch, which is another configuration
-    under the same arm. accept_code: results that other code learned are kept and marked; retrain: they are trained
-    anew.
+    storage: a folder, or the URI of a bucket. gpus_per_trial: None is decided once the cluster is known
+    (planning.gpus.decided); 0 is the CPU. gpu_memory_per_trial: GiB, from which the share of a GPU follows.
+    halve_batch: a trial that runs out of a whole GPU's memory is followed by one with half the batch, which is another
+    configuration under the same arm. accept_code: results that other code learned are kept and marked; retrain: they
+    are trained anew. ConfigError for a number that can't be.
     """
 
     tracking_uri: str | None = None
     storage: Path | str | None = None
     cpus_per_trial: float = 1.0
-    gpus_per_trial: float = 0.0
+    gpus_per_trial: float | None = None
     concurrency: int | None = None
     gpu_memory_per_trial: float | None = None
     halve_batch: bool = False
     accept_code: bool = False
     retrain: bool = False
+
+    def __post_init__(self) -> None:
+        cpus, gpus, memory = self.cpus_per_trial, self.gpus_per_trial, self.gpu_memory_per_trial
+        if not 0 < cpus < math.inf:  # nan is no number between two others
+            raise ConfigError(f"--cpus-per-trial {cpus:g}: expected a number greater than 0")
+        if gpus is not None and gpus != 0 and not LEAST_SHARE <= gpus <= 1:
+            raise ConfigError(
+                f"--gpus-per-trial {gpus:g}: expected auto, 0 for the CPU, or {LEAST_SHARE:g} to 1 "
+                "(a trial uses one device or a share of it)"
+            )
+        if memory is not None and not 0 < memory < math.inf:
+            raise ConfigError(f"--gpu-memory-per-trial {memory:g}: expected GiB, a number greater than 0")
+        if self.concurrency is not None and self.concurrency < 1:
+            raise ConfigError(f"--concurrency {self.concurrency}: expected 1 or more")
+
+    @property
+    def gpus(self) -> float:
+        """What a trial asks Ray for. ValueError while it is not decided yet."""
+        if self.gpus_per_trial is None:
+            raise ValueError("gpus_per_trial is still auto: planning.gpus.decided tells what it becomes")
+        return self.gpus_per_trial
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def _no_op_sweep(count: int) -> tuple[float, float, float]:
         with tempfile.TemporaryDirectory() as folder:
             before, cpu, wall = _resident(), time.process_time(), time.perf_counter()
             sweep = SweepRun("http://127.0.0.1:9", "bench", "0", "0")
-            tuning.run_trials(plan, sweep, SweepFolder(Path(folder)), RunOptions(), {}, silent)
+            tuning.run_trials(plan, sweep, SweepFolder(Path(folder)), RunOptions(gpus_per_trial=0.0), {}, silent)
             spent = time.process_time() - cpu
             return spent / count * 1e3, time.perf_counter() - wall, _resident() - before
     finally:

@@ -125,7 +125,7 @@ def test_the_plan_lists_what_a_search_has_asked(tmp_path: Path, capsys: pytest.C
     source = OptunaSource(SEARCH, folder)
     asked = [source.next(), source.next()]
     folder.trial(asked[0].key).new_attempt().conclude({"state": "finished"})
-    options = RunOptions(storage=tmp_path, tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    options = RunOptions(storage=tmp_path, gpus_per_trial=0.0, tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     show_plan(study, options, as_json=True, calibrate=False)
     rows = json.loads(capsys.readouterr().out)
     assert [(row["signature"], row["role"], row["state"]) for row in rows] == [
@@ -170,6 +170,6 @@ def test_calibration_trains_two_epochs(pictures: Path, laresa_home: Path):
     config = TrialConfig(
         dataset=str(pictures), subset="ce", backbone="test_vit", input_size=32, batch_size=16, epochs=1
     )
-    assert estimating.calibrate(config, 1) > 0
+    assert estimating.calibrate(config, 1, "cpu") > 0
     with pytest.raises(ConfigError):
-        estimating.calibrate(config.replace(backbone="no_such_backbone"), 1)
+        estimating.calibrate(config.replace(backbone="no_such_backbone"), 1, "cpu")

@@ -116,11 +116,11 @@ def test_the_reason_is_told_once_after_thirty_seconds_without_a_trial(monkeypatc
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    """A head that trains nothing and two nodes with a logical GPU each."""
+    """A head that trains nothing and two nodes."""
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         for _ in range(2):
-            made.add_node(num_cpus=2, num_gpus=1)
+            made.add_node(num_cpus=2)
         made.wait_for_nodes()
         yield made
     finally:
@@ -135,7 +135,7 @@ def test_a_node_dies_and_another_joins(
 ):
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     study = ["ablation", "--sweep", "nodes", "--dataset", str(pictures), "--subsets", "ce,ce+anchor", "--seeds", "0,1"]
-    options = ["--gpus-per-trial", "0.5", "--concurrency", "2", "--epochs", "25", *QUICK]
+    options = ["--concurrency", "2", "--epochs", "25", *QUICK]
     storage = SweepFolder(laresa_home / "storage" / "nodes")
     driver = start(["run", *study, *options], tmp_path)
     try:
@@ -144,9 +144,9 @@ def test_a_node_dies_and_another_joins(
             assert time.monotonic() < deadline, (tmp_path / "log").read_text()
             assert driver.poll() is None, (tmp_path / "log").read_text()
             time.sleep(0.05)
-        busy = sorted(cluster.worker_nodes, key=lambda node: _gpus_free(node.node_id))[0]
+        busy = sorted(cluster.worker_nodes, key=lambda node: _cpus_free(node.node_id))[0]
         cluster.remove_node(busy, allow_graceful=False)
-        cluster.add_node(num_cpus=2, num_gpus=1)
+        cluster.add_node(num_cpus=2)
         assert driver.wait(timeout=200) == 0, (tmp_path / "log").read_text()
     finally:
         if driver.poll() is None:
@@ -158,9 +158,9 @@ def test_a_node_dies_and_another_joins(
     assert max(attempts) >= 2  # somebody took over from the node that died
 
 
-def _gpus_free(node_id: str) -> float:
+def _cpus_free(node_id: str) -> float:
     ray.init(address=os.environ["RAY_ADDRESS"], ignore_reinit_error=True, log_to_driver=False, logging_level=40)
-    return ray.state.available_resources_per_node().get(node_id, {}).get("GPU", 0.0)
+    return ray.state.available_resources_per_node().get(node_id, {}).get("CPU", 0.0)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from sweeps.service.driver.progress import ProgressDisplay
 from sweeps.service.planning import plan as planning
 from sweeps.service.planning.code import CodeBook, code_tag, decide, keep_decision, planned_now
 from sweeps.service.planning.estimate import actual_against_plan, note_plan
+from sweeps.service.planning.gpus import on_cluster
 from sweeps.service.planning.prepare import prepare
 from sweeps.service.planning.reuse import adopt, check_same_data
 from sweeps.service.provenance import provenance_tags
@@ -28,7 +29,6 @@ from sweeps.service.tracking.client import check, client
 from sweeps.service.tracking.local_server import LocalServer
 from sweeps.service.tracking.sweep import states_of, tracked_runs, tracked_states
 from sweeps.service.tracking.write import SweepRun, TrialRun
-from sweeps.service.worker.gpu_memory import packed
 
 if TYPE_CHECKING:
     from sweeps.service.search.sources import OptunaSource
@@ -68,16 +68,18 @@ def run(study: Study, options: RunOptions) -> SweepResult:
         study = decide(study, book, planned, folder.keys(), options)
         uri, server = resolve_tracking(options.tracking_uri)
         try:
-            if anything_left(study, folder.snapshot(), options):
+            left = anything_left(study, folder.snapshot(), options)
+            if left:
                 with ThreadPoolExecutor(1) as thread:  # Ray and the local server start meanwhile
                     prepared = thread.submit(prepare, study)
                     connect()
                     require_shared_storage(folder)
-                    options = packed(options)
                     prepared.result()
             if server is not None:
                 server.wait(uri)
             check(uri)
+            if left:
+                options = on_cluster(options, study, uri)
             runs = tracked_runs(study.name, uri)
             study = decide(study, book, planned, {*folder.keys(), *runs}, options)
             planning.write_plan(study, folder)

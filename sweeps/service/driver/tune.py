@@ -134,7 +134,7 @@ def explain_pending(asks: Mapping[str, float], exists: Mapping[str, float]) -> s
     """Why no trial runs, as far as the cluster's resources tell."""
     wanted, there = (", ".join(f"{r.get(name, 0):g} {name}" for name in ("CPU", "GPU")) for r in (asks, exists))
     if asks.get("GPU", 0) > 0 and not exists.get("GPU"):
-        advice = "no host here has a GPU: wait for the autoscaler to bring one, or leave --gpus-per-trial out"
+        advice = "no host here has a GPU: wait for the autoscaler to bring one, or give --gpus-per-trial 0"
     elif any(asks.get(name, 0) > exists.get(name, 0) for name in ("CPU", "GPU")):
         advice = "it can't fit: ask for less, or wait for more hosts (`ray status`)"
     else:
@@ -235,10 +235,10 @@ def run_trials(
 ) -> Ended:
     """Train what the source gives on the connected Ray."""
     stopping = GracefulInterrupt()
-    memory = options.gpu_memory_per_trial if options.gpus_per_trial < 1 else None  # alone, it may have all there is
-    context = TrialContext(sweep, folder.place, options.cpus_per_trial, tags, options.gpus_per_trial, memory)
+    memory = options.gpu_memory_per_trial if options.gpus < 1 else None  # alone, it may have all there is
+    context = TrialContext(sweep, folder.place, options.cpus_per_trial, tags, options.gpus, memory)
     search = SourceSearch(source, context, watch, stopping)
-    asks = {"CPU": options.cpus_per_trial, "GPU": options.gpus_per_trial}
+    asks = {"CPU": options.cpus_per_trial, "GPU": options.gpus}
     reporter = Reporter(watch, stopping, asks)
     # Without a scheduler results are fetched a second's worth at a time; the tracker has every epoch from the worker.
     os.environ["TUNE_RESULT_BUFFER_LENGTH"] = "1000" if scheduler is None else "1"

@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any
 
 from laresa.config import TrialConfig
+from laresa.errors import ConfigError
 from sweeps.service.planning.plan import PlanRow
 from sweeps.service.search import journal
 from sweeps.service.storage.files import SweepFolder
@@ -84,34 +85,55 @@ def cost_of(config: TrialConfig) -> tuple[Any, ...]:
 
 def measured_seconds(configs: Iterable[TrialConfig], uri: str | None, *, gpu: bool) -> dict[tuple[Any, ...], float]:
     """cost -> median seconds an epoch of the newest finished trials alike, of any sweep; without what is not known."""
-    uri, wanted = reading_uri(uri), {cost_of(config) for config in configs}
-    if nothing_tracked(uri):
-        return {}
-    api = client(uri)
-    everywhere = [experiment.experiment_id for experiment in experiments(api)]
-    done = matching("tags.laresa.state", "finished"), matching("tags.laresa.device", "cuda%" if gpu else "cpu%", "LIKE")
     found = {}
-    for cost in wanted:
-        alike = [matching(f"params.{n}", v) for n, v in zip(COST, cost, strict=True) if v is not None]
-        runs = islice(trial_runs(api, everywhere, *done, *alike, newest_first=True, page=NEWEST), NEWEST)
-        absent = [name for name, value in zip(COST, cost, strict=True) if value is None]
-        same = [run for run in runs if not any(name in run.data.params for name in absent)]
-        seconds = [run.data.metrics["seconds/epoch"] for run in same if "seconds/epoch" in run.data.metrics]
+    for cost, runs in _alike(configs, uri, gpu=gpu):
+        seconds = [run.data.metrics["seconds/epoch"] for run in runs if "seconds/epoch" in run.data.metrics]
         if seconds:
             found[cost] = statistics.median(seconds)
     return found
 
 
-def calibrate(config: TrialConfig, threads: int) -> float:
-    """Seconds an epoch, from the second of two that are trained now (the first warms up) and kept nowhere."""
+def measured_memory(configs: Iterable[TrialConfig], uri: str | None) -> float | None:
+    """The greatest peak on a GPU, in GiB, of the newest finished trials alike; None where one has no like."""
+    greatest = []
+    for _, runs in _alike(configs, uri, gpu=True):
+        peaks = [float(peak) for run in runs if (peak := run.data.tags.get("laresa.gpu_memory_gib"))]
+        greatest.append(max(peaks, default=math.nan))
+    return None if any(map(math.isnan, greatest)) else max(greatest, default=None)
+
+
+def _alike(configs: Iterable[TrialConfig], uri: str | None, *, gpu: bool) -> list[tuple[tuple[Any, ...], list[Any]]]:
+    """(cost, the newest finished runs of that cost on such a device, of any sweep), for each cost among `configs`."""
+    uri, wanted = reading_uri(uri), {cost_of(config) for config in configs}
+    if nothing_tracked(uri):
+        return []
+    api = client(uri)
+    everywhere = [experiment.experiment_id for experiment in experiments(api)]
+    done = matching("tags.laresa.state", "finished"), matching("tags.laresa.device", "cuda%" if gpu else "cpu%", "LIKE")
+    found = []
+    for cost in wanted:
+        alike = [matching(f"params.{n}", v) for n, v in zip(COST, cost, strict=True) if v is not None]
+        runs = islice(trial_runs(api, everywhere, *done, *alike, newest_first=True, page=NEWEST), NEWEST)
+        absent = [name for name, value in zip(COST, cost, strict=True) if value is None]
+        found.append((cost, [run for run in runs if not any(name in run.data.params for name in absent)]))
+    return found
+
+
+def calibrate(config: TrialConfig, threads: int, device: str) -> float:
+    """Seconds an epoch, from the second of two that are trained now (the first warms up) and kept nowhere.
+
+    ConfigError where the device is "cuda" and this machine has none: seconds on another one would tell nothing.
+    """
     import torch
 
     from laresa.training import train
 
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--calibrate: trials would use a GPU and this machine has none; calibrate where one is")
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        steps = train(config.replace(epochs=max(CALIBRATION_EPOCHS, config.epochs)))
+        steps = train(config.replace(epochs=max(CALIBRATION_EPOCHS, config.epochs)), device=device)
         return [next(steps).seconds for _ in range(CALIBRATION_EPOCHS)][-1]
     finally:
         torch.set_num_threads(before)
@@ -135,7 +157,7 @@ def estimate(
         epochs=sum(epochs for _, epochs in left),
         seconds=sum(epochs * seconds.get(cost_of(config), math.nan) for config, epochs in left),
         concurrency=options.concurrency or _fitting_here(options),
-        gpus_per_trial=options.gpus_per_trial,
+        gpus_per_trial=options.gpus,
         upper_bound=any(search.scheduler != "none" for search in study.searches),
     )
 
@@ -149,10 +171,10 @@ def _epochs_left(row: PlanRow, folder: SweepFolder) -> int:
 def _fitting_here(options: RunOptions) -> int:
     """How many trials this machine holds at once; a cluster's number is given with --concurrency."""
     places = [(os.cpu_count() or 1) / options.cpus_per_trial]
-    if options.gpus_per_trial:
+    if options.gpus:
         import torch
 
-        places.append(torch.cuda.device_count() / options.gpus_per_trial)
+        places.append(torch.cuda.device_count() / options.gpus)
     return max(1, math.floor(min(places) + 1e-9))
 
 
@@ -199,15 +221,15 @@ def _progress(study: Any) -> Progress:
 
 def note_plan(study: Study, options: RunOptions, folder: SweepFolder, uri: str) -> None:
     """Before anything is trained: what the whole study should take. A sweep that was extended is planned anew."""
-    if (folder.read("estimate.json") or {}).get("trials") == study.size:
-        return
+    if options.gpus_per_trial is None or (folder.read("estimate.json") or {}).get("trials") == study.size:
+        return  # planned already; or all is trained, and no device had to be decided
     configs = [trial.config for trial in study.trials()]
     configs += [search.base for search in study.searches for _ in range(search.trials)]
-    seconds = measured_seconds(configs, uri, gpu=options.gpus_per_trial > 0)
+    seconds = measured_seconds(configs, uri, gpu=options.gpus > 0)
     training = sum(config.epochs * seconds.get(cost_of(config), math.nan) for config in configs)
     planned = {"trials": study.size, "epochs": sum(config.epochs for config in configs)}
     known = {} if math.isnan(training) else {"training seconds": training}
-    folder.write("estimate.json", {**planned, **known, "gpus_per_trial": options.gpus_per_trial})
+    folder.write("estimate.json", {**planned, **known, "gpus_per_trial": options.gpus})
 
 
 def actual_against_plan(folder: SweepFolder) -> dict[str, tuple[float, float]]:

@@ -20,7 +20,6 @@ from laresa.data import Dataset, data_key, load
 from laresa.errors import CheckpointError
 from laresa.measurement import Measurement
 from laresa.methods import Method, Result, start
-from laresa.model import default_device
 from sweeps.service.storage.files import Attempt, FencedError, StorageError, TrialFolder, write_json
 from sweeps.service.storage.open import sweep_at
 from sweeps.service.storage.outcome import describe_outcome
@@ -28,6 +27,7 @@ from sweeps.service.study import PlannedTrial
 from sweeps.service.tracking.async_writer import AsyncWriter
 from sweeps.service.tracking.write import SweepRun, TrialRun
 from sweeps.service.worker.checks import check_code, check_here
+from sweeps.service.worker.device import trial_device
 from sweeps.service.worker.gpu_memory import forget_peak, free_gib, peak_gib, wait_for_room
 
 log = logging.getLogger("laresa.trial")
@@ -98,12 +98,13 @@ class TuneTrial(tune.Trainable):
         context = TrialContext.from_dict(config["context"])
         check_here(sweep_at(context.folder))
         check_code(context.files)
+        device = trial_device(context.gpus)
         torch.set_num_threads(max(1, int(context.cpus)))
         if self._writer is None:
             self._writer = AsyncWriter(context.sweep.uri)
             self._writer.start()
         trial = PlannedTrial(config["arm"], TrialConfig.from_dict(config["config"]), config["role"], config["code"])
-        self._session = Session((trial,), context, self._writer)
+        self._session = Session((trial,), context, self._writer, device)
 
 
 def ended(state: str) -> dict[str, Any]:
@@ -138,12 +139,13 @@ class Session:
     The group has one method and one checkpoint, which lies with its first trial.
     """
 
-    def __init__(self, trials: Sequence[PlannedTrial], context: TrialContext, writer: AsyncWriter) -> None:
+    def __init__(
+        self, trials: Sequence[PlannedTrial], context: TrialContext, writer: AsyncWriter, device: torch.device
+    ) -> None:
         self.members = tuple(Member(trial, context) for trial in trials)
-        self.context, self.writer = context, writer
+        self.context, self.writer, self.device = context, writer, device
         self.method: Method | None = None
         self.dataset: Dataset | None = None
-        self.device = default_device()
         self._failures = 0
 
     @property

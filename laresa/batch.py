@@ -110,9 +110,10 @@ class Batch:
         level: "fine" (the class), "coarse" (its parent), a number (0 the class, 1 its parent, ...), or "negative":
         another class, drawn uniformly. Under mixed targets the mean over the targets' shares. A zero z has cosine 0.
         """
-        if level not in self._cosines:
-            self._cosines[level] = self._computed(level)
-        return self._cosines[level]
+        key = level if level == "negative" else self._number(level)
+        if key not in self._cosines:
+            self._cosines[key] = self._computed(key)
+        return self._cosines[key]
 
     def scores(self, level: Level) -> Tensor:
         """cos(z, text) with every class's text of that level: N x C."""
@@ -139,7 +140,7 @@ class Batch:
         if number > 0:
             _ = self.tree
         if number >= len(self.labels):
-            raise ConfigError(f"needs label embeddings of level {level!r}: the tree has {len(self.labels)} levels")
+            raise ConfigError(f"needs label embeddings of level {number}: there are those of {len(self.labels)} levels")
         return self.labels[number].to(self.z_ND.dtype)
 
     @cached_property

@@ -12,10 +12,13 @@ import hashlib
 import importlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from laresa.errors import ConfigError, nearest
 from laresa.fields import Field, PerTerm, check_value, fields_of, fields_of_dataclass, plain
+
+if TYPE_CHECKING:
+    from laresa.plugins import Plugin
 
 SUBSETS = (
     "ce",
@@ -161,8 +164,13 @@ class TrialConfig:
 
     # ------------------------------------------------------------------ making others
     def replace(self, **changes: Any) -> TrialConfig:
-        """A copy with fields given otherwise. Nothing else changes: defaults follow when it is resolved."""
-        return type(self)(**{**self._given, **dict(_checked(changes))})
+        """A copy with fields given otherwise. Nothing else changes: defaults follow when it is resolved.
+
+        A vector given whole takes the place of entries that were given before.
+        """
+        new = dict(_checked(changes))
+        kept = {name: value for name, value in self._given.items() if name.rpartition(".")[0] not in new}
+        return type(self)(**{**kept, **new})
 
     def checked(self) -> TrialConfig:
         """A record's configuration, checked for use. ConfigError: a component it needs is not at hand."""
@@ -204,11 +212,11 @@ def all_fields() -> Mapping[str, Field]:
     """Every field that can be set with what is loaded now, by its full name."""
     from laresa.plugins import loaded
 
-    return _all_fields(tuple(plugin.path for plugin in loaded()))
+    return _all_fields(loaded())
 
 
 @functools.lru_cache(maxsize=64)
-def _all_fields(plugins: tuple[Any, ...]) -> Mapping[str, Field]:
+def _all_fields(plugins: tuple[Plugin, ...]) -> Mapping[str, Field]:
     from laresa.plugins import table
 
     found = dict(core_fields())
@@ -253,12 +261,12 @@ def _is_entry(field: Field, entry: str) -> bool:
 
 
 def field_of(name: str) -> Field:
-    """The field behind a full name; of an entry a number."""
+    """The field behind a full name; of an entry one of its numbers."""
     known = all_fields()
     if name in known:
         return known[name]
     whole = known[name.rpartition(".")[0]]
-    return Field(name, float, None, range=whole.range)
+    return Field(name, whole.entry_type, None, range=whole.range)
 
 
 def _checked(given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -332,7 +340,7 @@ def _own(given: Mapping[str, Any], fields: Iterable[Field], terms: tuple[str, ..
             continue
         value = given.get(field.name, field.default)
         if isinstance(value, tuple):
-            value = tuple(given.get(f"{field.name}.{index}", float(entry)) for index, entry in enumerate(value))
+            value = tuple(given.get(f"{field.name}.{index}", entry) for index, entry in enumerate(value))
         found[field.name] = check_value(field, value)
     return found
 
@@ -346,10 +354,13 @@ def _entries(given: Mapping[str, Any], field: Field, terms: tuple[str, ...]) -> 
             f"{field.name}={list(listed)!r} has {len(listed)} numbers: expected {len(wanted)}, for {', '.join(wanted)}"
         )
     start = listed or (field.per_term.default(len(wanted)),) * len(wanted)
-    return {
+    found = {
         f"{field.name}.{name}": float(given.get(f"{field.name}.{name}", value))
         for name, value in zip(wanted, start, strict=True)
     }
+    if field.per_term.some and not any(value > 0 for value in found.values()):
+        raise ConfigError(f"{field.name}={list(found.values())}: expected one above 0 at least")
+    return found
 
 
 def _parts(subset: str) -> tuple[str, ...]:

@@ -52,6 +52,7 @@ class PerTerm:
 
     default: Callable[[int], float]
     of: str = "all"  # or "others": the base term has none
+    some: bool = False  # one of them at least is above 0
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,15 @@ class Field:
 
     @property
     def type_name(self) -> str:
-        """The type as a person reads it."""
-        text = str(self.type) if typing.get_origin(self.type) is not None else getattr(self.type, "__name__", self.type)
+        """The type as a person reads it, without its limits."""
+        kind = self.type.__origin__ if typing.get_origin(self.type) is Annotated else self.type
+        text = kind if typing.get_origin(kind) is not None else getattr(kind, "__name__", kind)
         return str(text).replace("typing.", "")
+
+    @property
+    def entry_type(self) -> Any:
+        """Of one number of a vector."""
+        return self.type if self.kind == "per_term" else typing.get_args(self.type)[0]
 
 
 def fields_of(component: Callable[..., Any], prefix: str = "") -> tuple[Field, ...]:
@@ -83,7 +90,7 @@ def fields_of(component: Callable[..., Any], prefix: str = "") -> tuple[Field, .
 
 @functools.lru_cache(maxsize=512)
 def _fields_of(component: Callable[..., Any], prefix: str) -> tuple[Field, ...]:
-    target = component.__init__ if inspect.isclass(component) else component
+    target = inspect.unwrap(component.__init__ if inspect.isclass(component) else component)
     parameters = [p for p in inspect.signature(target).parameters.values() if p.kind is p.KEYWORD_ONLY]
     name = getattr(component, "__name__", str(component))
     for parameter in parameters:
@@ -98,7 +105,7 @@ def _fields_of(component: Callable[..., Any], prefix: str) -> tuple[Field, ...]:
     try:
         # Of the fields alone: other parameters may have types that are imported for type checking only.
         fields = types.SimpleNamespace(__annotations__={p.name: p.annotation for p in parameters})
-        hints = typing.get_type_hints(fields, globalns=target.__globals__, include_extras=True)
+        hints = typing.get_type_hints(fields, globalns=getattr(target, "__globals__", {}), include_extras=True)
     except NameError as error:
         raise ConfigError(f"{name}: the type of a field can't be read ({error}): import it in the module") from error
     return tuple(_field(prefix, p.name, hints[p.name], p.default) for p in parameters)
@@ -126,12 +133,12 @@ def _field(prefix: str, name: str, hint: Any, default: Any) -> Field:
         else:
             limits.append(extra)
     kind = found.get("kind", "value")
-    if kind in ("learned", "memory"):
-        annotation = float if isinstance(default, (int, float)) else tuple[float, ...]
-    elif kind == "per_term":
-        annotation = float  # of each entry
+    if kind != "value":
+        annotation = float  # of each number of a vector
     for limit in limits:
         annotation = Annotated[annotation, limit]
+    if kind in ("learned", "memory") and not isinstance(default, (int, float)):
+        annotation = types.GenericAlias(tuple, (annotation, ...))
     return Field(f"{prefix}.{name}" if prefix else name, annotation, default, **found)
 
 

@@ -24,9 +24,13 @@ LOWER_IS_BETTER = ("loss", "mistake_severity", "hierarchical_distance", "classes
 
 
 def better(metric: str) -> str:
-    """ "min" for a metric such as "val/loss" or "test/mistake_severity", else "max"."""
+    """ "min" for a metric such as "val/loss" or "test/mistake_severity", else "max"; a plugin's says it itself."""
+    from laresa.plugins import table
+
     name = metric.rpartition("/")[2]
-    return "min" if name in LOWER_IS_BETTER or name.startswith("loss_") else "max"
+    if name in LOWER_IS_BETTER or name.startswith("loss_"):
+        return "min"
+    return getattr(table("METRICS").get(name), "better", "max")
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def evaluate(
     z_ND, labels: None where there are no latents to measure. labels: the TRUE embeddings (not the permuted ones a
     control trained with). spearman_fine, pearson_fine: over class centroids (App. B); spearman_coarse,
     pearson_coarse: over the means of all samples of each coarse class (Table 3). classes_without_samples: classes
-    that have no centroid.
+    that have no centroid. What needs a tree is nan where the data set is flat.
     """
     logits_NC, y_N = _numpy(logits_NC), _numpy(y_N)
     z_ND = None if z_ND is None else _numpy(z_ND)
@@ -58,14 +58,11 @@ def evaluate(
     found = {"top1": top1(logits_NC, y_N)}
     if z_ND is not None and labels is not None:
         found |= _of_latents(z_ND, y_N, tree, labels)
-    found |= {
-        "classes_without_samples": float(len(tree.names) - len(np.unique(y_N))),
-        "mistake_severity": mistake_severity(pred_N, y_N, tree),
-        "hierarchical_distance": hierarchical_distance(pred_N, y_N, tree),
-        "sibling_accuracy": NAN if tree.flat else sibling_accuracy(pred_N, y_N, tree),
-    }
-    for name, metric in table("METRICS").items():
-        fn = metric.fn if isinstance(metric, Metric) else metric
+    found["classes_without_samples"] = float(len(tree.names) - len(np.unique(y_N)))
+    for metric in (mistake_severity, hierarchical_distance, sibling_accuracy):
+        found[metric.__name__] = NAN if tree.flat else metric(pred_N, y_N, tree)
+    for name, own in table("METRICS").items():
+        fn = own.fn if isinstance(own, Metric) else own
         value = fn(logits_NC, z_ND, y_N, tree)
         if not isinstance(value, (int, float, np.floating)):
             raise ConfigError(f"metric {name!r} gave {type(value).__name__}: expected a number")
@@ -74,20 +71,17 @@ def evaluate(
 
 
 def _of_latents(z_ND: NDArray[Any], y_N: NDArray[Any], tree: Taxonomy, labels: LabelEmbeddings) -> dict[str, float]:
-    """The geometry of the latent space; what needs a tree is nan where the data set is flat."""
-    spearman_fine, pearson_fine = semantic_correlation(z_ND, y_N, labels.fine_CD)
-    fine = {"spearman_fine": spearman_fine, "pearson_fine": pearson_fine}
-    if tree.flat:
-        coarse = dict.fromkeys(("nn_hit", "silhouette", "spearman_coarse", "pearson_coarse"), NAN)
-        return {**coarse, **fine}
-    parent_C = _numpy(tree.parent_C)
-    spearman_coarse, pearson_coarse = semantic_correlation(z_ND, parent_C[y_N], labels.coarse_KD)
+    """The geometry of the latent space."""
+    parent_C = tree.parent_C
+    fine = semantic_correlation(z_ND, y_N, labels.fine_CD)
+    coarse = (NAN, NAN) if tree.flat else semantic_correlation(z_ND, parent_C[y_N], labels.coarse_KD)
     return {
-        "nn_hit": nn_hit(z_ND, y_N, parent_C),
-        "silhouette": silhouette(z_ND, parent_C[y_N]),
-        **fine,
-        "spearman_coarse": spearman_coarse,
-        "pearson_coarse": pearson_coarse,
+        "nn_hit": NAN if tree.flat else nn_hit(z_ND, y_N, parent_C),
+        "silhouette": NAN if tree.flat else silhouette(z_ND, parent_C[y_N]),
+        "spearman_fine": fine[0],
+        "pearson_fine": fine[1],
+        "spearman_coarse": coarse[0],
+        "pearson_coarse": coarse[1],
     }
 
 

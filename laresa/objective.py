@@ -65,6 +65,8 @@ class Objective(nn.Module):
         self.parts, self.names, self.tree = config.parts, config.terms, tree
         self._freeze_epoch: int | None = config.freeze_epoch
         self._terms = {name: term(name) for name in self.parts}
+        if tree is not None:
+            check_tree(self.parts, tree)
         self.views = max(found.views for found in self._terms.values())
         self.weighting = None
         if len(self.parts) > 1:
@@ -97,7 +99,7 @@ class Objective(nn.Module):
     # ------------------------------------------------------------------ a step
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """The weighted sum, and each term. In training mode it counts as a step."""
-        losses, memory = self.compute(batch, self._tensors(self._learned), self._tensors(self._memory))
+        losses, memory = self.compute(batch, self.tensors())
         if self.training:
             for name, value in memory.items():
                 setattr(self, name, value.detach())
@@ -106,34 +108,48 @@ class Objective(nn.Module):
             return ObjectiveOutput(losses[0], terms_T.detach(), self.parts)
         return ObjectiveOutput(self.weighting(self._grouped(terms_T)), terms_T.detach(), self.parts)
 
-    def compute(
-        self, batch: Batch, learned: Mapping[str, Tensor], memory: Mapping[str, Tensor]
-    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+    def compute(self, batch: Batch, tensors: Mapping[str, Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
         """(each term's mean loss, new values of memory): a pure function, which torch.func.vmap takes.
 
-        learned, memory: by "term/field", as in `named_parameters` and `named_buffers`.
+        tensors: by "term/field": what is learned and remembered (`tensors()`); and where heads that are stacked differ
+        in a field that is a number, that number, which takes the place of the configuration's.
         """
         losses, kept = [], dict[str, Tensor]()
         for name in self.parts:
-            tensors = {f: learned[f"{name}/{f}"] for f in self._learned[name]}
-            tensors |= {f: memory[f"{name}/{f}"] for f in self._memory[name]}
+            of_it = {f.removeprefix(f"{name}/"): t for f, t in tensors.items() if f.startswith(f"{name}/")}
             try:
-                found = self._terms[name].fn(batch, **self._fields[name], **tensors)
+                found = self._terms[name].fn(batch, **{**self._fields[name], **of_it})
             except ConfigError as error:
                 raise ConfigError(f"term {name!r} {error}") from error
             if isinstance(found, tuple):
                 found, new = found
-                kept |= {f"{name}/{f}": value for f, value in new.items()}
+                kept |= {f"{name}/{f}": value for f, value in self._remembered(name, new, of_it).items()}
             losses.append(_mean(name, found, batch))
         return losses, kept
+
+    def _remembered(self, name: str, new: Mapping[str, Any], before: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        for field, value in new.items():
+            if field not in self._memory[name]:
+                raise ConfigError(
+                    f"term {name!r} returns {field!r} to keep: expected {', '.join(self._memory[name]) or 'nothing'}, "
+                    "what its parameters mark as Memory"
+                )
+            if not isinstance(value, Tensor) or value.shape != before[field].shape:
+                shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise ConfigError(
+                    f"term {name!r} returns {field!r} of {shape}: expected a tensor {tuple(before[field].shape)}"
+                )
+        return new
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What the terms have learned and remember, by "term/field"."""
+        fields = [(name, f) for name in self.parts for f in (*self._learned[name], *self._memory[name])]
+        return {f"{name}/{f}": getattr(self, f"{name}/{f}") for name, f in fields}
 
     def batch(self, logits: Tensor, z_ND: Tensor, y_N: Tensor, **more: Any) -> Batch:
         """A Batch with this objective's tree and label embeddings."""
         labels = [getattr(self, f"level_{level}") for level in range(self._levels)]
         return Batch(logits, z_ND, y_N, tree=self.tree, labels=labels, **more)
-
-    def _tensors(self, names: Mapping[str, tuple[str, ...]]) -> dict[str, Tensor]:
-        return {f"{name}/{f}": getattr(self, f"{name}/{f}") for name, fields in names.items() for f in fields}
 
     def _grouped(self, terms_T: Tensor) -> Tensor:
         """The terms of a group that has one weight, summed."""
@@ -182,6 +198,16 @@ class Objective(nn.Module):
         """The first training step (from 1) at which the base term's share was under 0.05; None if there was none."""
         step = -1 if self.weighting is None else int(self.weighting.collapsed_at)
         return None if step < 0 else step
+
+
+def check_tree(parts: Sequence[str], tree: Taxonomy) -> None:
+    """ConfigError: a term needs a tree over the classes, and there is none. Before anything is trained."""
+    need = [name for name in parts if term(name).tree]
+    if tree.flat and need:
+        raise ConfigError(
+            f"{' and '.join(need)} {'need' if len(need) > 1 else 'needs'} a tree over the classes, and the data set is "
+            "flat: give it a taxonomy.json, or choose terms that need none"
+        )
 
 
 def check_finite(losses_ST: Tensor, names: Sequence[str], epoch: int) -> None:

@@ -23,6 +23,8 @@ from types import ModuleType
 from typing import Any
 
 from laresa.errors import ConfigError, nearest
+from laresa.fields import fields_of
+from laresa.measurement import SCORES
 
 KINDS = (
     "TERMS",
@@ -49,10 +51,12 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "OPTIMIZERS": ("laresa.optimizers",),
     "LR_SCHEDULES": ("laresa.optimizers",),
 }
+# Their fields are called by the component's name, so a name is one component's, whatever its kind.
+WITH_FIELDS = (*(kind for kind in BUILT_IN if kind != "TERM_GROUPS"), "BACKBONES")
 GROUP = "laresa.plugins"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plugin:
     """What was loaded. spec: as the user named it. names: kind -> names it brings."""
 
@@ -72,17 +76,16 @@ _loaded: dict[Path, tuple[Plugin, ModuleType]] = {}
 
 def table(kind: str) -> Mapping[str, Any]:
     """name -> component of one of KINDS, ours first, then those of the plugins in the order in which they came."""
-    return _table(kind, tuple(_loaded))
+    return _table(kind, loaded())
 
 
 @functools.lru_cache(maxsize=256)
-def _table(kind: str, plugins: tuple[Path, ...]) -> Mapping[str, Any]:
+def _table(kind: str, plugins: tuple[Plugin, ...]) -> Mapping[str, Any]:
     found: dict[str, Any] = {}
     for module in BUILT_IN.get(kind, ()):
         found |= getattr(importlib.import_module(module), kind)
-    for path in plugins:
-        plugin, module_of = _loaded[path]
-        found |= {name: getattr(module_of, kind)[name] for name in plugin.names.get(kind, ())}
+    for plugin in plugins:
+        found |= {name: getattr(module_of(plugin), kind)[name] for name in plugin.names.get(kind, ())}
     return found
 
 
@@ -105,7 +108,7 @@ def load(spec: str) -> Plugin:
     """Import a plugin by its path or module name and add what it brings; once, however often it is asked for.
 
     ConfigError: there is no such file or module; it does not import (its own traceback, its own lines only); it brings
-    nothing, a dict that is none, or a name that exists.
+    nothing, a dict that is none, a name that exists, what is no function, or a field without a type or default.
     """
     path, name = _locate(spec)
     if path in _loaded:
@@ -138,7 +141,6 @@ def isolated() -> Iterator[None]:
             sys.modules.pop(_loaded[path][0].module, None)
         _loaded.clear()
         _loaded.update(before)
-        _table.cache_clear()
 
 
 # ---------------------------------------------------------------------- finding and importing
@@ -174,7 +176,7 @@ def _import(spec: str, path: Path, name: str) -> ModuleType:
             sys.path.append(folder)  # a plugin may import what lies beside it
         found.loader.exec_module(module)
         return module
-    except Exception as error:  # whatever the user's file does while it is imported
+    except (Exception, SystemExit) as error:  # whatever the user's file does while it is imported
         sys.modules.pop(name, None)
         raise ConfigError(f"plugin {spec!r} does not import:\n{_own_lines(error, path)}") from error
 
@@ -198,17 +200,36 @@ def _names(spec: str, module: ModuleType) -> dict[str, tuple[str, ...]]:
             raise ConfigError(
                 f"plugin {spec!r}: {kind} is {type(brought).__name__}: expected a dict of name: component"
             )
-        for name in brought:
-            _check_name(spec, kind, name)
+        for name, found in brought.items():
+            _check_name(spec, kind, name, names)
+            _check_component(spec, kind, name, found)
         names[kind] = tuple(brought)
     if not names and not {"add_options", "build"} <= set(vars(module)):
         raise ConfigError(f"plugin {spec!r} brings nothing: expected a dict named {', '.join(KINDS)}, or a study")
     return names
 
 
-def _check_name(spec: str, kind: str, name: str) -> None:
+def _check_name(spec: str, kind: str, name: str, brought: Mapping[str, tuple[str, ...]]) -> None:
     if not name.isidentifier():
         raise ConfigError(f"plugin {spec!r}: {kind} has {name!r}: expected a name of letters, digits and underscores")
-    if name in table(kind):
-        owner = next((p.spec for p in loaded() if name in p.names.get(kind, ())), "laresa itself")
-        raise ConfigError(f"plugin {spec!r}: {kind} has {name!r}, which {owner} brings already: choose another name")
+    for other in WITH_FIELDS if kind in WITH_FIELDS else (kind,):
+        ours = name in table(other) or (kind == "METRICS" and name in SCORES)
+        if ours or name in brought.get(other, ()):
+            owners = (p.spec for p in loaded() if name in p.names.get(other, ()))
+            owner = next(owners, "laresa itself" if ours else "it")
+            among = "" if other == kind else f" among its {other}"
+            raise ConfigError(
+                f"plugin {spec!r}: {kind} has {name!r}, which {owner} brings already{among}: choose another name"
+            )
+
+
+def _check_component(spec: str, kind: str, name: str, found: Any) -> None:
+    if kind not in (*WITH_FIELDS, "METRICS"):
+        return
+    fn = getattr(found, "fn", found)
+    if not callable(fn):
+        raise ConfigError(f"plugin {spec!r}: {kind} has {name!r}, which is {type(fn).__name__}: expected a function")
+    try:
+        fields_of(fn, name)
+    except ConfigError as error:
+        raise ConfigError(f"plugin {spec!r}: {kind} {error}") from error

@@ -20,6 +20,7 @@ from laresa.errors import DataError, nearest
 log = logging.getLogger(__name__)
 
 TEXT_KINDS = ("name", "description")
+FORMS = ("groups", "paths", "classes")  # of a taxonomy.json; the last is a flat data set's
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,9 +55,14 @@ class Taxonomy:
 
     # ------------------------------------------------------------------ construction
     @classmethod
-    def from_names(cls, names: Sequence[str]) -> Taxonomy:
+    def from_names(
+        cls, names: Sequence[str], *, descriptions: Mapping[str, str] | None = None, notes: Iterable[str] = ()
+    ) -> Taxonomy:
         """Classes without a tree above them."""
-        return cls(tuple(names), np.full(len(names), -1), ())
+        wrong = [name for name in names if not isinstance(name, str) or not name.strip()]
+        if wrong:
+            raise DataError(f"an empty name among the classes: {wrong[0]!r}")
+        return cls(tuple(names), np.full(len(names), -1), (), dict(descriptions or {}), tuple(notes))
 
     @classmethod
     def from_groups(cls, groups: Mapping[str, Sequence[str]], **kwargs: Any) -> Taxonomy:
@@ -98,7 +104,7 @@ class Taxonomy:
 
     @classmethod
     def from_json(cls, path: str | Path, *, classes: Sequence[str] | None = None) -> Taxonomy:
-        """From a taxonomy.json: {"groups": ...} or {"paths": ...}, optional "descriptions" and "notes"."""
+        """From a taxonomy.json: {"groups": ...}, {"paths": ...} or {"classes": ...}; "descriptions", "notes"."""
         try:
             fields = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_unique_keys)
             return cls.from_dict(fields, classes=classes)
@@ -112,24 +118,33 @@ class Taxonomy:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any], *, classes: Sequence[str] | None = None) -> Taxonomy:
         """The inverse of `to_dict`; also takes {"groups": ...}."""
-        known = ("groups", "paths", "descriptions", "notes")
+        known = (*FORMS, "descriptions", "notes")
         if not isinstance(fields, Mapping):
             raise DataError(f"a taxonomy is a JSON object, not {type(fields).__name__}")
         for name in fields:
             if name not in known:
                 raise DataError(f"unknown key {name!r} in a taxonomy{nearest(name, known)}")
-        if ("groups" in fields) == ("paths" in fields):
-            raise DataError('a taxonomy needs either "groups" or "paths"')
-        tree, descriptions = fields.get("groups", fields.get("paths")), fields.get("descriptions", {})
-        if not isinstance(tree, Mapping) or not isinstance(descriptions, Mapping):
-            raise DataError("groups, paths and descriptions are JSON objects: {name: ...}")
-        make = cls.from_groups if "groups" in fields else cls.from_paths
-        return make(tree, classes=classes, descriptions=descriptions, notes=tuple(fields.get("notes", ())))
+        forms = [form for form in FORMS if form in fields]
+        if len(forms) != 1:
+            raise DataError('a taxonomy needs either "groups", "paths" or, of a flat data set, "classes"')
+        (form,), descriptions = forms, fields.get("descriptions", {})
+        more = {"descriptions": descriptions, "notes": tuple(fields.get("notes", ()))}
+        if not isinstance(fields[form], list if form == "classes" else Mapping) or not isinstance(
+            descriptions, Mapping
+        ):
+            raise DataError("groups, paths and descriptions are JSON objects: {name: ...}; classes is a list of names")
+        if form == "classes":
+            return cls.from_names(fields[form], **more)
+        make = cls.from_groups if form == "groups" else cls.from_paths
+        return make(fields[form], classes=classes, **more)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types: {"paths": ..., "descriptions": ..., "notes": ...}, classes in class order."""
+        """Plain JSON types, in class order: {"paths": ... (or "classes"), "descriptions": ..., "notes": ...}."""
+        more = {"descriptions": dict(self.descriptions), "notes": list(self.notes)}
+        if self.flat:
+            return {"classes": list(self.names), **more}
         paths = {name: [self.node_names[node] for node in self.ancestors(i)] for i, name in enumerate(self.names)}
-        return {"paths": paths, "descriptions": dict(self.descriptions), "notes": list(self.notes)}
+        return {"paths": paths, **more}
 
     # ------------------------------------------------------------------ what the tree says
     @property
@@ -203,6 +218,15 @@ class Taxonomy:
             rows = [children[node] + [len(self.parents)] * (width - len(children[node])) for node in nodes]
             families.append((nodes, np.array(rows)))
         return tuple(families)
+
+    @cached_property
+    def steps_CV(self) -> NDArray[np.int64]:
+        """int64 [C, V]: how many steps a node is up from a class; -1 where it does not stand above it."""
+        steps_CV = np.full((self.leaves, len(self.parents)), -1, dtype=np.int64)
+        for leaf in range(self.leaves):
+            path = self.path(leaf)
+            steps_CV[leaf, list(path)] = np.arange(len(path))
+        return steps_CV
 
     @property
     def flat(self) -> bool:

@@ -45,6 +45,7 @@ class Term:
 
     base: set for a base term (ce, hace, ...): exactly one stands in every subset, and it says what the head has.
     views: 2 for a term that compares two augmentations of each image (`batch.view_ND`).
+    tree: it needs a tree over the classes, and is refused before training where the data set is flat.
     labels: it reads the label embeddings, so that the shuffled control changes it.
     show: {learned tensor's name: value} -> what to log of it once an epoch, by the name in MLflow.
     """
@@ -52,6 +53,7 @@ class Term:
     fn: Callable[..., Any]
     base: Head | None = None
     views: int = 1
+    tree: bool = False
     labels: bool = True
     show: Callable[[Mapping[str, Tensor]], Mapping[str, float]] | None = None
 

@@ -20,7 +20,6 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
-from laresa.errors import ConfigError
 from laresa.fields import Doc, PerTerm, Range
 from laresa.plugins import component
 
@@ -58,7 +57,7 @@ def fixed(
     alpha_T: Tensor,
     memory: State,
     *,
-    weights: Annotated[Tensor, PerTerm(_equal), Ge(0), Doc("each term's scalar, as it is")] = None,  # type: ignore[assignment]
+    weights: Annotated[Tensor, PerTerm(_equal, some=True), Ge(0), Doc("each term's scalar, as it is")] = None,  # type: ignore[assignment]
 ) -> Weighted:
     """sum w_i L_i with given scalars, taken as they are."""
     return (weights * losses_T).sum(), weights / weights.sum(), memory
@@ -152,8 +151,6 @@ class Weighting(nn.Module):
         self.alpha = nn.Parameter(torch.tensor(alpha_init)) if alpha_init else None
         vectors = {field: torch.tensor(value) for field, value in fields.items() if isinstance(value, tuple)}
         for field, vector_T in vectors.items():
-            if vector_T.sum() <= 0:
-                raise ConfigError(f"{name}.{field}={fields[field]}: expected weights >= 0, not all zero")
             self.register_buffer(f"given_{field}", vector_T, persistent=False)
         self._vectors, self._scalars = tuple(vectors), {f: v for f, v in fields.items() if f not in vectors}
         start = self.rule.memory(len(terms)) if self.rule.memory else {}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from laresa.data.autoaugment import autoaugment as autoaugment_batch
 from laresa.errors import ConfigError, DataError
-from laresa.plugins import table
+from laresa.plugins import component, table
 
 
 def augment(
@@ -33,6 +33,8 @@ def augment(
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise DataError(f"augment takes uint8 [N, 3, H, W], not {images.dtype} {list(images.shape)}")
+    for name in fields:
+        component("AUGMENTATIONS", name)
     target_NC: Tensor | None = None
     for name, function in table("AUGMENTATIONS").items():
         if name not in fields or (name == "flip" and "crop" in fields):
@@ -45,6 +47,8 @@ def augment(
         _check(name, changed, images, mixed, classes)
         images = changed
         if mixed is not None:
+            if target_NC is not None:
+                raise ConfigError(f"augmentation {name!r} mixes images that another has mixed already: use one of them")
             target_NC = nn.functional.pad(mixed, (0, classes - mixed.shape[1]))
     return images, target_NC
 

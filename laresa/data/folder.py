@@ -1,6 +1,7 @@
 """A user's own data set: a folder of images by class, and a taxonomy.json.
 
-    taxonomy.json            {"groups": {"coarse": ["fine", ...]}} or {"paths": {...}}, optional "descriptions"
+    taxonomy.json            {"groups": {"coarse": ["fine", ...]}} or {"paths": {...}}, optional "descriptions";
+                             without it the data set is flat: its classes are the folders of train/
     train/<fine>/*           any format that Pillow reads
     val/<fine>/*             optional; without it the test images are cut 50/50
     test/<fine>/*
@@ -26,6 +27,7 @@ from laresa.taxonomy import Taxonomy
 log = logging.getLogger(__name__)
 
 LARGEST_DEFAULT = 224
+TAXONOMY = "taxonomy.json"
 
 
 def source(root: Path, *, skip_bad: bool = False) -> Source:
@@ -40,7 +42,7 @@ def source(root: Path, *, skip_bad: bool = False) -> Source:
     missing = [name for i, name in enumerate(tree.names) if i not in trained]
     if missing:
         listed = ", ".join(map(repr, missing[:8]))
-        raise DataError(f"{root / 'train'} has no image of {len(missing)} classes of taxonomy.json: {listed}")
+        raise DataError(f"{root / 'train'} has no image of {len(missing)} classes: {listed}")
 
     def images(part: str, size: int) -> Iterator[NDArray[np.uint8] | None]:
         for path, _ in files.get(part, ()):
@@ -52,7 +54,8 @@ def source(root: Path, *, skip_bad: bool = False) -> Source:
                 log.warning("left out: %s", error)
                 yield None
 
-    everything = [path for part in files.values() for path, _ in part] + [root / "taxonomy.json"]
+    everything = [path for part in files.values() for path, _ in part]
+    everything += [path for path in (root / TAXONOMY,) if path.is_file()]
     return Source(
         name=root.resolve().name,
         taxonomy=tree,
@@ -66,24 +69,25 @@ def source(root: Path, *, skip_bad: bool = False) -> Source:
 def _taxonomy(root: Path) -> Taxonomy:
     if not root.is_dir():
         raise DataError(f"no such folder: {root}")
-    path = root / "taxonomy.json"
-    if not path.is_file():
-        example = '{"groups": {"coarse": ["fine", ...]}}'
-        raise DataError(f"{path} is missing: it names the classes and their parents, as {example}")
-    return Taxonomy.from_json(path)
+    if (root / TAXONOMY).is_file():
+        return Taxonomy.from_json(root / TAXONOMY)
+    folders = [entry.name for entry in _visible(_there(root / "train")) if entry.is_dir()]
+    if not folders:
+        raise DataError(f"{root / 'train'} holds no folder of a class: expected train/<class>/<image>")
+    return Taxonomy.from_names(folders)
 
 
 def _files(folder: Path, tree: Taxonomy) -> list[tuple[Path, int]]:
     """(path, label), by class and then by name."""
-    if not folder.is_dir():
-        raise DataError(f"{folder} is missing: expected {folder.name}/<class>/<image>")
+    _there(folder)
     index = {name: i for i, name in enumerate(tree.names)}
     found: list[tuple[Path, int]] = []
     for entry in _visible(folder):
         if not entry.is_dir():
             raise DataError(f"{entry} is no folder of a class: expected {folder.name}/<class>/<image>")
         if entry.name not in index:
-            raise DataError(f"{entry}: the class {entry.name!r} is not in taxonomy.json{nearest(entry.name, index)}")
+            where = TAXONOMY if (folder.parent / TAXONOMY).is_file() else "train"
+            raise DataError(f"{entry}: the class {entry.name!r} is not in {where}{nearest(entry.name, index)}")
         for path in _visible(entry):
             if not path.is_file():
                 raise DataError(f"{path} is no image file: classes hold images only, no folders")
@@ -91,6 +95,12 @@ def _files(folder: Path, tree: Taxonomy) -> list[tuple[Path, int]]:
     if not found:
         raise DataError(f"{folder} holds no image: an empty {folder.name} split")
     return sorted(found, key=lambda pair: (pair[1], pair[0].name))
+
+
+def _there(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise DataError(f"{folder} is missing: expected {folder.name}/<class>/<image>")
+    return folder
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -85,6 +85,8 @@ def _balance(dataset: Dataset) -> list[str]:
 
 def _lonely_groups(dataset: Dataset) -> list[str]:
     tree = dataset.taxonomy
+    if tree.flat:
+        return ["no tree over the classes: terms and metrics that need one (anchor, hace, nn_hit, ...) can't be had"]
     sizes = np.bincount(tree.parent_C, minlength=len(tree.coarse_names))
     lonely = [tree.coarse_names[k] for k in np.flatnonzero(sizes == 1)]
     return [f"{len(lonely)} groups hold one class only: {_some(lonely)}"] if lonely else []

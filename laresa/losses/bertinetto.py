@@ -6,7 +6,6 @@ Shapes: N samples, C classes (leaves), V tree nodes (leaves first).
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated
 
 import torch
@@ -16,7 +15,7 @@ from torch.nn.functional import pad
 
 from laresa.fields import Doc, Range
 from laresa.losses.cross_entropy import CLASSES
-from laresa.losses.tree import log_masses
+from laresa.losses.tree import log_masses, once_a_tree
 from laresa.terms import Term
 
 if TYPE_CHECKING:
@@ -73,26 +72,23 @@ def _leaf_masses(logits_NC: Tensor, tree: Taxonomy) -> Tensor:
     return log_masses(pad(logits_NC.log_softmax(-1), (0, inner), value=-torch.inf), tree)
 
 
-@lru_cache(maxsize=64)
-def _hxe_weights(tree: Taxonomy, alpha: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+@once_a_tree
+def _hxe_weights(tree: Taxonomy, alpha: Tensor, device: torch.device) -> Tensor:
     """Weight of each -log a_v, C x V: the edges' sum written by nodes, lambda_l - lambda_{l-1}."""
-    edge = torch.exp(alpha * torch.arange(int(tree.heights.max()) + 1, dtype=torch.float64))
-    node_weight = torch.diff(edge, prepend=torch.zeros(1))
-    weight_CV = torch.zeros(tree.leaves, len(tree.parents), dtype=torch.float64)
-    for leaf in range(tree.leaves):
-        path = tree.path(leaf)
-        weight_CV[leaf, list(path)] = node_weight[: len(path)]
-    return weight_CV.to(device, dtype)
+    steps_CV = torch.tensor(tree.steps_CV, device=device)
+    up_CV = steps_CV.clamp_min(0).double()
+    node_CV = torch.exp(alpha * up_CV) - torch.where(steps_CV > 0, torch.exp(alpha * (up_CV - 1)), 0.0)
+    return torch.where(steps_CV >= 0, node_CV, 0.0)
 
 
-@lru_cache(maxsize=64)
-def _soft_labels(tree: Taxonomy, beta: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+@once_a_tree
+def _soft_labels(tree: Taxonomy, beta: Tensor, device: torch.device) -> Tensor:
     """Row t: the soft target of leaf t, C x C."""
-    distance_CC = torch.tensor(tree.lca_VV[: tree.leaves, : tree.leaves], dtype=torch.float64)
-    return torch.softmax(-beta * distance_CC / distance_CC.max().clamp_min(1), 1).to(device, dtype)
+    distance_CC = torch.tensor(tree.lca_VV[: tree.leaves, : tree.leaves], dtype=torch.float64, device=device)
+    return torch.softmax(-beta * distance_CC / distance_CC.max().clamp_min(1), 1)
 
 
 TERMS = {
-    "hxe": Term(hxe, base=CLASSES, labels=False),
-    "soft_label": Term(soft_label, base=CLASSES, labels=False),
+    "hxe": Term(hxe, base=CLASSES, tree=True, labels=False),
+    "soft_label": Term(soft_label, base=CLASSES, tree=True, labels=False),
 }

@@ -13,9 +13,8 @@ import torch
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
-from laresa.errors import ConfigError
 from laresa.fields import Doc, Range
-from laresa.losses.tree import log_masses
+from laresa.losses.tree import log_masses, once_a_tree
 from laresa.terms import Head, Term
 
 if TYPE_CHECKING:
@@ -33,7 +32,10 @@ def hace_loss(
     node all (Eq. 4). epsilon > 0 takes log(a + epsilon) on probabilities instead, as the authors' code does with 1e-6.
 
     logits_NV: one logit a NODE. y_N: leaves. dilution in (0, 1]; 1 keeps all on the leaf.
+    ValueError: another dilution.
     """
+    if not isinstance(dilution, Tensor) and not 0 < dilution <= 1:
+        raise ValueError(f"dilution={dilution!r}: expected a number in (0, 1]")
     target_CV = _targets(tree, dilution, logits_NV.device, logits_NV.dtype)
     spread = smoothing / max(tree.leaves - 1, 1)
     return _cross_entropy(
@@ -65,18 +67,12 @@ def _cross_entropy(logits_NV: Tensor, q_NV: Tensor, tree: Taxonomy, epsilon: flo
     return -(q_NV * log_masses(logits_NV.log_softmax(-1), tree)).sum(-1)
 
 
-@lru_cache(maxsize=64)
-def _targets(tree: Taxonomy, dilution: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+@once_a_tree
+def _targets(tree: Taxonomy, dilution: Tensor, device: torch.device) -> Tensor:
     """T transposed, C x V: row t is leaf t's target over the nodes."""
-    if not 0 < dilution <= 1:
-        raise ValueError(f"dilution={dilution!r}: expected a number in (0, 1]")
-    target_CV = torch.zeros(tree.leaves, len(tree.parents), dtype=torch.float64)
-    for leaf in range(tree.leaves):
-        path = tree.path(leaf)
-        for k, node in enumerate(path):
-            keep = 1.0 if k == len(path) - 1 else dilution
-            target_CV[leaf, node] = keep * (1 - dilution) ** k
-    return target_CV.to(device, dtype)
+    steps_CV = torch.tensor(tree.steps_CV, device=device)
+    keep_V = torch.where(torch.tensor(tree.parents < 0, device=device), 1.0, dilution)
+    return torch.where(steps_CV >= 0, keep_V * (1 - dilution) ** steps_CV.clamp_min(0), 0.0)
 
 
 @lru_cache(maxsize=64)
@@ -85,8 +81,6 @@ def _ancestors(tree: Taxonomy, device: torch.device, dtype: torch.dtype) -> Tens
 
 
 def _nodes(tree: Taxonomy) -> int:
-    if tree.flat:
-        raise ConfigError("hace needs a tree over the classes, and the data set is flat: give it a taxonomy.json")
     return len(tree.parents)
 
 
@@ -97,4 +91,4 @@ def _log_leaf(logits_NV: Tensor, tree: Taxonomy) -> Tensor:
 
 NODES = Head(_nodes, _log_leaf)  # one logit a node
 
-TERMS = {"hace": Term(hace, base=NODES, labels=False)}
+TERMS = {"hace": Term(hace, base=NODES, tree=True, labels=False)}

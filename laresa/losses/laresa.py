@@ -146,7 +146,7 @@ def _show_beta(learned: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 TERMS = {
-    "anchor": Term(anchor, show=_show_beta),
+    "anchor": Term(anchor, tree=True, show=_show_beta),
     "triplet": triplet,
     "center": Term(center, labels=False),
     "variance": Term(variance, labels=False),

@@ -13,7 +13,7 @@ from laresa.config import TrialConfig
 from laresa.data.dataset import Dataset
 from laresa.methods.loop import Loop, Sample
 from laresa.model import LatentClassifier, build_model, input_statistics
-from laresa.objective import Objective, check_finite
+from laresa.objective import Objective, check_finite, check_tree
 from laresa.plugins import component
 from laresa.terms import Head, term
 
@@ -25,6 +25,7 @@ class EndToEnd(Loop):
 
     def __init__(self, config: TrialConfig, data: Dataset, device: torch.device | str) -> None:
         super().__init__(config, data, device)
+        check_tree(config.parts, data.taxonomy)
         self.labels = self.text()
         self.head = base_head(config)
         self.model = self._build_model()

@@ -119,7 +119,7 @@ class Loop:
         started, number = time.perf_counter(), len(self.history) + 1
         seed_everything(derive_seed(self.config.seed, number, "network"))
         self.model.train()
-        metrics = dict(self.train_epoch(number))
+        metrics = {name: float(value) for name, value in self.train_epoch(number).items()}
         logits_NC, _ = self.forward(self._val)
         y_N = self._val.labels.to(self.device)
         top1 = (logits_NC.argmax(1) == y_N).double().mean().item()
@@ -178,6 +178,8 @@ class Loop:
             images, target_NC = augment(raw, y_N, fields, generator, classes=self.data.taxonomy.leaves)
             view = None
             if views > 1:
+                if target_NC is not None:
+                    raise ConfigError(f"augment={config.augment!r} mixes images: a term with two views can't use it")
                 view, _ = augment(raw, y_N, fields, generator, classes=self.data.taxonomy.leaves)
                 view = self.prepared(view)
             yield Sample(self.prepared(images), y_N, generator, target_NC, view)

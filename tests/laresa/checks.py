@@ -4,12 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from laresa.taxonomy import Taxonomy
+
 N, D = 5, 4
+FOREST = Taxonomy.from_groups({"sea": ["crab", "eel"], "air": ["owl", "bat", "bee"]})
+ROOTED = Taxonomy.from_paths(
+    {
+        "a": ("ab", "abc", "root"),
+        "b": ("ab", "abc", "root"),
+        "c": ("c1", "abc", "root"),
+        "d": ("d1", "d2", "root"),
+        "e": ("d1", "d2", "root"),
+    }
+)
+RAGGED = Taxonomy.from_paths(
+    {"a": ("ab", "abc", "root"), "b": ("ab", "abc", "root"), "c": ("abc", "root"), "d": ("root",)}
+)
+over_trees = pytest.mark.parametrize("tree", [FOREST, ROOTED, RAGGED], ids=["forest", "rooted", "ragged"])
 few = settings(max_examples=25, deadline=None)
 seeds = st.integers(0, 2**31)
 
@@ -34,3 +51,8 @@ def assert_same(loss: Callable[[Tensor], Tensor], naive: Callable[[Tensor], Tens
     torch.testing.assert_close(value, naive_value, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(gradient, naive_gradient, rtol=1e-9, atol=1e-11)
     assert naive_gradient.abs().max() > 1e-6  # a gradient of zeros would prove nothing
+
+
+def naive_mass(p: Tensor, tree: Taxonomy, node: int) -> Tensor:
+    """Probability of a node and all below it."""
+    return sum((p[j] for j in range(len(p)) if node in tree.path(j)), p.new_zeros(()))

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from laresa import data
+from laresa.config import TrialConfig
 from laresa.data import cache
 from laresa.data.report import check, describe
 from laresa.errors import DataError
@@ -232,7 +233,7 @@ def _empty(folder):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda r: (r / "taxonomy.json").unlink(), r"taxonomy\.json is missing.*groups"),
+        (lambda r: (r / "taxonomy.json").write_text('{"classes": ["owl", "duck"]}'), "'saw' is not in taxonomy.json"),
         (lambda r: (r / "taxonomy.json").write_text('{"groups": {"bird": ["owl", "duk"], "tool": ["saw"]}}'), "'duk'"),
         (
             lambda r: (r / "taxonomy.json").write_text('{"groups": {"a": ["owl", "duck"], "b": ["saw", "owl"]}}'),
@@ -240,8 +241,8 @@ def _empty(folder):
         ),
         (lambda r: picture(r / "train" / "duk" / "0.png", (1, 1, 1)), "'duk' is not in taxonomy.*did you mean 'duck'"),
         (lambda r: picture(r / "test" / "sow" / "0.png", (1, 1, 1)), "'sow' is not in taxonomy.*did you mean 'saw'"),
-        (lambda r: shutil.rmtree(r / "train" / "saw"), "no image of 1 classes of taxonomy.json: 'saw'"),
-        (lambda r: _empty(r / "train" / "saw"), "no image of 1 classes of taxonomy.json: 'saw'"),
+        (lambda r: shutil.rmtree(r / "train" / "saw"), "no image of 1 classes: 'saw'"),
+        (lambda r: _empty(r / "train" / "saw"), "no image of 1 classes: 'saw'"),
         (lambda r: _empty(r / "test"), "empty test split"),
         (lambda r: (r / "val").mkdir(), "empty val split"),
         (lambda r: shutil.rmtree(r / "test"), "test is missing"),
@@ -253,6 +254,42 @@ def test_what_is_refused(root, spoil, message):
     spoil(root)
     with pytest.raises(DataError, match=message):
         data.load(str(root))
+
+
+def test_a_folder_without_a_taxonomy_is_a_flat_data_set(root):
+    deep = data.load(str(root))
+    (root / "taxonomy.json").unlink()
+    flat = data.load(str(root))
+    assert flat.taxonomy.flat
+    assert flat.taxonomy.names == ("duck", "owl", "saw")  # the folders of train/, sorted
+    assert torch.bincount(flat.test.labels).tolist() == [3, 3, 3]
+    assert flat.train.images[0, :, 8, 8].tolist() == [0, 250, 0]
+    assert flat.fingerprint != deep.fingerprint
+    assert "no tree over the classes" in "".join(check(str(root)))
+    picture(root / "test" / "sow" / "0.png", (1, 1, 1))
+    with pytest.raises(DataError, match="'sow' is not in train; did you mean 'saw'"):
+        data.load(str(root))
+    shutil.rmtree(root / "train")
+    with pytest.raises(DataError, match="train is missing"):
+        data.load(str(root))
+
+
+def test_a_flat_data_set_may_describe_its_classes(root):
+    words = {"owl": "hunts", "duck": "swims", "saw": "cuts"}
+    (root / "taxonomy.json").write_text(json.dumps({"classes": list(words), "descriptions": words}))
+    tree = data.load(str(root)).taxonomy
+    assert tree.flat
+    assert tree.texts("description") == ("hunts", "swims", "cuts")
+
+
+def test_exchanged_splits_judge_by_what_the_fold_tests(root):
+    config = TrialConfig(dataset=str(root), split_seed=3)
+    plain, exchanged = data.load(config), data.load(config.replace(exchange_splits=True))
+    assert torch.equal(plain.val.images, exchanged.test.images)
+    assert torch.equal(plain.test.images, exchanged.val.images)
+    assert torch.equal(plain.train.images, exchanged.train.images)
+    assert exchanged.fold_note == f"{plain.fold_note}; validation and test part exchanged"
+    assert data.data_key(config) != data.data_key(config.replace(exchange_splits=True))
 
 
 def test_hidden_files_are_passed_over(root):

@@ -45,7 +45,7 @@ def labels(seed: int, count: int = N, classes: int = C) -> Tensor:
 
 def embeddings() -> LabelEmbeddings:
     coarse_KD = draw(21, K, D)
-    return LabelEmbeddings(draw(20, C, D), coarse_KD[torch.from_numpy(TREE.parent_C)], coarse_KD)
+    return LabelEmbeddings((draw(20, C, D), coarse_KD[torch.from_numpy(TREE.parent_C)]), coarse_KD)
 
 
 def centroid(z: Tensor, y: Tensor, label: int) -> np.ndarray:
@@ -258,3 +258,15 @@ def test_evaluate_one_sample() -> None:
     assert scores["classes_without_samples"] == C - 1
     assert math.isnan(scores["silhouette"])
     assert scores["top1"] in (0.0, 1.0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_needs_a_tree_is_nan_where_there_is_none() -> None:
+    flat = Taxonomy.from_names(TREE.names)
+    logits, z, y, e = draw(15, N, C), draw(16, N, D), labels(17), LabelEmbeddings((draw(20, C, D),), draw(20, C, D))
+    scores = metrics.evaluate(logits, z, y, flat, e)
+    assert tuple(scores) == SCORES
+    assert {name for name, value in scores.items() if not math.isnan(value)} == {
+        *("top1", "spearman_fine", "pearson_fine", "classes_without_samples")
+    }
+    assert scores["spearman_fine"] == metrics.semantic_correlation(z, y, e.fine_CD)[0]

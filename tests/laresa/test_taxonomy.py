@@ -120,6 +120,38 @@ def test_dict_and_back():
     assert again.notes == ("made up",)
 
 
+def test_a_flat_data_set_has_classes_and_no_tree():
+    tree = Taxonomy.from_names(["owl", "saw"], descriptions={"owl": "hunts"})
+    assert tree.flat
+    assert not Taxonomy.from_groups(GROUPS).flat
+    assert (tree.levels, tree.coarse_names, tree.parent_C.tolist()) == (1, ("owl", "saw"), [0, 1])
+    again = Taxonomy.from_dict(json.loads(json.dumps(tree.to_dict())))
+    assert (again.names, again.flat, again.descriptions) == (tree.names, True, tree.descriptions)
+    for names in (["owl", " "], ["owl", 3]):
+        with pytest.raises(DataError, match="empty name"):
+            Taxonomy.from_names(names)
+
+
+@pytest.mark.parametrize("paths", [PATHS, {"a": ("b", "c", "d"), "e": ("d",)}])
+def test_tables_of_the_tree_are_what_its_paths_say(paths):
+    tree = Taxonomy.from_paths(paths)
+    nodes = range(len(tree.parents))
+    for i in nodes:
+        for j in nodes:
+            common = [node for node in tree.path(i) if node in tree.path(j)]
+            expected = tree.heights[common[0]] if common else tree.heights.max() + 1
+            assert tree.lca_VV[i, j] == tree.lca_height(i, j) == expected
+            assert tree.ancestor_VV[i, j] == (i in tree.path(j))
+    for leaf in range(tree.leaves):
+        for node in nodes:
+            path = tree.path(leaf)
+            assert tree.steps_CV[leaf, node] == (path.index(node) if node in path else -1)
+    for members in (dict(zip(nodes, rows, strict=True)) for nodes, rows in tree.families):
+        for node, row in members.items():
+            below = {child for child, parent in enumerate(tree.parents) if parent == node}
+            assert {member for member in row.tolist() if member < len(tree.parents)} == below | {node}
+
+
 def test_parents_cannot_be_written():
     tree = Taxonomy.from_groups(GROUPS)
     with pytest.raises(ValueError, match="read-only"):

@@ -70,6 +70,7 @@ class TrialConfig:
     dataset: str = "emoji120"
     fold: int = 0
     split_seed: int = 42
+    exchange_splits: bool | None = None  # True: the fold's validation and test part change places; else absent
     image_size: int | None = None  # pixels; None: the data set's own
     skip_bad_images: bool = False  # leave out images of a folder that don't decode, instead of refusing
     augment: str = "crop+flip"  # "+"-joined AUGMENTATIONS, or "none"
@@ -144,8 +145,10 @@ class TrialConfig:
         return type(self).from_dict({**fields, **changes})
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Plain JSON types; without `exchange_splits` where it is None, as every other signature was made."""
         fields = dataclasses.asdict(self)
+        if self.exchange_splits is None:
+            del fields["exchange_splits"]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
     @classmethod
@@ -168,6 +171,7 @@ class TrialConfig:
         """Fill the default of a field that has an effect; set one that has none to None."""
         parts = self.parts
         several, semantic = len(parts) > 1, bool({"anchor", "triplet"} & set(parts))
+        self._effective("exchange_splits", bool(self.exchange_splits), None)
         self._effective("shuffle_labels", semantic, False)
         self._effective("margin", "triplet" in parts, 0.2)
         self._effective("variance_reduction", "variance" in parts, "sum")

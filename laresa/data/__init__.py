@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from laresa.config import TrialConfig
 from laresa.data import cache, cifar100, cub200, emoji120, folder, tinyimagenet
@@ -12,9 +14,10 @@ from laresa.data.cache import Source
 from laresa.data.dataset import Dataset, Split
 from laresa.errors import DataError, nearest
 
-__all__ = ["Dataset", "Split", "folds", "load", "names", "prepare"]
+__all__ = ["Dataset", "Split", "folds", "key", "load", "names", "prepare"]
 
 DEFAULT_SPLIT_SEED = 42  # the paper's
+FIELDS = ("dataset", "fold", "split_seed", "exchange_splits", "image_size", "skip_bad_images")  # what `load` reads
 
 _SOURCES: dict[str, Callable[[Path | None], Source]] = {
     "cifar100": cifar100.source,
@@ -40,7 +43,8 @@ def load(
     """One fold of a data set.
 
     config: a name of `names()`, the path of a folder or of an .npz, or a TrialConfig, which also gives what the
-        keywords leave open (else fold 0, split seed 42, the data set's own image size).
+        keywords leave open (else fold 0, split seed 42, the data set's own image size) and whether validation and test
+        part change places.
     root: where a data set that isn't embedded lies; default $LARESA_DATA, else ~/data.
     skip_bad: for a folder, leave out images that don't decode.
     Raises DataError for an unknown name (the nearest is given), data that isn't there or doesn't fit, an unknown fold.
@@ -53,9 +57,22 @@ def load(
         skip_bad = skip_bad or config.skip_bad_images
     fold, split_seed = fold or 0, DEFAULT_SPLIT_SEED if split_seed is None else split_seed
     if _embedded(name):
-        return emoji120.load(fold=fold, image_size=image_size, path=None if name == "emoji120" else name)
-    found = source(name, root=root, skip_bad=skip_bad)
-    return cache.open_prepared(found, cache.prepare(found, image_size), fold=fold, split_seed=split_seed)
+        data = emoji120.load(fold=fold, image_size=image_size, path=None if name == "emoji120" else name)
+    else:
+        found = source(name, root=root, skip_bad=skip_bad)
+        data = cache.open_prepared(found, cache.prepare(found, image_size), fold=fold, split_seed=split_seed)
+    return _exchanged(data) if isinstance(config, TrialConfig) and config.exchange_splits else data
+
+
+def _exchanged(data: Dataset) -> Dataset:
+    """What was kept for the test is validated on, and the other way round."""
+    note = f"{data.fold_note}; validation and test part exchanged"
+    return replace(data, val=data.test, test=data.val, fold_note=note)
+
+
+def key(config: TrialConfig) -> tuple[Any, ...]:
+    """Equal for configurations that `load` answers with the same data."""
+    return tuple(getattr(config, name) for name in FIELDS)
 
 
 def prepare(

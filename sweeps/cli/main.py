@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     demo = verbs.add_parser("demo", help="the main job on the embedded data: ten arms, three replicates, a report")
     importlib.import_module(STUDIES["ablation"]).add_options(demo)
-    demo.set_defaults(handler=_demo)
+    demo.set_defaults(handler=_demo, tune=0)  # a demonstration takes minutes
     for verb, handler, text in (
         ("plan", _plan, "every trial a study would run, and what is finished already; runs nothing"),
         ("run", _run, "run a study; run again = continue, nothing is trained twice"),
@@ -123,9 +123,12 @@ def _study(args: argparse.Namespace) -> Any:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from sweeps.cli.plan import show_plan
+    from sweeps.cli.plan import print_settings, show_plan
 
-    study = show_plan(_study(args), run_options(args), as_json=args.json, calibrate=args.calibrate)
+    study = _study(args)
+    if not args.json:
+        print_settings(STUDIES[args.study], study)
+    study = show_plan(study, run_options(args), as_json=args.json, calibrate=args.calibrate)
     if not args.json and len(study.cells) > 1:
         print(_replicates_needed(len(study.cells) - 1, len(study.replicates)))
     return 0
@@ -144,10 +147,12 @@ def _replicates_needed(comparisons: int, replicates: int) -> str:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from sweeps.cli.plan import print_settings
     from sweeps.service.driver.runner import run
     from sweeps.service.tracking.write import sweep_url
 
     study = _study(args)
+    print_settings(STUDIES[args.study], study)
     result = run(study, run_options(args))
     if result.stopped:
         counts = ", ".join(f"{count} {state}" for state, count in sorted(result.states.items()))
@@ -155,6 +160,8 @@ def _run(args: argparse.Namespace) -> int:
         return STOPPED
     report = _write_report(study.name, args.tracking_uri, Path("build") / study.name)
     _print_table(report)
+    for line in result.searched:
+        print(f"searched    {line}")
     print(f"states      {', '.join(f'{count} {state}' for state, count in sorted(result.states.items()))}")
     print(f"time        {_time(result)}")
     print(f"report      {report.html}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,20 +12,24 @@ from sweeps.service.planning import plan as planning
 from sweeps.service.planning.estimate import Progress
 from sweeps.service.planning.plan import PlanRow
 from sweeps.service.planning.reuse import with_cached
+from sweeps.service.search.budget import Spent
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.storage.open import sweep_folder
-from sweeps.service.study import RunOptions, Study
+from sweeps.service.study import RunOptions, Search, Study
 from sweeps.service.tracking.records import tracked_states
 
 
 def show_plan(study: Study, options: RunOptions, *, as_json: bool, calibrate: bool) -> Study:
     """Print the plan; the study with the configurations that its searches chose, as far as they are done."""
+    if study.searches:
+        from sweeps.service.driver.schedulers import check_searches  # imports Ray
+
+        check_searches(study.searches)
     folder = sweep_folder(study.name, options.storage)
+    planning.check_plan(study, folder)
     progress = estimating.read_journal(study, folder)
-    done = {
-        s.name: progress[s.name] for s in study.searches if s.name in progress and progress[s.name].told >= s.trials
-    }
-    chosen = study.chosen({name: found.best for name, found in done.items() if found.best is not None})
+    done = {s.name: progress[s.name] for s in study.searches if s.name in progress and _ended(s, progress[s.name])}
+    chosen = study.chosen({name: found.choice for name, found in done.items() if found.choice is not None})
     tracked = tracked_states(study.name, options.tracking_uri)
     rows = with_cached(planning.plan(chosen, folder, tracked), study.name, options.tracking_uri)
     planned = {row.trial.signature for row in rows}
@@ -49,11 +54,24 @@ def show_plan(study: Study, options: RunOptions, *, as_json: bool, calibrate: bo
     return chosen
 
 
+def print_settings(module: str, study: Study) -> None:
+    """Of a study whose arms can be tuned, whether they are."""
+    if settings := getattr(importlib.import_module(module), "settings", None):
+        print(f"{study.name}: {settings(study)}", flush=True)
+
+
+def _ended(search: Search, found: Progress) -> bool:
+    """Whether it will ask for nothing more."""
+    return not found.spent.running and not found.spent.room(search)
+
+
 def _print_searches(study: Study, progress: Mapping[str, Progress]) -> None:
     for search in study.searches:
-        found = progress.get(search.name)
-        asked, told = (found.asked, found.told) if found else (0, 0)
-        print(f"search {search.name}: {search.trials} trials, {asked} asked, {told} told")
+        found = progress[search.name].spent if search.name in progress else Spent()
+        budget = f"{search.trials} trials"
+        if search.by_epochs:
+            budget = f"budget of {search.trials} x {search.base.epochs} = {search.epochs} epochs"
+        print(f"search {search.name}: {budget}; {found.asked} asked, {found.told} told, {found.epochs} epochs spent")
 
 
 def _time(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from laresa.config import TrialConfig
 from laresa.errors import ConfigError
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution  # not needed by a query, which should start quickly
 
 Space = Mapping[str, "BaseDistribution"]
+# Where a search's choice is from: a trial that finished; where none did, the best of what was stopped early; where
+# nothing was measured, the settings that it began with.
+CHOSEN = ("finished", "pruned", "given")
 
 
 @dataclass(frozen=True)
@@ -40,34 +43,72 @@ class Replicate:
 
     seed: int
     fold: int
+    exchanged: bool = False  # the fold's validation and test part change places: what a search is judged on
+
+    def of(self, config: TrialConfig) -> TrialConfig:
+        """The configuration on this replicate."""
+        return config.replace(seed=self.seed, fold=self.fold, exchange_splits=self.exchanged or None)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One arm of the comparison: a label for tables and the configuration that replicates vary."""
+    """One arm of the comparison: a label for tables and the configuration that replicates vary.
+
+    chosen: of CHOSEN, where a search chose the configuration.
+    """
 
     arm: str
     config: TrialConfig
+    chosen: str | None = None
 
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """role: "evidence" (stands in the comparison) or "search" (helped to choose a configuration)."""
+    """One trial to train.
+
+    role: "evidence" (stands in the comparison) or "search" (helped to choose a configuration). chosen: as in Cell.
+    """
 
     arm: str
     config: TrialConfig
     role: str = "evidence"
+    chosen: str | None = None
 
     @property
     def signature(self) -> str:
         return self.config.signature()
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; the signature beside them, for those who only tell trials apart."""
+        fields = {"arm": self.arm, "role": self.role, "chosen": self.chosen, "signature": self.signature}
+        return {**fields, "config": self.config.to_dict()}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> PlannedTrial:
+        return cls(fields["arm"], TrialConfig.from_dict(fields["config"]), fields["role"], fields["chosen"])
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trials that one worker trains together, as one trial of Tune's. All of one arm where a search asks for them."""
+
+    trials: tuple[PlannedTrial, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a search ended with. how: the state of the trial it is from, of CHOSEN."""
+
+    config: TrialConfig
+    how: str
+
 
 @dataclass(frozen=True)
 class Search:
-    """What an Optuna study looks for: `trials` suggestions from `space` around `base`, judged on one replicate.
+    """What an Optuna study looks for: suggestions from `space` around `base`, judged on one replicate.
 
-    name: of the study in the journal, and the arm of its trials. objectives: validation metrics, for the test split
+    name: of the study in the journal, and the arm of its trials. trials: of full length, in all. by_epochs: not they
+    are counted but their epochs, spent on as many trials as fit. objectives: validation metrics, for the test split
     chooses nothing; several are answered by a Pareto front. first: configurations asked before any suggestion.
     """
 
@@ -81,6 +122,12 @@ class Search:
     seed: int = 0
     objectives: tuple[str, ...] = ("val/top1",)
     first: tuple[TrialConfig, ...] = ()
+    by_epochs: bool = False
+
+    @property
+    def epochs(self) -> int:
+        """The most that it trains."""
+        return self.trials * self.base.epochs
 
 
 @dataclass(frozen=True)
@@ -111,18 +158,18 @@ class Study:
 
     @property
     def size(self) -> int:
-        """How many trials it has in all."""
+        """How many trials it has in all; at least, where a search counts epochs."""
         return sum(search.trials for search in self.searches) + len(self.cells) * len(self.replicates)
 
-    def chosen(self, configs: Mapping[str, TrialConfig]) -> Study:
+    def chosen(self, choices: Mapping[str, Choice]) -> Study:
         """The study with the configurations that its searches chose, by arm."""
-        cells = tuple(Cell(cell.arm, configs.get(cell.arm, cell.config)) for cell in self.cells)
-        return replace(self, cells=cells)
+        made = {arm: Cell(arm, choice.config, choice.how) for arm, choice in choices.items()}
+        return replace(self, cells=tuple(made.get(cell.arm, cell) for cell in self.cells))
 
     def trials(self) -> tuple[PlannedTrial, ...]:
         """Replicate by replicate, so that an early stop leaves whole pairs."""
         return tuple(
-            PlannedTrial(cell.arm, cell.config.replace(seed=replicate.seed, fold=replicate.fold))
+            PlannedTrial(cell.arm, replicate.of(cell.config), chosen=cell.chosen)
             for replicate in self.replicates
             for cell in self.cells
         )

@@ -10,20 +10,17 @@ from sweeps.service.study import Study
 
 def prepare(study: Study) -> None:
     """Once, before the first trial: decode the data sets, embed the label texts, build each backbone to see it fits."""
-    from laresa.data import load
+    from laresa.data import key, load
     from laresa.labels import label_embeddings
     from laresa.model import build_model
 
-    searched = [
-        search.base.replace(seed=search.replicate.seed, fold=search.replicate.fold) for search in study.searches
-    ]
+    searched = [search.replicate.of(search.base) for search in study.searches]
     datasets: dict[tuple[Any, ...], Any] = {}
     models: set[tuple[Any, ...]] = set()
     for config in [*(trial.config for trial in study.trials()), *searched]:
-        data_key = (config.dataset, config.fold, config.split_seed, config.image_size, config.skip_bad_images)
-        if data_key not in datasets:
-            datasets[data_key] = load(config)
-        data = datasets[data_key]
+        if key(config) not in datasets:
+            datasets[key(config)] = load(config)
+        data = datasets[key(config)]
         labels = label_embeddings(data.taxonomy, encoder=config.encoder, label_text=config.label_text)
         width = labels.fine_CD.shape[1]
         if config.latent_dim not in (None, width) and {"anchor", "triplet"} & set(config.parts):

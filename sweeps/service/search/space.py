@@ -40,7 +40,7 @@ def check_space(space: Space, base: TrialConfig) -> None:
         field, _, part = name.partition("/")
         if field not in fields:
             raise ConfigError(f"space: unknown field {field!r}{nearest(field, fields)}")
-        if field in ("seed", "fold", "dataset"):
+        if field in ("seed", "fold", "exchange_splits", "dataset"):
             raise ConfigError(f"space: {field!r} is a replicate's, not a search dimension; use --seeds, --folds")
         if bool(part) != (field in LISTS) or (part and part not in LISTS[field]):
             known = [f"{field}/{part}" for part in LISTS.get(field, ())] or [field]

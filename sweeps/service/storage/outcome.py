@@ -22,6 +22,7 @@ def describe_outcome(
         "signature": trial.signature,
         "arm": trial.arm,
         "role": trial.role,
+        "chosen": trial.chosen,
         "state": state,
         "error": error,
         "metrics": dict(metrics),

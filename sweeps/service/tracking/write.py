@@ -152,6 +152,7 @@ def _first_tags(trial: TrialRun) -> dict[str, str]:
         "laresa.arm": arm,
         "laresa.subset": config.subset,
         "laresa.state": "running",
+        **({"laresa.chosen": trial.trial.chosen} if trial.trial.chosen else {}),
         **trial.tags,
     }
 
@@ -237,12 +238,13 @@ def deliver(api: Any, trial: TrialRun, folder: TrialFolder, *, after_epoch: int 
     return run_id
 
 
-def promote(api: Any, sweep: SweepRun, signature: str) -> None:
+def promote(api: Any, sweep: SweepRun, trial: PlannedTrial) -> None:
     """A search's choice that stands in the comparison too is evidence; it is not trained again for that."""
-    run_id = find_run(api, sweep.experiment_id, signature)
+    run_id = find_run(api, sweep.experiment_id, trial.signature)
     if run_id and api.get_run(run_id).data.tags.get("laresa.role") == "search":
         api.set_tag(run_id, "laresa.role", "evidence")
         api.set_tag(run_id, "laresa.searched", "true")
+        api.set_tag(run_id, "laresa.chosen", trial.chosen)
 
 
 def interrupt(api: Any, sweep: SweepRun, signature: str) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import platform
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,8 +17,8 @@ from safetensors.torch import save_file
 
 from laresa import checkpoint
 from laresa.config import TrialConfig
-from laresa.data import Dataset, load
-from laresa.errors import CheckpointError
+from laresa.data import Dataset, key, load
+from laresa.errors import CheckpointError, ConfigError
 from laresa.measurement import Measurement
 from laresa.model import default_device
 from laresa.training import Result, Trainer
@@ -59,9 +60,9 @@ class TrialContext:
 
 
 class TuneTrial(tune.Trainable):
-    """One worker, one trial after another (`reuse_actors`); one step() an epoch.
+    """One worker, one group of trials after another (`reuse_actors`); one step() an epoch.
 
-    Tune's config: {"arm", "role", "config" (TrialConfig as a dict), "context" (TrialContext as a dict)}.
+    Tune's config: {"trials": [PlannedTrial as a dict, ...], "context" (TrialContext as a dict)}.
     """
 
     _writer: AsyncWriter | None = None
@@ -75,10 +76,11 @@ class TuneTrial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         try:
-            return self._session.step()
+            row = self._session.step()
         except FencedError as error:
             log.warning("%s", error)
-            return ended("fenced")
+            row = ended("fenced")
+        return group_result([{"signature": self._session.signature, **row}])
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         return {}  # ours lie under the signature; Tune keeps nothing that matters
@@ -97,12 +99,31 @@ class TuneTrial(tune.Trainable):
         if self._writer is None:
             self._writer = AsyncWriter(context.sweep.uri)
             self._writer.start()
-        trial = PlannedTrial(config["arm"], TrialConfig.from_dict(config["config"]), config["role"])
+        trial, *others = (PlannedTrial.from_dict(fields) for fields in config["trials"])
+        if others:
+            raise ConfigError(f"a group of {1 + len(others)} trials: a worker trains one at a time")
         self._session = Session(trial, context, self._writer)
 
 
+def group_result(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a step of a group reports to Tune, from what each of its trials has to say.
+
+    rows: {"signature", "epoch", "state", "val/top1", "done", ...} each. The top level speaks for the scheduler, which
+    stops all or none: a group has come as far as its furthest trial, is as good as its best, and runs while one does.
+    """
+    validation = [row["val/top1"] for row in rows if math.isfinite(row["val/top1"])]
+    return {
+        "epoch": max(row["epoch"] for row in rows),
+        "state": next((row["state"] for row in rows if row["state"] == "running"), rows[0]["state"]),
+        "seconds": sum(row.get("seconds", 0.0) for row in rows),
+        "val/top1": max(validation, default=math.nan),
+        "done": all(row["done"] for row in rows),
+        "trials": [dict(row) for row in rows],
+    }
+
+
 def ended(state: str) -> dict[str, Any]:
-    """The result of a trial that ends here without an outcome. Tune insists on the metric."""
+    """The row of a trial that ends here without an outcome. Tune insists on the metric."""
     return {"epoch": 0, "state": state, "val/top1": 0.0, "done": True}
 
 
@@ -244,8 +265,8 @@ _loaded: dict[tuple[Any, ...], Dataset] = {}
 
 def _dataset(config: TrialConfig) -> Dataset:
     """The trial's data set; the last one stays open, as the next trial on this worker mostly wants the same."""
-    key = (config.dataset, config.fold, config.split_seed, config.image_size, config.skip_bad_images)
-    if key not in _loaded:
+    wanted = key(config)
+    if wanted not in _loaded:
         _loaded.clear()
-        _loaded[key] = load(config)
-    return _loaded[key]
+        _loaded[wanted] = load(config)
+    return _loaded[wanted]

@@ -120,6 +120,8 @@ _LATEX = {
     "α": r"$\alpha$",
     "β": r"$\beta$",
     "†": r"$\dagger$",
+    "‡": r"$\ddagger$",
+    "§": r"\S{}",
     "→": r"$\rightarrow$",
 }
 LATEX_HEAD = (

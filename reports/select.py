@@ -81,6 +81,11 @@ class Arm:
         return sum(collapse_step(trial) is not None for trial in self.trials)
 
     @property
+    def choices(self) -> frozenset[str]:
+        """Where a search chose the arm's configuration: the states it was chosen from, else none."""
+        return frozenset(how for trial in self.trials if (how := trial.provenance.get("chosen")))
+
+    @property
     def subset(self) -> str:
         return self.trials[0].config.subset
 

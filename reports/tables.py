@@ -55,6 +55,19 @@ def count_cell(arm: Arm) -> Cell:
     return Cell(text, (n, arm.n_ok, arm.n_total))
 
 
+# What stands behind an arm whose search had no finished trial to choose from, and what it means.
+NOT_FINISHED = {
+    "pruned": ("‡", "‡: no trial of the arm's search finished; it has the best configuration of those stopped early."),
+    "given": ("§", "§: no trial of the arm's search was measured; it has the settings that it was given."),
+}
+
+
+def chosen_cell(arm: Arm) -> Cell:
+    """The arm's label, marked where its search chose from less than a finished trial."""
+    marks = "".join(mark for how, (mark, _) in NOT_FINISHED.items() if how in arm.choices)
+    return Cell(f"{arm.label} {marks}".strip(), (arm.label,))
+
+
 COUNT = Column("ok", ("n", "n_ok", "n_total"))
 ARM = Column("arm", ("arm",), "l")
 
@@ -163,13 +176,15 @@ def top1_table(context: Context) -> Table:
         COUNT,
         Column("collapsed", ("collapsed",)),
     )
-    notes = (
+    notes: tuple[str, ...] = (
         SEED_AND_FOLD,
         f"Gain: mean ± deviation of the differences to {BASELINE}, paired by seed and fold.",
         COUNTS,
         "Bold: the best mean of a block, underlined: the second.",
         "†k: in k trials the weighting collapsed, the weight of cross-entropy falling under 0.05.",
     )
+    choices = {how for block in context.blocks for arm in block.arms for how in arm.choices}
+    notes += tuple(note for how, (_, note) in NOT_FINISHED.items() if how in choices)
     return _table(context, "top1", "Test top-1 by arm", columns, _top1_rows, notes)
 
 
@@ -177,7 +192,7 @@ def _top1_rows(block: Block) -> list[Row]:
     baseline = block.arm(BASELINE)
     rows = [
         (
-            label_cell(arm),
+            chosen_cell(arm),
             quantity_cell(arm, TOP1),
             _gain_cell(arm, baseline),
             count_cell(arm),

@@ -1,5 +1,7 @@
 """Which part of LARESA helps, by how much, and is it luck? The eight loss subsets, the control, and one remedy.
 
+Each arm is first tuned by a search of its own, all on one budget; then what they chose runs on every replicate.
+
 python sweeps/ablation.py --dataset cifar100 --backbone resnet50
 ray submit cluster.yaml sweeps/ablation.py --dataset cifar100
 laresa run ablation ...
@@ -11,11 +13,20 @@ import argparse
 import sys
 
 from laresa.config import SUBSETS, TrialConfig
+from laresa.errors import ConfigError
 from laresa.terms import canonical_subset
-from sweeps.options import add_search_options, add_study_options, base_config, replicates, search_space
+from sweeps.options import (
+    add_search_options,
+    add_study_options,
+    base_config,
+    replicates,
+    search_space,
+    tuning_replicate,
+)
 from sweeps.service.study import Cell, Replicate, Search, Study
 
 CONTROL = "shuffled labels"  # the full arm on permuted label embeddings: what is left is regularisation, not meaning
+TUNE = 12  # trials of full length that each arm's search may spend the epochs of
 REMEDY = "base_outside"  # keeps the weight of ce, which the paper's softmax lets collapse
 
 
@@ -28,7 +39,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
     parser.add_argument(
-        "--tune", type=int, metavar="N", help="first search each arm with N trials, then compare the best"
+        "--tune",
+        type=int,
+        default=TUNE,
+        metavar="N",
+        help="first search each arm's settings, with the epochs of N trials spent on as many as fit, then compare what "
+        "was chosen; 0: compare the given settings (default: %(default)s)",
     )
     add_search_options(parser, trials=None)
 
@@ -41,13 +57,26 @@ def build(args: argparse.Namespace) -> Study:
     if not args.subsets:
         cells += beside_full(base.replace(subset=SUBSETS[-1]))
     name = args.sweep or f"ablation-{args.dataset.strip('/').split('/')[-1]}"
-    known = replicates(args)
-    searches = tuple(tuned(cell, args, known[0]) for cell in cells) if args.tune is not None else ()
-    return Study(name, tuple(cells), known, searches, args.hours)
+    if args.tune < 0:
+        raise ConfigError(f"--tune {args.tune}: expected trials for each arm, or 0 to compare the given settings")
+    judged = tuning_replicate(args)
+    searches = tuple(search_of(cell, args, judged) for cell in cells) if args.tune else ()
+    return Study(name, tuple(cells), replicates(args, tuned=args.tune > 0), searches, args.hours)
 
 
-def tuned(cell: Cell, args: argparse.Namespace, replicate: Replicate) -> Search:
-    """The search of one arm: the same budget for each, over the fields that matter to it, on validation only."""
+def settings(study: Study) -> str:
+    """Whether its arms are tuned, in a line."""
+    if not study.searches:
+        return "given settings, not tuned; `--tune N` searches each arm"
+    search = study.searches[0]
+    return (
+        f"each arm is tuned on {search.trials} x {search.base.epochs} = {search.epochs} epochs, on as many trials as "
+        "fit; `--tune 0` takes the given settings"
+    )
+
+
+def search_of(cell: Cell, args: argparse.Namespace, replicate: Replicate) -> Search:
+    """The search of one arm: the same budget for each, over the fields that matter to it, on data of no test."""
     fixed = ("subset", "weighting", "shuffle_labels")  # they make the arm what it is
     from sweeps.service.search.space import has_effect
 
@@ -63,6 +92,7 @@ def tuned(cell: Cell, args: argparse.Namespace, replicate: Replicate) -> Search:
         scheduler=args.scheduler or "asha",
         seed=args.search_seed,
         first=(cell.config,),
+        by_epochs=True,
     )
 
 

@@ -22,7 +22,10 @@ def add_study_options(parser: argparse.ArgumentParser, seeds: str = "0,1,2") -> 
     what.add_argument("--backbone", metavar="TIMM_NAME", help="any timm model (default: the data set's recipe)")
     what.add_argument("--seeds", default=seeds, metavar="S,S,...", help=f"one replicate a seed (default: {seeds})")
     what.add_argument(
-        "--folds", metavar="F,F,...", help="fold of each replicate (default: seed modulo number of folds)"
+        "--folds",
+        metavar="F,F,...",
+        help="fold of each replicate (default: seed modulo number of folds; of three or more without the last, which "
+        "is kept for tuning)",
     )
     what.add_argument("--epochs", type=int, metavar="N")
     what.add_argument(
@@ -165,22 +168,48 @@ def set_fields(assignments: list[str]) -> dict[str, Any]:
         name = full_name(said)
         if name in fields:
             raise ConfigError(f"--set {said} given more than once")
+        if name == "exchange_splits":
+            raise ConfigError(f"--set {name}: it is the searches' own, which are judged on the fold kept for tuning")
         fields[name] = parse_text(text)
     return fields
 
 
-def replicates(args: argparse.Namespace) -> tuple[Replicate, ...]:
-    """One replicate a seed; its fold is given, or the seed modulo the data set's number of folds."""
+def replicates(args: argparse.Namespace, *, tuned: bool = False) -> tuple[Replicate, ...]:
+    """One replicate a seed; its fold is given, or the seed modulo the folds that are open to it.
+
+    Of three or more folds the last is kept for tuning. With fewer the halves of the test images change places, and
+    `tuned` on one half no replicate may be tested on it: all have fold 0.
+    """
     from laresa.data import folds
 
     seeds, available = _integers("--seeds", args.seeds), folds(dataset_name(args.dataset))
-    chosen = _integers("--folds", args.folds) if args.folds else [seed % available for seed in seeds]
+    kept = _kept(available)
+    usable = available - 1 if kept is not None else 1 if tuned else available
+    chosen = _integers("--folds", args.folds) if args.folds else [seed % usable for seed in seeds]
     if len(chosen) != len(seeds):
         raise ConfigError(f"--folds {args.folds}: expected {len(seeds)} folds, one for each of --seeds {args.seeds}")
     for fold in chosen:
         if fold >= available:
             raise ConfigError(f"--folds {args.folds}: data set {args.dataset!r} has folds 0 to {available - 1}")
+        if tuned and fold >= usable:
+            raise ConfigError(
+                f"--folds {args.folds}: the searches of --tune are judged on what fold {fold} tests, so no replicate "
+                f"may have it: expected folds 0 to {usable - 1}, or --tune 0 to compare given settings"
+            )
     return tuple(Replicate(seed, fold) for seed, fold in zip(seeds, chosen, strict=True))
+
+
+def tuning_replicate(args: argparse.Namespace) -> Replicate:
+    """What each arm's search is judged on: the test part of the fold kept for tuning, else fold 0's validation part."""
+    from laresa.data import folds
+
+    seed, kept = _integers("--seeds", args.seeds)[0], _kept(folds(dataset_name(args.dataset)))
+    return Replicate(seed, 0) if kept is None else Replicate(seed, kept, exchanged=True)
+
+
+def _kept(folds: int) -> int | None:
+    """The fold that no replicate is tested on unless asked for; None where there are too few to keep one."""
+    return folds - 1 if folds >= 3 else None
 
 
 def _integers(option: str, text: str) -> list[int]:

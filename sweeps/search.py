@@ -11,6 +11,7 @@ import argparse
 import sys
 
 from laresa.config import SUBSETS
+from laresa.errors import ConfigError
 from sweeps.options import add_search_options, add_study_options, base_config, replicates, search_space
 from sweeps.service.study import Search, Study
 
@@ -22,14 +23,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--objective",
         default="val/top1",
         metavar="METRIC,...",
-        help="validation metrics to search by, at the epoch best on validation; several are answered by their Pareto "
-        "front: val/top1,val/nn_hit (default: val/top1)",
+        help="validation metrics to search by, at the epoch best on validation, on the one seed of --seeds and its "
+        "fold; several are answered by their Pareto front: val/top1,val/nn_hit (default: val/top1)",
     )
 
 
 def build(args: argparse.Namespace) -> Study:
-    """One Optuna study on the first replicate; the paper's own settings, full and ce alone, are asked first."""
+    """One Optuna study on one replicate; the paper's own settings, full and ce alone, are asked first."""
     base, known = base_config(args), replicates(args)
+    if len(known) > 1:
+        raise ConfigError(f"--seeds {args.seeds}: expected one, a search is judged on one seed and fold")
     objectives = tuple(args.objective.split(","))
     search = Search(
         name="search",

@@ -18,6 +18,7 @@ from sweeps.service.planning.estimate import Progress, chosen_so_far
 from sweeps.service.planning.gpus import cluster_address, decided, of_cluster, of_this_machine
 from sweeps.service.planning.plan import PlanRow
 from sweeps.service.planning.reuse import with_cached
+from sweeps.service.search.budget import Spent
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.storage.open import sweep_folder
 from sweeps.service.study import PlannedTrial, RunOptions, Study
@@ -32,7 +33,10 @@ def add(verbs: Any) -> None:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    study = study_module(args.study).build(args)
+    module = study_module(args.study)
+    study = module.build(args)
+    if not args.json:
+        print_settings(module, study)
     study = show_plan(study, run_options(args), as_json=args.json, calibrate=args.calibrate)
     if not args.json and len(study.cells) > 1:
         print(_replicates_needed(len(study.cells) - 1, len(study.replicates)))
@@ -53,7 +57,12 @@ def _replicates_needed(comparisons: int, replicates: int) -> str:
 
 def show_plan(study: Study, options: RunOptions, *, as_json: bool, calibrate: bool) -> Study:
     """Print the plan; the study with the configurations that its searches chose, as far as they are done."""
+    if study.searches:
+        from sweeps.service.driver.schedulers import check_searches  # imports Ray
+
+        check_searches(study.searches)
     folder = sweep_folder(study.name, options.storage)
+    planning.check_plan(study, folder)
     progress = estimating.read_journal(study, folder)
     done = chosen_so_far(study, progress)
     tracked = tracked_states(study.name, options.tracking_uri)
@@ -93,6 +102,12 @@ def show_plan(study: Study, options: RunOptions, *, as_json: bool, calibrate: bo
     return chosen
 
 
+def print_settings(module: Any, study: Study) -> None:
+    """Of a study whose arms can be tuned, whether they are."""
+    if settings := getattr(module, "settings", None):
+        print(f"{study.name}: {settings(study)}", flush=True)
+
+
 def _decided(
     study: Study, book: CodeBook, planned: Sequence[PlannedTrial], keys: set[str], options: RunOptions
 ) -> tuple[Study, Sequence[OtherCode]]:
@@ -124,9 +139,11 @@ def _marked(others: Sequence[OtherCode], rows: Sequence[PlanRow]) -> tuple[PlanR
 
 def _print_searches(study: Study, progress: Mapping[str, Progress]) -> None:
     for search in study.searches:
-        found = progress.get(search.name)
-        asked, told = (found.asked, found.told) if found else (0, 0)
-        print(f"search {search.name}: {search.trials} trials, {asked} asked, {told} told")
+        found = progress[search.name].spent if search.name in progress else Spent()
+        budget = f"{search.trials} trials"
+        if search.by_epochs:
+            budget = f"budget of {search.trials} x {search.base.epochs} = {search.epochs} epochs"
+        print(f"search {search.name}: {budget}; {found.asked} asked, {found.told} told, {found.epochs} epochs spent")
 
 
 def _time(

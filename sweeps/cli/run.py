@@ -19,7 +19,7 @@ STOPPED = 130  # the exit code that shells know for Ctrl-C
 def add(verbs: Any) -> None:
     demo = verbs.add_parser("demo", help="the main job on the embedded data: ten arms, three replicates, a report")
     study_module("ablation").add_options(demo)
-    demo.set_defaults(handler=_demo, study="ablation")
+    demo.set_defaults(handler=_demo, study="ablation", tune=0)  # a demonstration takes minutes
     run = verbs.add_parser("run", help="run a study; run again = continue, nothing is trained twice")
     for _ in add_studies(run, _run):
         pass
@@ -31,11 +31,14 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from sweeps.cli.plan import print_settings
     from sweeps.cli.report import print_table, write_report
     from sweeps.service.driver.runner import run
     from sweeps.service.tracking.client import sweep_url
 
-    study = study_module(args.study).build(args)
+    module = study_module(args.study)
+    study = module.build(args)
+    print_settings(module, study)
     result = run(study, run_options(args))
     if result.stopped:
         print(f"stopped: {_counts(result.states)}; the same command continues, ", end="")
@@ -43,6 +46,8 @@ def _run(args: argparse.Namespace) -> int:
         return STOPPED
     report = write_report(study.name, args.tracking_uri, Path("build") / study.name)
     print_table(report)
+    for line in result.searched:
+        print(f"searched    {line}")
     print(f"states      {_counts(result.states)}")
     print(f"time        {_time(result)}")
     print(f"report      {report.html}")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from laresa.config import TrialConfig
 from laresa.errors import ConfigError
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 LEAST_SHARE = 1e-4  # of a GPU: Ray counts no finer
 Space = Mapping[str, "BaseDistribution"]
+# Where a search's choice is from: a trial that finished; where none did, the best of what was stopped early; where
+# nothing was measured, the settings that it began with.
+CHOSEN = ("finished", "pruned", "given")
 
 
 @dataclass(frozen=True)
@@ -69,26 +72,37 @@ class Replicate:
 
     seed: int
     fold: int
+    exchanged: bool = False  # the fold's validation and test part change places: what a search is judged on
+
+    def of(self, config: TrialConfig) -> TrialConfig:
+        """The configuration on this replicate."""
+        return config.replace(seed=self.seed, fold=self.fold, exchange_splits=self.exchanged)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One arm of the comparison: a label for tables and the configuration that replicates vary."""
+    """One arm of the comparison: a label for tables and the configuration that replicates vary.
+
+    chosen: of CHOSEN, where a search chose the configuration.
+    """
 
     arm: str
     config: TrialConfig
+    chosen: str | None = None
 
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """role: "evidence" (stands in the comparison) or "search" (helped to choose a configuration).
+    """One trial to train.
 
+    role: "evidence" (stands in the comparison) or "search" (helped to choose a configuration). chosen: as in Cell.
     code: digest of the code it is found under, together with its signature; "": of the code that is here.
     """
 
     arm: str
     config: TrialConfig
     role: str = "evidence"
+    chosen: str | None = None
     code: str = ""
 
     def __post_init__(self) -> None:
@@ -109,12 +123,38 @@ class PlannedTrial:
         here = code_of(self.config).digest
         return "" if here == self.code else here
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; the signature beside them, for those who only tell trials apart."""
+        fields = {"arm": self.arm, "role": self.role, "chosen": self.chosen, "signature": self.signature}
+        return {**fields, "code": self.code, "config": self.config.to_dict()}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> PlannedTrial:
+        config = TrialConfig.from_dict(fields["config"])
+        return cls(fields["arm"], config, fields["role"], fields["chosen"], fields["code"])
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trials that one worker trains together, as one trial of Tune's. All of one arm where a search asks for them."""
+
+    trials: tuple[PlannedTrial, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a search ended with. how: the state of the trial it is from, of CHOSEN."""
+
+    config: TrialConfig
+    how: str
+
 
 @dataclass(frozen=True)
 class Search:
-    """What an Optuna study looks for: `trials` suggestions from `space` around `base`, judged on one replicate.
+    """What an Optuna study looks for: suggestions from `space` around `base`, judged on one replicate.
 
-    name: of the study in the journal, and the arm of its trials. objectives: validation metrics, for the test split
+    name: of the study in the journal, and the arm of its trials. trials: of full length, in all. by_epochs: not they
+    are counted but their epochs, spent on as many trials as fit. objectives: validation metrics, for the test split
     chooses nothing; several are answered by a Pareto front. first: configurations asked before any suggestion.
     """
 
@@ -128,6 +168,12 @@ class Search:
     seed: int = 0
     objectives: tuple[str, ...] = ("val/top1",)
     first: tuple[TrialConfig, ...] = ()
+    by_epochs: bool = False
+
+    @property
+    def epochs(self) -> int:
+        """The most that it trains."""
+        return self.trials * self.base.epochs
 
 
 @dataclass(frozen=True)
@@ -160,18 +206,18 @@ class Study:
 
     @property
     def size(self) -> int:
-        """How many trials it has in all."""
+        """How many trials it has in all; at least, where a search counts epochs."""
         return sum(search.trials for search in self.searches) + len(self.cells) * len(self.replicates)
 
-    def chosen(self, configs: Mapping[str, TrialConfig]) -> Study:
+    def chosen(self, choices: Mapping[str, Choice]) -> Study:
         """The study with the configurations that its searches chose, by arm."""
-        cells = tuple(Cell(cell.arm, configs.get(cell.arm, cell.config)) for cell in self.cells)
-        return replace(self, cells=cells)
+        made = {arm: Cell(arm, choice.config, choice.how) for arm, choice in choices.items()}
+        return replace(self, cells=tuple(made.get(cell.arm, cell) for cell in self.cells))
 
     def trials(self) -> tuple[PlannedTrial, ...]:
         """Replicate by replicate, so that an early stop leaves whole pairs."""
         return tuple(
-            self.find(PlannedTrial(cell.arm, cell.config.replace(seed=replicate.seed, fold=replicate.fold)))
+            self.find(PlannedTrial(cell.arm, replicate.of(cell.config), chosen=cell.chosen))
             for replicate in self.replicates
             for cell in self.cells
         )

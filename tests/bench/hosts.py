@@ -12,7 +12,7 @@ from tests.cluster import hosts as pretend
 from tests.cluster.hosts import Hosts
 from tests.cluster.site import Site, nodes, wait
 
-STUDY = ["--subsets", "ce,ce+anchor", "--seeds", "0,1,2", "--epochs", "12", "--sweep", "spread"]
+STUDY = ["--tune", "0", "--subsets", "ce,ce+anchor", "--seeds", "0,1,2", "--epochs", "12", "--sweep", "spread"]
 
 
 def two_against_one() -> list[dict[str, object]]:

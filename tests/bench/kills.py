@@ -32,7 +32,7 @@ def ten_moments() -> list[dict[str, object]]:
         url = server.launch()
         server.wait(url)
         try:
-            study = ["ablation", "--sweep", "killed", "--dataset", str(draw_pictures(folder / "toys"))]
+            study = ["ablation", "--tune", "0", "--sweep", "killed", "--dataset", str(draw_pictures(folder / "toys"))]
             arguments = ["run", *study, "--subsets", "ce,ce+anchor,ce+triplet", "--seeds", "0,1", "--epochs", "40"]
             rng = random.Random(0)
             kills = [rng.choice(sorted(KILLS)) for _ in range(COUNT)]

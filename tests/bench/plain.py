@@ -105,7 +105,7 @@ def main(tracking_uri: str) -> None:
 
     parser = argparse.ArgumentParser()
     ablation.add_options(parser)
-    study = ablation.build(parser.parse_args(["--seeds", "0"]))
+    study = ablation.build(parser.parse_args(["--tune", "0", "--seeds", "0"]))
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=40)
     arms = {trial.arm: trial.config.to_dict() for trial in study.trials()}
     results = tune.Tuner(

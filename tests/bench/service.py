@@ -55,6 +55,7 @@ def _no_op_sweep(count: int) -> tuple[float, float, float]:
 
         def setup(self, config: dict[str, Any]) -> None:
             self.epoch = 0
+            (self.trial,) = config["trials"]
 
         def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
             return {}  # as TuneTrial
@@ -62,7 +63,8 @@ def _no_op_sweep(count: int) -> tuple[float, float, float]:
         def step(self) -> dict[str, Any]:
             self.epoch += 1
             state = "fenced" if self.epoch == EPOCHS else "running"
-            return {"val/top1": 0.5, "epoch": self.epoch, "state": state, "done": self.epoch == EPOCHS}
+            row = {"val/top1": 0.5, "epoch": self.epoch, "state": state, "done": self.epoch == EPOCHS}
+            return {**row, "trials": [{**row, "signature": self.trial["signature"]}]}
 
     original, tuning.TuneTrial = tuning.TuneTrial, NoOp
     plan = FixedPlan(PlannedTrial("ce", TrialConfig(subset="ce", seed=seed)) for seed in range(count))

@@ -48,7 +48,7 @@ from sweeps.options import run_options
 from sweeps.service.driver.runner import run
 parser = argparse.ArgumentParser()
 ablation.add_options(parser)
-args = parser.parse_args(["--sweep", "ours", "--seeds", "0"])
+args = parser.parse_args(["--tune", "0", "--sweep", "ours", "--seeds", "0"])
 run(ablation.build(args), run_options(args))
 """
     with tempfile.TemporaryDirectory() as folder:

@@ -18,7 +18,7 @@ from tests.cluster.site import LARESA, Site, nodes, wait
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = 11
-STUDY = ["--subsets", "ce,ce+anchor", "--seeds", "0,1", "--epochs", str(EPOCHS), "--sweep", "power"]
+STUDY = ["--tune", "0", "--subsets", "ce,ce+anchor", "--seeds", "0,1", "--epochs", str(EPOCHS), "--sweep", "power"]
 TRIALS = "storage/power/trials/*"
 
 pytestmark = [
@@ -62,7 +62,7 @@ def test_a_client_without_the_token_is_refused(site: Site):
 def test_a_study_with_a_wrong_token_is_refused(site: Site):
     """And does not train on the head alone instead."""
     wrong = "echo -n 0123456789abcdef0123456789abcdef > /tmp/wrong; RAY_AUTH_TOKEN_PATH=/tmp/wrong"
-    study = "laresa run ablation --subsets ce --seeds 0 --epochs 1 --sweep refused"
+    study = "laresa run ablation --tune 0 --subsets ce --seeds 0 --epochs 1 --sweep refused"
     refused = site.hosts.sh(0, f"{wrong} {study}", check=False, timeout=90)
     assert refused.returncode == 1
     assert "the Ray cluster can't be joined" in refused.stderr

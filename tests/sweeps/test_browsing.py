@@ -22,7 +22,19 @@ pytestmark = [
 
 
 def test_the_sweep_a_trial_and_the_report_open_in_mlflow(server: str, pictures: Path, tmp_path: Path):
-    study = ["ablation", "--sweep", "browsed", "--dataset", str(pictures), "--subsets", "ce,ce+anchor", "--seeds", "0"]
+    study = [
+        "ablation",
+        "--tune",
+        "0",
+        "--sweep",
+        "browsed",
+        "--dataset",
+        str(pictures),
+        "--subsets",
+        "ce,ce+anchor",
+        "--seeds",
+        "0",
+    ]
     ran = laresa("run", *study, "--epochs", "4", *QUICK, cwd=tmp_path)
     printed = re.search(r"^MLflow +(http\S+)$", ran.stdout, re.MULTILINE)
     assert printed, ran.stdout

@@ -21,7 +21,7 @@ from sweeps.service.storage.bucket import Bucket
 from sweeps.service.storage.files import Attempt, FencedError, StorageError, SweepBusyError, TrialFolder, write_json
 from sweeps.service.storage.open import sweep_at, sweep_folder
 from sweeps.service.storage.outcome import describe_outcome
-from sweeps.service.study import Cell, Replicate, Search, Study
+from sweeps.service.study import Cell, Group, Replicate, Search, Study
 from sweeps.service.tracking.write import artifacts
 from sweeps.service.worker.checks import BlindWorkerError, check_here
 
@@ -135,15 +135,15 @@ def test_a_rebuilt_head_finds_plan_and_trials(place: str):
 def test_a_rebuilt_head_goes_on_with_the_search_and_its_budget(place: str):
     search = Search("search", TrialConfig(), {"lr": FloatDistribution(1e-4, 1e-2)}, 3, Replicate(0, 0))
     before = OptunaSource(search, sweep_at(place))
-    told, unheard, open_ = (before.next() for _ in range(3))
+    told, unheard, open_ = (before.next().trials[0] for _ in range(3))
     worker = sweep_at(place)
     for trial in (told, unheard):
         outcome = describe_outcome(trial, "finished", {"best/val/top1": 0.5}, [], None, {})
         worker.trial(trial.key).new_attempt().conclude(outcome)
     before.concluded(told, worker.trial(told.key).outcome())
     after = OptunaSource(search, sweep_at(place))
-    assert after.told == 2  # of one the driver died before it heard
-    assert after.next() == open_
+    assert after.spent.told == 2  # of one the driver died before it heard
+    assert after.next() == Group((open_,))
     assert (after.next(), after.finished) == (None, True)
 
 

@@ -18,6 +18,7 @@ from sweeps.service.driver.runner import describe
 from sweeps.service.planning import estimate as estimating
 from sweeps.service.planning.estimate import Estimate, against_actual, cost_of, duration, estimate, read_journal
 from sweeps.service.planning.plan import PlanRow
+from sweeps.service.search.budget import Spent
 from sweeps.service.search.sources import OptunaSource
 from sweeps.service.storage.files import StorageError, SweepFolder
 from sweeps.service.study import Cell, Replicate, RunOptions, Search, Study
@@ -48,7 +49,7 @@ def test_what_is_left_times_what_an_epoch_takes(tmp_path: Path):
 
 def test_a_search_counts_what_it_was_not_told_and_is_an_upper_bound(tmp_path: Path):
     study = Study("toy", (), (), (SEARCH,))
-    known = {"search": estimating.Progress("search", (), asked=3, told=2, best=None)}
+    known = {"search": estimating.Progress((), Spent(asked=3, told=2, epochs=20, reserved=30), None)}
     found = estimate(study, [], known, {cost_of(CE): 1.0}, SweepFolder(tmp_path), FOUR)
     assert (found.trials, found.epochs) == (3, 30)
     assert "at most" in found.lines()[0]
@@ -85,14 +86,12 @@ def test_the_journal_is_read_and_never_written(tmp_path: Path):
     assert read_journal(study, folder) == {}
     assert list(tmp_path.iterdir()) == []
     source = OptunaSource(SEARCH, folder)
-    first, second = source.next(), source.next()
-    assert first is not None
-    assert second is not None
+    first, second = (source.next().trials[0] for _ in range(2))
     outcome = {"state": "finished", "metrics": {"best/val/top1": 0.5}, "history": []}
     source.concluded(first, outcome)
     before = (tmp_path / "optuna.journal").read_bytes()
     progress = read_journal(study, folder)["search"]
-    assert (progress.asked, progress.told, progress.best) == (2, 1, first.config)
+    assert (progress.spent.asked, progress.spent.told, progress.choice.config) == (2, 1, first.config)
     assert {trial.signature for trial in progress.trials} == {first.signature, second.signature}
     assert (tmp_path / "optuna.journal").read_bytes() == before
 
@@ -102,15 +101,13 @@ def test_the_journals_best_is_the_smallest_loss_and_of_several_objectives_none(t
         search, folder = replace(SEARCH, scheduler="none", objectives=objectives), SweepFolder(tmp_path / name)
         folder.root.mkdir()
         source = OptunaSource(search, folder)
-        first, second = source.next(), source.next()
-        assert first is not None
-        assert second is not None
+        first, second = (source.next().trials[0] for _ in range(2))
         for trial, loss in ((first, 3.0), (second, 1.0)):
             metrics = {"best/val/loss": loss, "best/val/top1": loss / 10}
             source.concluded(trial, {"state": "finished", "metrics": metrics, "history": []})
         progress = read_journal(Study("toy", (), (), (search,)), folder)["search"]
-        assert progress.told == 2
-        assert progress.best == (second.config if name == "loss" else None)
+        assert progress.spent.told == 2
+        assert (progress.choice.config if progress.choice else None) == (second.config if name == "loss" else None)
 
 
 def test_a_damaged_journal_is_named(tmp_path: Path):
@@ -123,7 +120,7 @@ def test_the_plan_lists_what_a_search_has_asked(tmp_path: Path, capsys: pytest.C
     study, folder = Study("toy", (), (), (SEARCH,)), SweepFolder(tmp_path / "toy")
     folder.root.mkdir()
     source = OptunaSource(SEARCH, folder)
-    asked = [source.next(), source.next()]
+    asked = [source.next().trials[0] for _ in range(2)]
     folder.trial(asked[0].key).new_attempt().conclude({"state": "finished"})
     options = RunOptions(storage=tmp_path, gpus_per_trial=0.0, tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     show_plan(study, options, as_json=True, calibrate=False)
@@ -135,7 +132,7 @@ def test_the_plan_lists_what_a_search_has_asked(tmp_path: Path, capsys: pytest.C
     show_plan(study, options, as_json=False, calibrate=False)
     said = capsys.readouterr().out
     assert f"{asked[1].signature}  new        asked by search search" in said
-    assert "search search: 5 trials, 2 asked, 0 told" in said
+    assert "search search: 5 trials; 2 asked, 0 told, 0 epochs spent" in said
 
 
 def test_the_space_stands_on_the_parent():
@@ -147,7 +144,19 @@ def test_the_space_stands_on_the_parent():
 
 @pytest.mark.slow
 def test_measured_epochs_of_any_sweep_tell_the_time_of_the_next(server: str, pictures: Path, tmp_path: Path):
-    study = ["ablation", "--dataset", str(pictures), "--subsets", "ce", "--seeds", "0", "--set", "batch_size=12"]
+    study = [
+        "ablation",
+        "--tune",
+        "0",
+        "--dataset",
+        str(pictures),
+        "--subsets",
+        "ce",
+        "--seeds",
+        "0",
+        "--set",
+        "batch_size=12",
+    ]
     quick = [*QUICK[:4], "--epochs", "3"]
     before = laresa("plan", *study, *quick, "--sweep", "timed", cwd=tmp_path).stdout
     assert "--calibrate" in before

@@ -315,6 +315,8 @@ def test_out_of_memory_alone_on_a_whole_gpu_then_half_the_batch(
     parser = argparse.ArgumentParser()
     ablation.add_options(parser)
     study = [
+        "--tune",
+        "0",
         "--sweep",
         "oom_shared_gpu",
         "--dataset",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import signal
 import time
@@ -14,6 +15,7 @@ from rich.console import Console
 from sweeps import trials
 from sweeps.service.driver.interrupt import GracefulInterrupt
 from sweeps.service.driver.progress import ProgressDisplay, clock
+from sweeps.service.search.budget import Searched
 from sweeps.service.storage.files import SweepFolder
 from tests.sweeps.conftest import QUICK, laresa
 from tests.sweeps.test_kills import assert_settled, kill_driver, start, workers
@@ -32,24 +34,36 @@ def test_the_first_signal_asks_and_the_second_interrupts():
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def planned(signature: str, arm: str) -> dict:
+    return {"signature": signature, "arm": arm, "role": "evidence", "config": CONFIG}
+
+
+def reported(**rows: dict) -> dict:
+    """What a group reports, a row a trial."""
+    return {"trials": [{"signature": name, "state": "running", "done": False, **row} for name, row in rows.items()]}
+
+
 def test_a_log_file_gets_a_line_a_trial():
     text = io.StringIO()
     watch = ProgressDisplay("toy", 1, 4, Console(file=text))
     with watch:
-        watch.started("a", "ce", CONFIG)
-        watch.started("b", "ce+anchor", CONFIG)
-        watch.started("c", "ce+reg", CONFIG)
+        watch.started("group", [planned("a", "ce"), planned("b", "ce+anchor")])
+        watch.started("alone", [planned("c", "ce+reg")])
+        assert watch.groups == {"group", "alone"}
         for epoch in (1, 2):
-            watch.result("a", {"epoch": epoch, "val/top1": 0.25 * epoch, "state": "running"})
+            row = {"epoch": epoch, "val/top1": 0.25 * epoch}
+            watch.result("group", reported(a=row, b={**row, "val/top1": 0.125}))
         done = {"val/top1": 0.5, "test/top1": 0.4, "best_epoch": 2.0, "state": "finished", "done": True}
-        watch.result("a", {"epoch": 2, **done})
-        watch.result("b", {"epoch": 1, "val/top1": 0.125, "state": "running"})
-        watch.pruned("b", {"metrics": {"best/val/top1": 0.125}})
-        watch.result("c", {"epoch": 0, "state": "failed", "error": "MemoryError: full", "done": True})
+        watch.result("group", reported(a={"epoch": 2, **done}, b={"epoch": 3, "val/top1": 0.1}))
+        watch.result("group", reported(a={"epoch": 2, **done}, b={"epoch": 4, "val/top1": 0.1}))  # a has ended
+        assert list(watch.running) == ["b", "c"]
+        watch.pruned("b", {"metrics": {"best/val/top1": 0.125}, "history": [{}] * 4})
+        failed = {"epoch": 0, "val/top1": math.nan, "state": "failed", "error": "MemoryError: full", "done": True}
+        watch.result("alone", reported(c=failed))
     assert [line.partition(" (")[0] for line in text.getvalue().splitlines()] == [
         "toy: 4 trials, 1 finished before",
         "[  2/4] finished  ce, seed 3, fold 1: val 0.500, test 0.400, best epoch 2",
-        "[  3/4] pruned    ce+anchor, seed 3, fold 1: after epoch 1, val 0.125",
+        "[  3/4] pruned    ce+anchor, seed 3, fold 1: after epoch 4, val 0.125",
         "[  4/4] failed    ce+reg, seed 3, fold 1: MemoryError: full",
     ]
 
@@ -58,19 +72,37 @@ def test_a_terminal_shows_states_the_best_speed_time_left_and_what_runs():
     console = Console(file=io.StringIO(), width=120)
     watch = ProgressDisplay("toy", 0, 4, console)
     assert watch.seconds_left() is None
-    watch.started("a", "ce", CONFIG)
-    watch.started("b", "ce+anchor", CONFIG)
+    watch.started("one", [planned("a", "ce")])
+    watch.started("two", [planned("b", "ce+anchor")])
     watch._began -= 8.0  # four epochs in eight seconds
     for epoch in (1, 2, 3):
-        watch.result("a", {"epoch": epoch, "val/top1": 0.5 - 0.1 * epoch, "state": "running"})
-    watch.result("b", {"epoch": 7, "val/top1": 0.25, "state": "running"})  # resumed: its first result here
+        watch.result("one", reported(a={"epoch": epoch, "val/top1": 0.5 - 0.1 * epoch}))
+    watch.result("two", reported(b={"epoch": 7, "val/top1": 0.25}))  # resumed: its first result here
     assert watch.seconds_left() == pytest.approx((2 * 10 + 7 + 3) * 2, rel=0.01)
     console.print(watch.table())
     shown = console.file.getvalue()
     for words in ("0 of 4 done", "2 running", "0.5 epochs/s", "best val 0.400: ce, seed 3, fold 1", "0.200", "7/10"):
         assert words in shown
-    watch.lost("b", "its worker died")
+    watch.lost("two", "its worker died")
     assert "1 interrupted" in watch.table().renderables[0].plain
+    assert watch.groups == {"one"}
+
+
+def test_searches_by_epochs_say_both_numbers_and_that_there_may_be_more():
+    console = Console(file=io.StringIO(), width=120)
+    now = Searched(trials=3, epochs=12, budget=40, left=28 + 20)
+    watch = ProgressDisplay("toy", 3, 4, console, searched=lambda: now)
+    for name in ("a", "b"):
+        watch.started(name, [planned(name, "ce")])
+        watch.result(name, reported(**{name: {"epoch": 1, "val/top1": 0.25}}))
+    watch._began -= 2.0  # two epochs in two seconds, both of what still runs
+    assert watch.seconds_left() == pytest.approx(28 + 20 - 2, rel=0.01)
+    for name in ("a", "b"):
+        watch.pruned(name, {"metrics": {"best/val/top1": 0.25}, "history": [{}]})
+    console.print(watch.table())
+    shown = console.file.getvalue()
+    for words in ("toy: at least 4 trials", "[  5/5+] pruned", "5 of 5+ done", "searched: 3 trials, 12 of 40 epochs"):
+        assert words in shown
 
 
 def test_clock():
@@ -84,6 +116,8 @@ def test_ctrl_c_leaves_everything_resumable(server: str, pictures: Path, tmp_pat
     """Once in the first run, twice in the second; the third ends it. Meanwhile a second driver is refused."""
     study = [
         "ablation",
+        "--tune",
+        "0",
         "--sweep",
         "stopped",
         "--dataset",

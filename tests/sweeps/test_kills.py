@@ -118,7 +118,19 @@ def assert_settled(url: str, sweep: str, states: set[str]) -> None:
 
 
 def test_a_fixed_plan_ends_as_if_undisturbed(server: str, pictures: Path, tmp_path: Path, laresa_home: Path):
-    study = ["ablation", "--sweep", "matrix", "--dataset", str(pictures), "--subsets", "ce,ce+anchor", "--seeds", "0,1"]
+    study = [
+        "ablation",
+        "--tune",
+        "0",
+        "--sweep",
+        "matrix",
+        "--dataset",
+        str(pictures),
+        "--subsets",
+        "ce,ce+anchor",
+        "--seeds",
+        "0,1",
+    ]
     arguments = ["run", *study, "--epochs", str(EPOCHS), *QUICK]
     storage = SweepFolder(laresa_home / "storage" / "matrix")
     disturb(arguments, tmp_path, storage, ["worker", "server", "raylet", "driver"], seed=0)

@@ -101,7 +101,8 @@ def test_the_reason_is_told_once_after_thirty_seconds_without_a_trial(monkeypatc
     assert (
         text.getvalue().count("no trial has run for 30 s. One asks for 1 CPU, 1 GPU; the cluster has 8 CPU, 0 GPU") == 1
     )
-    watch.started("a", "ce", {"epochs": 2, "seed": 0, "fold": 0})
+    planned = {"signature": "s", "arm": "ce", "config": {"epochs": 2, "seed": 0, "fold": 0}}
+    watch.started("a", [planned])
     reporter.on_step_begin(4, [])
     reporter._idle_since -= 31
     reporter.on_step_begin(5, [])
@@ -134,8 +135,8 @@ def test_a_node_dies_and_another_joins(
     cluster: Cluster, server: str, pictures: Path, tmp_path: Path, laresa_home: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-    study = ["ablation", "--sweep", "nodes", "--dataset", str(pictures), "--subsets", "ce,ce+anchor", "--seeds", "0,1"]
-    options = ["--concurrency", "2", "--epochs", "25", *QUICK]
+    study = ["ablation", "--tune", "0", "--sweep", "nodes", "--dataset", str(pictures), "--subsets", "ce,ce+anchor"]
+    options = ["--seeds", "0,1", "--concurrency", "2", "--epochs", "25", *QUICK]
     storage = SweepFolder(laresa_home / "storage" / "nodes")
     driver = start(["run", *study, *options], tmp_path)
     try:

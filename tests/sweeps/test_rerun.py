@@ -69,7 +69,7 @@ def test_an_unfinished_trial_is_compared_over_its_epochs_only():
 @pytest.fixture(scope="module")
 def sweep(server: str, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     study = ["--sweep", "again", "--dataset", str(pictures), "--subsets", "ce+anchor", "--seeds", "0", "--epochs", "3"]
-    laresa("run", "ablation", *study, *QUICK, cwd=tmp_path_factory.mktemp("again"))
+    laresa("run", "ablation", "--tune", "0", *study, *QUICK, cwd=tmp_path_factory.mktemp("again"))
     return "again"
 
 

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("server")]
 
 
 def options(sweep: str, data: Path, subsets: str) -> list[str]:
-    study = ["ablation", "--sweep", sweep, "--dataset", str(data), "--subsets", subsets, "--seeds", "0"]
+    study = ["ablation", "--tune", "0", "--sweep", sweep, "--dataset", str(data), "--subsets", subsets, "--seeds", "0"]
     return [*study, "--epochs", "3", *QUICK]
 
 
@@ -108,6 +108,6 @@ def test_a_search_is_told_what_was_taken_over_and_trains_the_rest(tmp_path: Path
     space = {"lr": FloatDistribution(1e-4, 1e-2, log=True)}
     search = Search("search", TrialConfig(subset="ce"), space, trials=3, replicate=Replicate(0, 0))
     source = OptunaSource(search, folder, take_over)
-    assert source.next().signature == seen[1]
+    assert source.next().trials[0].signature == seen[1]
     assert source.next() is None
-    assert (source.told, len(set(seen)), source.finished) == (2, 3, True)
+    assert (source.spent.told, len(set(seen)), source.finished) == (2, 3, True)

@@ -11,10 +11,11 @@ from optuna.trial import TrialState
 
 from laresa.config import SUBSETS, TrialConfig
 from laresa.errors import ConfigError
-from sweeps.service.search.sources import SAMPLERS, Interleaved, OptunaSource, best_config
+from sweeps.service.search.budget import choose
+from sweeps.service.search.sources import SAMPLERS, Interleaved, OptunaSource, Source
 from sweeps.service.search.space import as_params, check_space, default_space, parse_distribution, suggest
 from sweeps.service.storage.files import StorageError, SweepFolder
-from sweeps.service.study import PlannedTrial, Replicate, Search
+from sweeps.service.study import Choice, PlannedTrial, Replicate, Search
 
 BASE = TrialConfig(epochs=2)
 
@@ -78,8 +79,8 @@ def test_distributions_on_the_command_line():
         parse_distribution("lr", "1:x")
 
 
-def take(source: OptunaSource, count: int) -> list[PlannedTrial]:
-    return [trial for _ in range(count) if (trial := source.next()) is not None]
+def take(source: Source, count: int) -> list[PlannedTrial]:
+    return [trial for _ in range(count) if (group := source.next()) is not None for trial in group.trials]
 
 
 def test_the_same_seed_suggests_the_same_and_another_differs(tmp_path: Path):
@@ -87,7 +88,8 @@ def test_the_same_seed_suggests_the_same_and_another_differs(tmp_path: Path):
         (tmp_path / name).mkdir()
         folder = SweepFolder(tmp_path / name)
         source, signatures = OptunaSource(search(seed=seed, trials=14), folder), []
-        while (trial := source.next()) is not None:
+        while trials := take(source, 1):
+            (trial,) = trials
             signatures.append(trial.signature)
             source.concluded(trial, conclude(folder, trial, len(signatures) / 20))
         return signatures
@@ -127,12 +129,10 @@ def test_a_study_goes_on_after_its_driver_died(tmp_path: Path):
         TrialState.FAIL,
     ]
     assert again.study.trials[1].intermediate_values == {1: 0.1}
-    assert again.next() == running  # the same trial, not another
-    sixth = again.next()
-    assert sixth is not None
-    assert again.next() is None
+    assert take(again, 1) == [running]  # the same trial, not another
+    (sixth,) = take(again, 2)
     assert again.finished
-    assert best_config(again) == done.config
+    assert choose(again.study, again.search) == Choice(done.config, "finished")
     assert {trial.signature for trial in again.planned()} >= {running.signature, sixth.signature, done.signature}
 
     extended = OptunaSource(search(trials=8), folder)  # --trials 8 later
@@ -146,7 +146,7 @@ def test_a_half_written_line_is_cut_and_the_study_goes_on(tmp_path: Path):
     with journal.open("ab") as file:
         file.write(b'{"op_code": 4, "worker_id": "x", "study_')  # the power went
     again = OptunaSource(search(), folder)
-    assert again.next() == first
+    assert take(again, 1) == [first]
     assert len(take(again, 9)) == 5
     assert all(line.startswith("{") and line.endswith("}") for line in journal.read_text().splitlines())
 
@@ -165,7 +165,7 @@ def test_several_searches_take_turns_within_one_journal(tmp_path: Path):
     folder = SweepFolder(tmp_path)
     sources = [OptunaSource(search(name=name, trials=2), folder) for name in ("a", "b")]
     both = Interleaved(sources)
-    assert [trial.arm for _ in range(5) if (trial := both.next()) is not None] == ["a", "b", "a", "b"]
+    assert [trial.arm for trial in take(both, 5)] == ["a", "b", "a", "b"]
     assert both.finished
     assert Interleaved(sources, seconds=-1).finished
 
@@ -176,7 +176,7 @@ def test_every_sampler_suggests(name: str, tmp_path: Path):
     source = OptunaSource(search(sampler=name, space=space, trials=3), SweepFolder(tmp_path))
     for trial in take(source, 3):
         source.concluded(trial, conclude(SweepFolder(tmp_path), trial, 0.5))
-    assert source.told == 3
+    assert source.spent.told == 3
 
 
 def test_bad_searches_are_named(tmp_path: Path):
@@ -184,8 +184,6 @@ def test_bad_searches_are_named(tmp_path: Path):
         OptunaSource(search(trials=0), SweepFolder(tmp_path))
     with pytest.raises(ConfigError, match="unknown sampler 'tpee'; did you mean 'tpe'"):
         OptunaSource(search(sampler="tpee"), SweepFolder(tmp_path))
-    with pytest.raises(ConfigError, match="has no finished trial"):
-        best_config(OptunaSource(search(), SweepFolder(tmp_path)))
     (tmp_path / "optuna.journal").write_text("no journal at all\n")
     with pytest.raises(StorageError, match=r"optuna.journal is damaged"):
         OptunaSource(search(), SweepFolder(tmp_path))

@@ -18,7 +18,19 @@ EPOCHS = 6
 
 
 def arguments(sweep: str, pictures: Path, *more: str) -> list[str]:
-    study = ["ablation", "--sweep", sweep, "--dataset", str(pictures), "--subsets", "ce,ce+anchor", "--seeds", "0,1"]
+    study = [
+        "ablation",
+        "--tune",
+        "0",
+        "--sweep",
+        sweep,
+        "--dataset",
+        str(pictures),
+        "--subsets",
+        "ce,ce+anchor",
+        "--seeds",
+        "0,1",
+    ]
     return ["run", *study, "--epochs", str(EPOCHS), *QUICK, *more]
 
 
@@ -107,7 +119,19 @@ def test_tracking_server_that_does_not_answer_is_said_before_training(pictures: 
 
 
 def test_a_trial_that_fails_is_recorded_and_the_others_finish(server: str, pictures: Path, tmp_path: Path):
-    study = ["ablation", "--sweep", "failing", "--dataset", str(pictures), "--subsets", "ce,ce+reg", "--seeds", "0"]
+    study = [
+        "ablation",
+        "--tune",
+        "0",
+        "--sweep",
+        "failing",
+        "--dataset",
+        str(pictures),
+        "--subsets",
+        "ce,ce+reg",
+        "--seeds",
+        "0",
+    ]
     done = laresa("run", *study, "--epochs", "3", *QUICK, "--set", "lr=1e18", check=False, cwd=tmp_path)
     assert done.returncode == 1
     states = {record.arm: record for record in trials("failing")}

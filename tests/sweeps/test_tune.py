@@ -8,7 +8,7 @@ import pytest
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
-from sweeps.service.driver.tune import Asha, InOrder, MedianStopping
+from sweeps.service.driver.schedulers import Asha, InOrder, MedianStopping
 
 
 @dataclass(eq=False)

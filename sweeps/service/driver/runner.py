@@ -6,9 +6,10 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from laresa.errors import LaresaError
@@ -23,7 +24,7 @@ from sweeps.service.planning.reuse import adopt, check_same_data
 from sweeps.service.provenance import provenance_tags
 from sweeps.service.storage.files import SweepFolder, TrialFolder
 from sweeps.service.storage.open import sweep_folder
-from sweeps.service.study import PlannedTrial, RunOptions, Study
+from sweeps.service.study import Choice, PlannedTrial, RunOptions, Study
 from sweeps.service.tracking import write as tracking
 from sweeps.service.tracking.client import check, client
 from sweeps.service.tracking.local_server import LocalServer
@@ -31,6 +32,7 @@ from sweeps.service.tracking.sweep import states_of, tracked_runs, tracked_state
 from sweeps.service.tracking.write import SweepRun, TrialRun
 
 if TYPE_CHECKING:
+    from sweeps.service.search.budget import Searched
     from sweeps.service.search.sources import OptunaSource
 
 log = logging.getLogger("laresa.runner")
@@ -40,6 +42,7 @@ log = logging.getLogger("laresa.runner")
 class SweepResult:
     """What a finished `run` tells: counts by state, and the seconds the trials took. stopped: by Ctrl-C.
 
+    searched: a line for each search, with what it spent and where its choice is from.
     wall_seconds: from the first trial handed to Ray to the end of the last, the start of its workers included.
     """
 
@@ -49,6 +52,7 @@ class SweepResult:
     training_seconds: float
     concurrency: int
     stopped: bool = False
+    searched: tuple[str, ...] = ()
 
     @property
     def efficiency(self) -> float:
@@ -61,6 +65,10 @@ def run(study: Study, options: RunOptions) -> SweepResult:
 
     Raises SweepBusyError when another process runs it, TrackingError and ConfigError before anything is trained.
     """
+    if study.searches:
+        from sweeps.service.driver.schedulers import check_searches
+
+        check_searches(study.searches)
     folder = sweep_folder(study.name, options.storage)
     with folder.lock():
         planning.check_plan(study, folder)
@@ -119,10 +127,11 @@ class Runner:
         self._mark_code()
         self.wall = self.training = 0.0
         self.concurrency = 1
+        self.total, self.searched = study.size, list[str]()
         self.halved: list[PlannedTrial] = []  # planned here, in place of what a whole GPU was too small for
 
     def run(self) -> SweepResult:
-        from sweeps.service.search.sources import FixedPlan, Interleaved, OptunaSource, best_config
+        from sweeps.service.search.sources import FixedPlan, OptunaSource
 
         note_plan(self.study, self.options, self.folder, self.sweep.uri)
         check_same_data(self.api, self.sweep.experiment_id, [search.base for search in self.study.searches])
@@ -132,17 +141,15 @@ class Runner:
             for search in self.study.searches
         ]
         try:
-            if searches:
-                self._train(Interleaved(searches, self._seconds()), self._searched(searches), self._scheduler())
-            chosen = {source.search.name: best_config(source) for source in searches} if self.study.cells else {}
-            study = self._take_over(self._decide_code(self.study.chosen(chosen)))
+            chosen = self.study.chosen(self._search(searches)) if searches else self.study
+            study = self._take_over(self._decide_code(chosen))
             rows = planning.plan(study, self.folder, self.tracked)
             pending = [row.trial for row in rows if not row.done]
-            done = sum(row.done for row in rows) + self._searched(searches)
+            done = sum(row.done for row in rows) + self._told(searches)
             if pending:
                 self._train(FixedPlan(pending), done)
             elif not searches:
-                ProgressDisplay(study.name, done, study.size)
+                ProgressDisplay(study.name, done, self.total)
             if self.options.halve_batch:
                 self._halve(study.trials())
         except KeyboardInterrupt:
@@ -152,7 +159,33 @@ class Runner:
         self.api.set_tag(self.sweep.parent_run_id, "laresa.plan", json.dumps(actual_against_plan(self.folder)))
         whole = set(states) <= {"finished", "pruned"}
         self.api.set_terminated(self.sweep.parent_run_id, "FINISHED" if whole else "FAILED")
-        return SweepResult(self.sweep, states, self.wall, self.training, self.concurrency, stopped)
+        said = tuple(self.searched)
+        return SweepResult(self.sweep, states, self.wall, self.training, self.concurrency, stopped, said)
+
+    def _search(self, sources: Sequence[OptunaSource]) -> dict[str, Choice]:
+        """Ask and train until the budgets are spent or the hours are over; what is chosen, by arm."""
+        from sweeps.service.driver.schedulers import scheduler_of
+        from sweeps.service.search.budget import ending
+        from sweeps.service.search.sources import Interleaved
+
+        turns, searches = Interleaved(sources, self._seconds()), self.study.searches
+        after = sum(cell.config.epochs for cell in self.study.cells) * len(self.study.replicates)
+        searched = partial(turns.searched, after) if any(search.by_epochs for search in searches) else None
+        self._train(turns, self._told(sources), scheduler_of(searches), searched)
+        chosen = self._choices(sources)
+        for source in sources:
+            choice = chosen.get(source.search.name)
+            self.searched.append(ending(source.search, source.spent, choice))
+            if choice and choice.how != "finished":
+                log.warning("search %s", self.searched[-1])
+        self.total = self._told(sources) + len(self.study.cells) * len(self.study.replicates)
+        return chosen
+
+    def _choices(self, sources: Iterable[OptunaSource]) -> dict[str, Choice]:
+        """By arm; none where there is no arm to choose for."""
+        from sweeps.service.search.budget import choose
+
+        return {s.search.name: choose(s.study, s.search) for s in sources} if self.study.cells else {}
 
     def _decide_code(self, study: Study) -> Study:
         """As before the searches, now that it is known what they chose."""
@@ -195,11 +228,13 @@ class Runner:
         self._adopt(pending)
         return replace(study, kept=self.study.kept)
 
-    def _train(self, source: Any, done: int, scheduler: Any = None) -> None:
+    def _train(
+        self, source: Any, done: int, scheduler: Any = None, searched: Callable[[], Searched] | None = None
+    ) -> None:
         from sweeps.service.driver.tune import run_trials
 
         started = time.monotonic()
-        watch = ProgressDisplay(self.study.name, done, self.study.size)
+        watch = ProgressDisplay(self.study.name, done, self.total, searched=searched)
         ended = run_trials(source, self.sweep, self.folder, self.options, self.tags, watch, scheduler)
         self.concurrency = ended.concurrency
         self.wall += time.monotonic() - started
@@ -215,7 +250,7 @@ class Runner:
         from sweeps.service.search.sources import Requeued
 
         options = replace(self.options, gpus_per_trial=1.0)
-        watch, started = ProgressDisplay(self.study.name, done, self.study.size), time.monotonic()
+        watch, started = ProgressDisplay(self.study.name, done, self.total), time.monotonic()
         ended = run_trials(Requeued(trials, source), self.sweep, self.folder, options, self.tags, watch)
         self.wall += time.monotonic() - started
         self.training += ended.training_seconds
@@ -231,31 +266,19 @@ class Runner:
             log.warning("%d trials go on with half the batch: not the configuration of their pairs", len(smaller))
             pending = [trial for trial in smaller if self.folder.trial(trial.key).outcome() is None]
             if pending:
-                self._train(FixedPlan(pending), self.study.size - len(pending))
+                self._train(FixedPlan(pending), self.total - len(pending))
             trials = smaller
 
     def _seconds(self) -> float | None:
         return None if self.study.hours is None else self.study.hours * 3600
 
-    def _scheduler(self) -> Any:
-        """Of the searches; a comparison's evidence is never pruned, its pairs stay whole."""
-        from sweeps.service.driver.tune import SCHEDULERS, check_scheduler
-
-        search = self.study.searches[0]
-        check_scheduler(search.scheduler)
-        return SCHEDULERS[search.scheduler](search.base.epochs)
-
-    def _searched(self, searches: Iterable[OptunaSource]) -> int:
-        return sum(source.told for source in searches)
+    def _told(self, searches: Iterable[OptunaSource]) -> int:
+        return sum(source.spent.told for source in searches)
 
     def _settle(self, searches: Iterable[OptunaSource]) -> dict[str, int]:
         """The truth at the end: deliver what storage holds and the tracker lacks, close what nobody trains any more."""
-        from sweeps.service.search.sources import best_config_or_none
-
-        chosen = {s.search.name: config for s in searches if (config := best_config_or_none(s)) is not None}
-        planned = [*(trial for source in searches for trial in source.planned())]
-        if not searches or set(chosen) >= {cell.arm for cell in self.study.cells}:
-            planned += [*self.study.chosen(chosen).trials(), *self.halved]
+        planned = [trial for source in searches for trial in source.planned()]
+        planned += [*self.study.chosen(self._choices(searches)).trials(), *self.halved]
         states, counts = tracked_states(self.study.name, self.sweep.uri), dict[str, int]()
         folder = self.folder.snapshot()
         for trial in planned:

@@ -5,29 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.experiment import Trial
-from ray.tune.schedulers import (
-    ASHAScheduler,
-    FIFOScheduler,
-    HyperBandScheduler,
-    MedianStoppingRule,
-    TrialScheduler,
-)
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from laresa.errors import ConfigError, nearest
 from sweeps.service.driver.interrupt import GracefulInterrupt
 from sweeps.service.driver.progress import ProgressDisplay
+from sweeps.service.driver.schedulers import InOrder
 from sweeps.service.provenance import bytes_of
 from sweeps.service.search.sources import FixedPlan, Source
 from sweeps.service.storage.files import SweepFolder
-from sweeps.service.study import PlannedTrial, RunOptions
+from sweeps.service.study import Group, PlannedTrial, RunOptions
 from sweeps.service.tracking.write import SweepRun
 from sweeps.service.worker.trial import OOM_SHARED_GPU, TrialContext, TuneTrial, conclude_pruned
 
@@ -45,53 +38,18 @@ os.environ.setdefault(
 )  # the new one prints a banner at verbosity 0; ProgressDisplay is our output
 
 
-class InOrder(FIFOScheduler):
-    """First come, first served. Tune's own looks through every trial there ever was, at each event."""
-
-    _live: tuple[Trial, ...] = ()
-
-    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        super().on_trial_add(tune_controller, trial)
-        self._live = (*self._live, trial)
-
-    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        self._live = tuple(trial for trial in self._live if not trial.is_finished())
-        ready = [trial for status in (Trial.PENDING, Trial.PAUSED) for trial in self._live if trial.status == status]
-        return ready[0] if ready else None
-
-
-class Asha(InOrder, ASHAScheduler):
-    pass
-
-
-class MedianStopping(InOrder, MedianStoppingRule):
-    pass
-
-
-# A trial that reaches its last epoch ends by itself, and is measured on test: max_t lies one epoch behind.
-COMMON = {"time_attr": "epoch", "metric": "val/top1", "mode": "max"}
-SCHEDULERS: dict[str, Callable[[int], TrialScheduler | None]] = {
-    "none": lambda epochs: None,
-    "asha": lambda epochs: Asha(**COMMON, max_t=epochs + 1, grace_period=max(1, round(epochs / 9)), reduction_factor=3),
-    "hyperband": lambda epochs: HyperBandScheduler(**COMMON, max_t=epochs + 1, reduction_factor=3),
-    "median": lambda epochs: MedianStopping(**COMMON, grace_period=max(1, round(epochs / 9))),
-}
-
-
-def check_scheduler(name: str) -> None:
-    if name not in SCHEDULERS:
-        raise ConfigError(f"unknown scheduler {name!r}{nearest(name, SCHEDULERS)}")
-
-
 class SourceSearch(Searcher):
-    """Hands Tune the source's trials, and the source what became of them."""
+    """Hands Tune the source's groups, each as one trial of Tune's, and the source what became of each of their trials.
+
+    Tune's config of a group: {"trials": [PlannedTrial.to_dict(), ...], "context": TrialContext.to_dict()}.
+    """
 
     def __init__(
         self, source: Source, context: TrialContext, watch: ProgressDisplay, stopping: GracefulInterrupt
     ) -> None:
         super().__init__(metric="val/top1", mode="max")
         self._source, self._context, self._watch, self._stopping = source, context, watch, stopping
-        self._given: dict[str, PlannedTrial] = {}
+        self._given: dict[str, Group] = {}
         self.oom_shared_gpu: list[PlannedTrial] = []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -100,26 +58,32 @@ class SourceSearch(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self._stopping.requested:
             return Searcher.FINISHED
-        trial = self._source.next()
-        if trial is None:
-            return Searcher.FINISHED if self._source.finished else None
-        self._given[trial_id] = trial
-        fields = {"arm": trial.arm, "role": trial.role, "config": trial.config.to_dict(), "code": trial.code}
-        return {**fields, "context": replace(self._context, files=bytes_of(trial.config)).to_dict()}
+        group = self._source.next()
+        if group is None:  # what was given up without an outcome will tell the source nothing more
+            return Searcher.FINISHED if self._source.finished or not self._given else None
+        self._given[trial_id] = group
+        files = {name: digest for trial in group.trials for name, digest in bytes_of(trial.config).items()}
+        context = replace(self._context, files=files)
+        return {"trials": [trial.to_dict() for trial in group.trials], "context": context.to_dict()}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        trial = self._given.pop(trial_id, None)
-        if trial is None:
+        group = self._given.pop(trial_id, None)
+        if group is None:
             return
+        last = {row["signature"]: row["state"] for row in (result or {}).get("trials", ())}
+        for trial in group.trials:
+            self._ended(trial, None if error else last.get(trial.signature))
+        self._watch.left(trial_id)
+
+    def _ended(self, trial: PlannedTrial, state: str | None) -> None:
+        """state: as its group's last result told; None where the group broke down."""
         stored = self._context.trial_folder(trial)
         outcome = stored.outcome()
-        stopped = not error and result is not None and result.get("state") == "running"
-        if outcome is None and stopped and not self._stopping.requested:  # by the scheduler, not by the user
+        if outcome is None and state == "running" and not self._stopping.requested:  # stopped, but not by the user
             outcome = conclude_pruned(stored, trial, self._context.tags)
-            self._watch.pruned(trial_id, outcome)
-        if outcome is None and result is not None and result.get("state") == OOM_SHARED_GPU:
+            self._watch.pruned(trial.signature, outcome)
+        if outcome is None and state == OOM_SHARED_GPU:
             self.oom_shared_gpu.append(trial)
-        self._watch.left(trial_id)
         if outcome is not None:
             self._source.concluded(trial, outcome)
 
@@ -153,7 +117,7 @@ class StopAfterEpoch(tune.Stopper):
 
     def __init__(self, stopping: GracefulInterrupt, watch: ProgressDisplay) -> None:
         self._stopping, self._watch = stopping, watch
-        self._last: set[str] | None = None  # what ran when it was asked
+        self._last: set[str] | None = None  # the groups that ran when it was asked
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -164,7 +128,7 @@ class StopAfterEpoch(tune.Stopper):
     def stop_all(self) -> bool:
         if not self._stopping.requested:
             return False
-        self._last = set(self._watch.running) if self._last is None else self._last & set(self._watch.running)
+        self._last = self._watch.groups if self._last is None else self._last & self._watch.groups
         return not self._last
 
 
@@ -197,8 +161,8 @@ class Reporter(tune.Callback):
                 self.watch.say(explain_pending(self._asks, ray.cluster_resources()))
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.watch.started(trial.trial_id, trial.config["arm"], trial.config["config"])
-        self.most_running = max(self.most_running, len(self.watch.running))
+        self.watch.started(trial.trial_id, trial.config["trials"])
+        self.most_running = max(self.most_running, len(self.watch.groups))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -214,7 +178,7 @@ class Reporter(tune.Callback):
 class Ended:
     """How run_trials ended.
 
-    concurrency: most trials at once. training_seconds: inside training, over all workers. stopped: by the user.
+    concurrency: most groups at once. training_seconds: inside training, over all workers. stopped: by the user.
     oom_shared_gpu: trials that ran out of the memory of a GPU which they shared, without an outcome.
     """
 

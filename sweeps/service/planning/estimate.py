@@ -14,8 +14,10 @@ from laresa.config import TrialConfig
 from laresa.errors import ConfigError
 from sweeps.service.planning.plan import PlanRow
 from sweeps.service.search import journal
+from sweeps.service.search.budget import Spent, choose
+from sweeps.service.search.budget import spent as spent_by
 from sweeps.service.storage.files import SweepFolder
-from sweeps.service.study import PlannedTrial, RunOptions, Study
+from sweeps.service.study import Choice, PlannedTrial, RunOptions, Search, Study
 from sweeps.service.tracking.client import client, experiments, matching, nothing_tracked, reading_uri, trial_runs
 
 COST = (
@@ -31,16 +33,14 @@ CALIBRATION_EPOCHS = 2
 
 @dataclass(frozen=True)
 class Progress:
-    """An Optuna study as its journal tells it. best: configuration of its best finished trial.
+    """An Optuna study as its journal tells it. choice: what it would end with now; None with several objectives.
 
     heard: signatures of the trials that it was told the end of.
     """
 
-    name: str
     trials: tuple[PlannedTrial, ...]
-    asked: int
-    told: int
-    best: TrialConfig | None
+    spent: Spent
+    choice: Choice | None
     heard: frozenset[str] = frozenset()
 
 
@@ -150,8 +150,9 @@ def estimate(
     """What is left of a study: its searches' trials not told yet, and the rows of its plan that are not done."""
     left = [(row.trial.config, _epochs_left(row, folder)) for row in rows if not row.done]
     for search in study.searches:
-        told = progress[search.name].told if search.name in progress else 0
-        left += [(search.base, search.base.epochs)] * max(0, search.trials - told)
+        spent = progress[search.name].spent if search.name in progress else Spent()
+        whole, rest = divmod(spent.left(search), search.base.epochs)
+        left += [(search.base, search.base.epochs)] * whole + [(search.base, rest)] * (rest > 0)
     return Estimate(
         trials=len(left),
         epochs=sum(epochs for _, epochs in left),
@@ -190,29 +191,30 @@ def read_journal(study: Study, folder: SweepFolder) -> dict[str, Progress]:
     with journal.damage_named(path):
         storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
         known = {found.study_name for found in storage.get_all_studies()}
-    names = [search.name for search in study.searches if search.name in known]
-    return {name: _progress(optuna.load_study(study_name=name, storage=storage)) for name in names}
+    begun = [search for search in study.searches if search.name in known]
+    return {s.name: _progress(optuna.load_study(study_name=s.name, storage=storage), s) for s in begun}
 
 
-def chosen_so_far(study: Study, progress: Mapping[str, Progress]) -> dict[str, TrialConfig]:
-    """What the searches that have all their trials chose, by name."""
-    wanted = {search.name: search.trials for search in study.searches}
-    done = [found for name, found in progress.items() if found.told >= wanted[name]]
-    return {found.name: found.best for found in done if found.best is not None}
+def chosen_so_far(study: Study, progress: Mapping[str, Progress]) -> dict[str, Choice]:
+    """What the searches that will ask for nothing more chose, by name."""
+    found = {search.name: progress[search.name] for search in study.searches if search.name in progress}
+    ended = [s.name for s in study.searches if s.name in found and _ended(s, found[s.name])]
+    return {name: choice for name in ended if (choice := found[name].choice) is not None}
 
 
-def _progress(study: Any) -> Progress:
+def _ended(search: Search, found: Progress) -> bool:
+    """Whether it will ask for nothing more."""
+    return not found.spent.running and not found.spent.room(search)
+
+
+def _progress(study: Any, search: Search) -> Progress:
     asked = [trial for trial in study.get_trials(deepcopy=False) if "config" in trial.user_attrs]
     configs = {t.user_attrs["signature"]: TrialConfig.from_dict(t.user_attrs["config"]) for t in asked}
-    # Of several objectives none is the best; a study without a finished trial has none either.
-    best = study.best_trial if len(study.directions) == 1 and study.best_trials else None
     return Progress(
-        name=study.study_name,
-        trials=tuple(PlannedTrial(study.study_name, config, "search") for config in configs.values()),
-        asked=len(asked),
-        told=sum(trial.state.is_finished() for trial in asked),
+        trials=tuple(PlannedTrial(search.name, config, "search") for config in configs.values()),
+        spent=spent_by(study),
+        choice=choose(study, search) if len(search.objectives) == 1 else None,
         heard=frozenset(trial.user_attrs["signature"] for trial in asked if trial.state.is_finished()),
-        best=None if best is None else TrialConfig.from_dict(best.user_attrs["config"]),
     )
 
 

@@ -31,7 +31,8 @@ class PlanRow:
         config = self.trial.config
         identity = {"signature": self.trial.signature, "code": self.trial.code}
         fields = {**identity, "arm": self.trial.arm, "seed": config.seed, "fold": config.fold}
-        return {**fields, "role": self.trial.role, "state": self.state, "config": config.to_dict()}
+        said = {"role": self.trial.role, "chosen": self.trial.chosen, "state": self.state}
+        return {**fields, **said, "config": config.to_dict()}
 
 
 def plan(study: Study, folder: SweepFolder, tracked: Mapping[str, str]) -> tuple[PlanRow, ...]:
@@ -54,6 +55,12 @@ def check_plan(study: Study, folder: SweepFolder) -> None:
     if earlier is None:
         return
     now = _fixed(study)
+    for tuned, given, words in (
+        (now, earlier, "as given, this command tunes it"),
+        (earlier, now, "tuned, this command does not"),
+    ):
+        for name in sorted(set(tuned["searches"]) & set(given["arms"])):
+            raise ConfigError(f"sweep {study.name!r} holds {name!r} {words}: give the same --tune, or another --sweep")
     for kind in ("arms", "searches"):
         for name in sorted(set(now[kind]) & set(earlier[kind])):
             _same(study.name, name, earlier[kind][name], now[kind][name])
@@ -75,7 +82,8 @@ def _fixed(study: Study) -> dict[str, dict[str, Any]]:
         space = {name: repr(distribution) for name, distribution in search.space.items()}
         rules = {name: getattr(search, name) for name in ("sampler", "scheduler", "seed")}
         rules["objectives"] = list(search.objectives)
-        replicate = {"replicate": [search.replicate.seed, search.replicate.fold]}
+        judged = search.replicate
+        replicate = {"replicate": [judged.seed, judged.fold, *(["exchanged"] if judged.exchanged else [])]}
         searches[search.name] = {**_shared(search.base), **rules, **replicate, "space": space}
     return {"arms": arms, "searches": searches}
 

@@ -21,9 +21,7 @@ def prepare(study: Study) -> None:
     """
     from laresa.data import data_key, load
 
-    searched = [
-        search.base.replace(seed=search.replicate.seed, fold=search.replicate.fold) for search in study.searches
-    ]
+    searched = [search.replicate.of(search.base) for search in study.searches]
     datasets: dict[tuple[Any, ...], Dataset] = {}
     started: set[tuple[Any, ...]] = set()
     for config in [*(trial.config for trial in study.trials()), *searched]:

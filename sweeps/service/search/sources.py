@@ -5,7 +5,6 @@ The study's journal lies beside the sweep's storage: durable after every line, n
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import time
@@ -25,9 +24,10 @@ from laresa.config import TrialConfig
 from laresa.errors import ConfigError, nearest
 from laresa.measurement import SCORES, better
 from sweeps.service.search import journal
+from sweeps.service.search.budget import Searched, Spent, charged, spent
 from sweeps.service.search.space import as_params, check_space, suggest
 from sweeps.service.storage.files import SweepFolder
-from sweeps.service.study import PlannedTrial, Search
+from sweeps.service.study import Group, PlannedTrial, Search
 
 log = logging.getLogger("laresa.source")
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -41,15 +41,15 @@ class Source(Protocol):
     def finished(self) -> bool:
         """Nothing will come any more."""
 
-    def next(self) -> PlannedTrial | None:
-        """A trial to train now; None if there is none (or none yet: see `finished`)."""
+    def next(self) -> Group | None:
+        """What one worker is to train now; None if there is nothing (or nothing yet: see `finished`)."""
 
     def concluded(self, trial: PlannedTrial, outcome: Mapping[str, Any]) -> None:
-        """The trial ended as its outcome.json says."""
+        """One trial of a group ended as its outcome.json says."""
 
 
 class FixedPlan:
-    """Every trial is known in advance."""
+    """Every trial is known in advance; each is a group of its own."""
 
     def __init__(self, trials: Iterable[PlannedTrial]) -> None:
         self._left = deque(trials)
@@ -58,8 +58,8 @@ class FixedPlan:
     def finished(self) -> bool:
         return not self._left
 
-    def next(self) -> PlannedTrial | None:
-        return self._left.popleft() if self._left else None
+    def next(self) -> Group | None:
+        return Group((self._left.popleft(),)) if self._left else None
 
     def concluded(self, trial: PlannedTrial, outcome: Mapping[str, Any]) -> None:
         return None
@@ -79,6 +79,18 @@ class Requeued(FixedPlan):
         self._source.concluded(trial, outcome)
 
 
+class Grid(optuna.samplers.BruteForceSampler):
+    """Notes when every combination was tried. Optuna's can only end Optuna's own loop, and fails outside of it."""
+
+    exhausted = False
+
+    def after_trial(self, *arguments: Any, **named: Any) -> None:
+        try:
+            super().after_trial(*arguments, **named)
+        except RuntimeError:
+            self.exhausted = True
+
+
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     # group: a conditional space (a margin only with the triplet) is split into what is always asked together
     "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True),
@@ -87,7 +99,7 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "cmaes": lambda seed: optuna.samplers.CmaEsSampler(seed=seed),
     "nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed),
     "qmc": lambda seed: optuna.samplers.QMCSampler(seed=seed),
-    "grid": lambda seed: optuna.samplers.BruteForceSampler(seed=seed),
+    "grid": lambda seed: Grid(seed=seed),
 }
 
 
@@ -114,17 +126,21 @@ class OptunaSource:
     # ------------------------------------------------------------------ Source
     @property
     def finished(self) -> bool:
-        return not self._waiting and self._asked() >= self.search.trials
+        now = self.spent
+        # Of epochs, what runs may leave some: then it was not the last that was asked.
+        return not self._waiting and not self._room(now) and not (self.search.by_epochs and now.running)
 
-    def next(self) -> PlannedTrial | None:
+    def next(self) -> Group | None:
         if self._waiting:
-            return self._waiting.popleft()
-        while self._asked() < self.search.trials:
+            return Group((self._waiting.popleft(),))
+        while self._room(self.spent):
             trial = self.study.ask()
             try:
                 planned = self._plan(suggest(trial, self.search.space, self.search.base))
             except ConfigError as error:  # a combination that the checks refuse: the sampler should learn it
                 log.warning("suggestion %d can't be used: %s", trial.number, error)
+                trial.set_user_attr("refused", str(error))
+                trial.set_user_attr("epochs", self.search.base.epochs)
                 self.study.tell(trial, state=TrialState.FAIL)
                 continue
             trial.set_user_attr("signature", planned.signature)
@@ -138,7 +154,7 @@ class OptunaSource:
                 self._tell(trial.number, outcome)
             elif duplicate is None:
                 self._folder.keep(journal.NAME)  # before anybody trains it
-                return planned
+                return Group((planned,))
             # else: the same configuration is being trained already; both are told when it ends
         return None
 
@@ -146,6 +162,9 @@ class OptunaSource:
         for other in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if other.user_attrs.get("signature") == trial.signature:
                 self._tell(other.number, outcome)
+
+    def _room(self, now: Spent) -> bool:
+        return now.room(self.search) and not getattr(self.study.sampler, "exhausted", False)
 
     # ------------------------------------------------------------------ the study
     def planned(self) -> list[PlannedTrial]:
@@ -158,15 +177,8 @@ class OptunaSource:
         return [self._trial(TrialConfig.from_dict(fields)) for fields in configs.values()]
 
     @property
-    def told(self) -> int:
-        """Trials that have ended."""
-        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-        return sum("config" in t.user_attrs for t in self.study.get_trials(deepcopy=False, states=states))
-
-    def _asked(self) -> int:
-        """Suggestions that count against the budget: all but those that never became a configuration."""
-        states = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-        return sum("config" in t.user_attrs for t in self.study.get_trials(deepcopy=False, states=states))
+    def spent(self) -> Spent:
+        return spent(self.study)
 
     def _take_up(self) -> None:
         """After a restart: tell what ended meanwhile, go on with what was under way. When new: ask the known first."""
@@ -189,15 +201,16 @@ class OptunaSource:
                 self.study.enqueue_trial(as_params(config, self.search.space), skip_if_exists=True)
 
     def _plan(self, config: TrialConfig) -> PlannedTrial:
-        replicate = self.search.replicate
-        return self._trial(config.replace(seed=replicate.seed, fold=replicate.fold))
+        return self._trial(self.search.replicate.of(config))
 
     def _trial(self, config: TrialConfig) -> PlannedTrial:
         return self._find(PlannedTrial(self.search.name, config, "search"))
 
     def _tell(self, number: int, outcome: Mapping[str, Any]) -> None:
         objectives = self.search.objectives
-        trial = optuna.trial.Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
+        asked = self.study.get_trials(deepcopy=False)[number]
+        trial = optuna.trial.Trial(self.study, asked._trial_id)
+        trial.set_user_attr("epochs", charged(outcome, TrialConfig.from_dict(asked.user_attrs["config"])))
         for row in outcome["history"] if objectives == BY_EPOCH else ():
             if "val/top1" in row["metrics"]:
                 trial.report(row["metrics"]["val/top1"], row["epoch"])
@@ -212,7 +225,7 @@ class OptunaSource:
 
 
 def check_search(search: Search) -> None:
-    """ConfigError for a budget, sampler, scheduler, objective or space that can't be."""
+    """ConfigError for a budget, sampler, objective or space that can't be."""
     if search.trials < 1:
         raise ConfigError(f"--trials {search.trials}: expected 1 or more")
     if search.sampler not in SAMPLERS:
@@ -231,6 +244,10 @@ def check_search(search: Search) -> None:
         )
     if len(search.objectives) > 1 and search.sampler == "cmaes":
         raise ConfigError("--sampler cmaes takes one objective: expected tpe, nsga2, gp, qmc or random")
+    if search.by_epochs and "epochs" in search.space:
+        raise ConfigError(
+            "--space epochs: the budget is counted in epochs, of trials that are all as long; --set epochs=N"
+        )
     check_space(search.space, search.base)
 
 
@@ -254,43 +271,40 @@ def open_study(search: Search, folder: Path) -> optuna.Study:
     return study
 
 
-def best_config(source: OptunaSource) -> TrialConfig:
-    """The configuration a search ended with. ConfigError if none finished."""
-    try:
-        return TrialConfig.from_dict(source.study.best_trial.user_attrs["config"])
-    except ValueError:
-        raise ConfigError(f"search {source.search.name!r} has no finished trial: look at `laresa status`") from None
-
-
-def best_config_or_none(source: OptunaSource) -> TrialConfig | None:
-    """As best_config, or None; None, too, for several objectives, which have no single best."""
-    if len(source.search.objectives) > 1:
-        return None
-    with contextlib.suppress(ConfigError):
-        return best_config(source)
-    return None
-
-
 class Interleaved:
-    """Several searches as one, a trial of each in turn; after `seconds` nothing new is asked."""
+    """Several searches as one, a group of each in turn; after `seconds` nothing new is asked."""
 
     def __init__(self, sources: Sequence[OptunaSource], seconds: float | None = None) -> None:
-        self._sources = list(sources)
+        self._sources, self._searches = list(sources), [source.search for source in sources]
         self._end = math.inf if seconds is None else time.monotonic() + seconds
+        self.spent = {source.search.name: source.spent for source in sources}  # as of the last that was told
 
     @property
     def finished(self) -> bool:
         return time.monotonic() > self._end or all(source.finished for source in self._sources)
 
-    def next(self) -> PlannedTrial | None:
+    def next(self) -> Group | None:
         if time.monotonic() > self._end:
             return None
         for index, source in enumerate(self._sources):
-            if (trial := source.next()) is not None:
+            if (group := source.next()) is not None:
+                self.spent[source.search.name] = source.spent
                 self._sources = [*self._sources[index + 1 :], *self._sources[: index + 1]]
-                return trial
+                return group
         return None
 
     def concluded(self, trial: PlannedTrial, outcome: Mapping[str, Any]) -> None:
         for source in self._sources:
             source.concluded(trial, outcome)
+            if source.search.name == trial.arm:
+                self.spent[trial.arm] = source.spent
+
+    def searched(self, after: int) -> Searched:
+        """What all of them have spent. after: epochs of the comparison that follows."""
+        now = [(self.spent[search.name], search) for search in self._searches]
+        return Searched(
+            trials=sum(spent.told for spent, _ in now),
+            epochs=sum(spent.epochs for spent, _ in now),
+            budget=sum(search.epochs for search in self._searches),
+            left=after + sum(spent.left(search) for spent, search in now),
+        )

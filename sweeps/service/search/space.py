@@ -20,7 +20,7 @@ from laresa.terms import canonical_subset, term_fields
 from sweeps.service.study import Space
 
 FIRST = ("subset", "group_weights", "weighting")  # the others' effect hangs on these
-REPLICATE = ("seed", "fold", "dataset")
+REPLICATE = ("seed", "fold", "exchange_splits", "dataset")
 ALPHA_RANGE = FloatDistribution(-1.0, 3.0)
 
 

@@ -23,6 +23,7 @@ def describe_outcome(
         "code": trial.code,
         "arm": trial.arm,
         "role": trial.role,
+        "chosen": trial.chosen,
         "state": state,
         "error": error,
         "metrics": dict(metrics),

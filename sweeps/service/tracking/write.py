@@ -117,6 +117,7 @@ def _first_tags(trial: TrialRun) -> dict[str, str]:
         "laresa.arm": arm,
         "laresa.subset": config.subset,
         "laresa.state": "running",
+        **({"laresa.chosen": trial.trial.chosen} if trial.trial.chosen else {}),
         **trial.tags,
     }
 
@@ -187,6 +188,7 @@ def promote(api: Any, sweep: SweepRun, trial: PlannedTrial) -> None:
     if run_id and api.get_run(run_id).data.tags.get("laresa.role") == "search":
         api.set_tag(run_id, "laresa.role", "evidence")
         api.set_tag(run_id, "laresa.searched", "true")
+        api.set_tag(run_id, "laresa.chosen", trial.chosen)
 
 
 def interrupt(api: Any, sweep: SweepRun, trial: PlannedTrial) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import platform
 import traceback
 from collections.abc import Mapping, Sequence
@@ -63,9 +64,9 @@ class TrialContext:
 
 
 class TuneTrial(tune.Trainable):
-    """One worker, one trial after another (`reuse_actors`); one step() an epoch.
+    """One worker, one group of trials after another (`reuse_actors`); one step() an epoch.
 
-    Tune's config: {"arm", "role", "config" (TrialConfig as a dict), "code", "context" (TrialContext as a dict)}.
+    Tune's config: {"trials": [PlannedTrial as a dict, ...], "context" (TrialContext as a dict)}.
     """
 
     _writer: AsyncWriter | None = None
@@ -79,10 +80,10 @@ class TuneTrial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         try:
-            return self._session.step()
+            return group_result(self._session.step())
         except FencedError as error:
             log.warning("%s", error)
-            return ended("fenced")
+            return group_result(self._session.ended("fenced"))
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         return {}  # ours lie under the signature; Tune keeps nothing that matters
@@ -103,13 +104,25 @@ class TuneTrial(tune.Trainable):
         if self._writer is None:
             self._writer = AsyncWriter(context.sweep.uri)
             self._writer.start()
-        trial = PlannedTrial(config["arm"], TrialConfig.from_dict(config["config"]), config["role"], config["code"])
-        self._session = Session((trial,), context, self._writer, device)
+        trials = tuple(PlannedTrial.from_dict(fields) for fields in config["trials"])
+        self._session = Session(trials, context, self._writer, device)
 
 
-def ended(state: str) -> dict[str, Any]:
-    """The result of a trial that ends here without an outcome. Tune insists on the metric."""
-    return {"epoch": 0, "state": state, "val/top1": 0.0, "done": True, "trials": []}
+def group_result(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a step of a group reports to Tune, from what each of its trials has to say.
+
+    rows: {"signature", "epoch", "state", "val/top1", "done", ...} each. The top level speaks for the scheduler, which
+    stops all or none: a group has come as far as its furthest trial, is as good as its best, and runs while one does.
+    """
+    validation = [row["val/top1"] for row in rows if math.isfinite(row["val/top1"])]
+    return {
+        "epoch": max(row["epoch"] for row in rows),
+        "state": next((row["state"] for row in rows if row["state"] == "running"), rows[0]["state"]),
+        "seconds": sum(row.get("seconds", 0.0) for row in rows),
+        "val/top1": max(validation, default=math.nan),
+        "done": all(row["done"] for row in rows),
+        "trials": [dict(row) for row in rows],
+    }
 
 
 class Member:
@@ -152,8 +165,8 @@ class Session:
     def first(self) -> Member:
         return self.members[0]
 
-    def step(self) -> dict[str, Any]:
-        """Train one epoch, or conclude. Whatever the trials themselves do wrong ends here, as their outcome."""
+    def step(self) -> list[dict[str, Any]]:
+        """Train one epoch, or conclude; a row a trial. Whatever the trials do wrong ends here, as their outcome."""
         try:
             if self.method is None:
                 self.method = self._start()
@@ -202,18 +215,22 @@ class Session:
         self.method.save(path)
         self.first.attempt.keep(path)
 
-    def _progress(self, measurements: Sequence[Measurement | None]) -> dict[str, Any]:
-        rows = [
-            {"signature": member.signature, "epoch": m.epoch, "state": "running", "val/top1": m.metrics["val/top1"]}
+    def _progress(self, measurements: Sequence[Measurement | None]) -> list[dict[str, Any]]:
+        return [
+            {"epoch": m.epoch, "seconds": m.seconds, **m.metrics, **self._row(member, "running", done=False)}
             for member, m in zip(self.members, measurements, strict=True)
             if m is not None
         ]
-        lead = next(m for m in measurements if m is not None)
-        seconds = {"seconds": sum(m.seconds for m in measurements if m is not None)}
-        return {"epoch": lead.epoch, "state": "running", **seconds, **lead.metrics, "done": False, "trials": rows}
+
+    def _row(self, member: Member, state: str, *, done: bool) -> dict[str, Any]:
+        return {"signature": member.signature, "state": state, "done": done}
+
+    def ended(self, state: str) -> list[dict[str, Any]]:
+        """Rows of trials that end here without an outcome. Tune insists on the metric."""
+        return [{"epoch": 0, "val/top1": 0.0, **self._row(member, state, done=True)} for member in self.members]
 
     # ------------------------------------------------------------------ how it ends
-    def _finish(self, results: Sequence[Result]) -> dict[str, Any]:
+    def _finish(self, results: Sequence[Result]) -> list[dict[str, Any]]:
         rows = []
         for member, result in zip(self.members, results, strict=True):
             _write_artifacts(member, result.history)
@@ -221,36 +238,39 @@ class Session:
             if result.latents is not None:
                 np.savez_compressed(member.folder.root / "latents.npz", allow_pickle=False, **result.latents)
             rows.append(self._conclude(member, "finished", result.metrics, result.history))
-        return _ending(rows)
+        return rows
 
-    def _requeue_exclusive(self) -> dict[str, Any]:
+    def _requeue_exclusive(self) -> list[dict[str, Any]]:
         """Out of memory beside others, which may be their doing: no outcome; the driver asks again with a whole GPU."""
         log.warning("%s ran out of the GPU it shares; it is trained alone later", self.first.trial.arm)
         self._drop()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # for those who stay
-        return ended(OOM_SHARED_GPU)
+        return self.ended(OOM_SHARED_GPU)
 
-    def _retry_or_fail(self, error: Exception) -> dict[str, Any]:
+    def _retry_or_fail(self, error: Exception) -> list[dict[str, Any]]:
         self._failures += 1
         if self._failures > RETRIES:
             return self._fail(error)
         log.warning(
             "%s failed (%s: %s); once more from its checkpoint", self.first.trial.arm, type(error).__name__, error
         )
-        history = self._history(0)
+        rows = []
+        for index, member in enumerate(self.members):
+            history = self._history(index)  # its last again, so that no scheduler takes it for a fall
+            last = history[-1].metrics["val/top1"] if history else 0.0
+            rows.append({"epoch": len(history), "val/top1": last, **self._row(member, "running", done=False)})
         self._drop()
-        last = history[-1].metrics["val/top1"] if history else 0.0  # again, so that no scheduler takes it for a fall
-        return {"epoch": len(history), "state": "running", "val/top1": last, "done": False, "trials": []}
+        return rows
 
-    def _fail(self, error: Exception) -> dict[str, Any]:
+    def _fail(self, error: Exception) -> list[dict[str, Any]]:
         rows = []
         for index, member in enumerate(self.members):
             history = self._history(index)
             _write_artifacts(member, history)
             (member.folder.root / "traceback.txt").write_text("".join(traceback.format_exception(error)))
             rows.append(self._conclude(member, "failed", {}, history, error=f"{type(error).__name__}: {error}"))
-        return _ending(rows)
+        return rows
 
     def _conclude(
         self,
@@ -263,8 +283,8 @@ class Session:
         rows = [measurement.to_dict() for measurement in history]
         member.attempt.conclude(describe_outcome(member.trial, state, metrics, rows, error, self._provenance()))
         self.writer.conclude(member.run, member.folder)
-        summary = {"signature": member.signature, "epoch": len(history), "state": state, "error": error or ""}
-        return {**summary, **metrics, "val/top1": metrics.get("best/val/top1", float("nan"))}
+        summary = {"epoch": len(history), "error": error or "", "val/top1": metrics.get("best/val/top1", math.nan)}
+        return {**metrics, **summary, **self._row(member, state, done=True)}
 
     def _history(self, index: int) -> Sequence[Measurement]:
         return tuple(self.method.histories[index]) if self.method is not None else ()
@@ -283,11 +303,6 @@ class Session:
             provenance["laresa.data_fingerprint"] = self.dataset.fingerprint
             provenance["laresa.fold"] = self.dataset.fold_note
         return provenance
-
-
-def _ending(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The last result of a group: the first trial speaks for it."""
-    return {**{name: value for name, value in rows[0].items() if name != "signature"}, "done": True, "trials": rows}
 
 
 def _write_artifacts(member: Member, history: Sequence[Measurement]) -> None:

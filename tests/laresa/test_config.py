@@ -68,6 +68,15 @@ def test_terms_of_the_paper_and_of_equation_3():
     assert len(set(SUBSETS)) == 8
 
 
+def test_exchanged_splits_are_absent_unless_asked_for():
+    plain, exchanged = TrialConfig(exchange_splits=False), TrialConfig(exchange_splits=True)
+    assert plain == TrialConfig()
+    assert "exchange_splits" not in plain.to_dict()
+    assert exchanged.signature() != plain.signature()
+    assert TrialConfig.from_dict(exchanged.to_dict()) == exchanged
+    assert exchanged.replace(exchange_splits=None).signature() == plain.signature()
+
+
 def test_signature_is_stable_and_ignores_only_what_is_asked():
     config = TrialConfig(subset="ce")
     assert config.signature() == "be148fde4898"  # a change here orphans every finished trial: CHANGELOG.md

@@ -176,15 +176,15 @@ def top1_table(context: Context) -> Table:
         COUNT,
         Column("collapsed", ("collapsed",)),
     )
+    choices = {how for block in context.blocks for arm in block.arms for how in arm.choices}
     notes: tuple[str, ...] = (
         SEED_AND_FOLD,
         f"Gain: mean ± deviation of the differences to {BASELINE}, paired by seed and fold.",
         COUNTS,
         "Bold: the best mean of a block, underlined: the second.",
         "†k: in k trials the weighting collapsed, the weight of cross-entropy falling under 0.05.",
+        *(note for how, (_, note) in NOT_FINISHED.items() if how in choices),
     )
-    choices = {how for block in context.blocks for arm in block.arms for how in arm.choices}
-    notes += tuple(note for how, (_, note) in NOT_FINISHED.items() if how in choices)
     return _table(context, "top1", "Test top-1 by arm", columns, _top1_rows, notes)
 
 

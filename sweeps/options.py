@@ -194,7 +194,7 @@ def replicates(args: argparse.Namespace, *, tuned: bool = False) -> tuple[Replic
         if tuned and fold >= usable:
             raise ConfigError(
                 f"--folds {args.folds}: the searches of --tune are judged on what fold {fold} tests, so no replicate "
-                f"may have it: expected folds 0 to {usable - 1}, or --tune 0 to compare given settings"
+                f"may have it: expected folds below {usable}, or --tune 0 to compare given settings"
             )
     return tuple(Replicate(seed, fold) for seed, fold in zip(seeds, chosen, strict=True))
 

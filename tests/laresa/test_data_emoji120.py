@@ -61,6 +61,19 @@ def test_the_tree_has_three_levels():
     assert [tree.node_names[node] for node in tree.ancestors(owl)] == ["animal-bird", "Animals & Nature"]
 
 
+def test_exchanged_splits_judge_on_what_the_fold_tests_and_are_other_data_to_every_cache():
+    plain, exchanged = TrialConfig(fold=5), TrialConfig(fold=5, exchange_splits=True)
+    before, after = data.load(plain), data.load(exchanged)
+    for part, other in (("train", "train"), ("val", "test"), ("test", "val")):
+        assert torch.equal(getattr(after, part).images, getattr(before, other).images)
+        assert torch.equal(getattr(after, part).labels, getattr(before, other).labels)
+    assert after.fold_note == f"{before.fold_note}; validation and test part exchanged"
+    assert after.fingerprint == before.fingerprint
+    assert data.key(plain) != data.key(exchanged)
+    tested = [data.load("emoji120", fold=fold).test.images for fold in range(5)]  # of the folds open to replicates
+    assert not any(torch.equal(after.val.images, images) for images in tested)
+
+
 @pytest.mark.parametrize("fold", range(6))
 def test_a_fold_never_shows_the_tested_or_validated_hand_in_training(arrays, fold):
     dataset = data.load("emoji120", fold=fold)

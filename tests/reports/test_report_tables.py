@@ -44,6 +44,18 @@ def test_top1_in_latex() -> None:
     assert r"ce+anchor+triplet+reg & \textbf{54.0 $\pm$ 3.0} & +2.0 $\pm$ 1.0 & 3/3 & $\dagger$2 \\" in lines
 
 
+def test_an_arm_without_a_finished_trial_in_its_search_is_marked() -> None:
+    said = {"ce": "finished", "ce+anchor": "pruned", "ce+reg": "given"}
+    records = [record(arm, 0.5, seed=seed, provenance={"chosen": how}) for arm, how in said.items() for seed in (0, 1)]
+    table = tables.top1_table(context(records))
+    text = to_markdown(table)
+    for words in ("| ce | ", "| ce+anchor ‡ |", "| ce+reg § |", "‡: no trial of the arm's search finished;", "§: no"):
+        assert words in text
+    assert r"ce+anchor $\ddagger$ &" in to_latex(table)
+    assert ",ce+anchor,50," in to_csv(table)  # machines get the arm's own name
+    assert "‡" not in to_markdown(tables.top1_table(context(by_hand())))
+
+
 def test_every_table_says_n_plus_minus_rule_and_budget() -> None:
     made, found = found_against_ce(by_hand())
     several = [

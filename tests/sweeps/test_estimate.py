@@ -14,7 +14,7 @@ from laresa.config import TrialConfig
 from laresa.errors import ConfigError
 from sweeps import trials
 from sweeps.cli.plan import show_plan
-from sweeps.service.driver.runner import describe
+from sweeps.service.driver.runner import describe, run
 from sweeps.service.planning import estimate as estimating
 from sweeps.service.planning.estimate import Estimate, against_actual, cost_of, duration, estimate, read_journal
 from sweeps.service.planning.plan import PlanRow
@@ -53,6 +53,13 @@ def test_a_search_counts_what_it_was_not_told_and_is_an_upper_bound(tmp_path: Pa
     found = estimate(study, [], known, {cost_of(CE): 1.0}, SweepFolder(tmp_path), FOUR)
     assert (found.trials, found.epochs) == (3, 30)
     assert "at most" in found.lines()[0]
+
+
+def test_a_search_by_epochs_counts_what_is_left_of_them(tmp_path: Path):
+    study = Study("toy", (), (), (replace(SEARCH, by_epochs=True),))
+    known = {"search": estimating.Progress((), Spent(asked=9, told=8, epochs=24, reserved=34), None)}
+    found = estimate(study, [], known, {cost_of(CE): 1.0}, SweepFolder(tmp_path), FOUR)
+    assert (found.trials, found.epochs) == (3, 26)
 
 
 def test_what_is_unknown_is_said_and_how_to_know_it(tmp_path: Path):
@@ -133,6 +140,23 @@ def test_the_plan_lists_what_a_search_has_asked(tmp_path: Path, capsys: pytest.C
     said = capsys.readouterr().out
     assert f"{asked[1].signature}  new        asked by search search" in said
     assert "search search: 5 trials; 2 asked, 0 told, 0 epochs spent" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sampler": "tpee"}, "unknown sampler"),
+        ({"scheduler": "x"}, "unknown scheduler"),
+        ({"trials": 0}, "--trials 0"),
+    ],
+)
+def test_plan_and_run_refuse_a_search_before_anything_is_written(change: dict, message: str, tmp_path: Path):
+    study, options = Study("toy", (), (), (replace(SEARCH, **change),)), RunOptions("http://127.0.0.1:9", tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        show_plan(study, options, as_json=True, calibrate=False)
+    with pytest.raises(ConfigError, match=message):
+        run(study, options)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_space_stands_on_the_parent():

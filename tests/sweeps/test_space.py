@@ -11,11 +11,13 @@ from optuna.trial import TrialState
 
 from laresa.config import SUBSETS, TrialConfig
 from laresa.errors import ConfigError
+from sweeps.service.planning.estimate import read_journal
+from sweeps.service.search import sources
 from sweeps.service.search.budget import choose
 from sweeps.service.search.sources import SAMPLERS, Interleaved, OptunaSource, Source
 from sweeps.service.search.space import as_params, check_space, default_space, parse_distribution, suggest
 from sweeps.service.storage.files import StorageError, SweepFolder
-from sweeps.service.study import Choice, PlannedTrial, Replicate, Search
+from sweeps.service.study import Choice, PlannedTrial, Replicate, Search, Study
 
 BASE = TrialConfig(epochs=2)
 
@@ -163,11 +165,92 @@ def test_damage_in_the_middle_is_named(tmp_path: Path):
 
 def test_several_searches_take_turns_within_one_journal(tmp_path: Path):
     folder = SweepFolder(tmp_path)
-    sources = [OptunaSource(search(name=name, trials=2), folder) for name in ("a", "b")]
-    both = Interleaved(sources)
-    assert [trial.arm for trial in take(both, 5)] == ["a", "b", "a", "b"]
-    assert both.finished
-    assert Interleaved(sources, seconds=-1).finished
+    both = [OptunaSource(search(name=name, trials=2), folder) for name in ("a", "b")]
+    turns = Interleaved(both)
+    assert [trial.arm for trial in take(turns, 5)] == ["a", "b", "a", "b"]
+    assert turns.finished
+    assert Interleaved(both, seconds=-1).finished
+
+
+def tell(folder: SweepFolder, source: OptunaSource, trial: PlannedTrial, epochs: int, state: str = "pruned") -> None:
+    history = [
+        {"epoch": epoch, "metrics": {"val/top1": 0.1 * epochs}, "seconds": 0.1, "timestamp": 1}
+        for epoch in range(1, epochs + 1)
+    ]
+    outcome = {"state": state, "metrics": {"best/val/top1": 0.1 * epochs}, "history": history}
+    folder.trial(trial.signature).new_attempt().conclude(outcome)
+    source.concluded(trial, outcome)
+
+
+def by_epochs(**changes) -> Search:
+    """Three trials' worth of four epochs."""
+    space = {"lr": FloatDistribution(1e-4, 1e-2, log=True)}
+    return search(**{"base": BASE.replace(epochs=4), "space": space, "trials": 3, "by_epochs": True, **changes})
+
+
+def test_a_budget_of_epochs_is_spent_on_as_many_trials_as_fit(tmp_path: Path):
+    folder = SweepFolder(tmp_path)
+    source = OptunaSource(by_epochs(), folder)
+    first = take(source, 9)
+    assert len(first) == 3  # what runs is taken at its full length
+    assert not source.finished  # it may need less
+    tell(folder, source, first[0], 1)
+    assert take(source, 1) == []  # 1 + 4 + 4, and 4 more are too many
+    tell(folder, source, first[1], 1)
+    (fourth,) = take(source, 9)  # 1 + 1 + 4 + 4
+    tell(folder, source, first[2], 4, "finished")
+    assert (source.spent.told, source.spent.epochs, source.spent.reserved) == (3, 6, 10)
+
+    again = OptunaSource(by_epochs(), folder)  # the driver died
+    assert take(again, 9) == [fourth]
+    tell(folder, again, fourth, 1, "failed")  # counts as a whole one
+    assert again.spent.epochs == 10
+    assert again.finished
+    assert again.spent.line(again.search) == "4 trials, 10 of 12 epochs"
+    assert again.spent.left(again.search) == 2
+    extended = OptunaSource(by_epochs(trials=4), folder)  # --tune 4 later
+    assert len(take(extended, 9)) == 1
+
+
+def test_suggestions_that_all_fail_come_to_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> TrialConfig:
+        raise ConfigError("no")
+
+    monkeypatch.setattr(sources, "suggest", refuse)
+    for number, budget in enumerate((by_epochs(), search())):
+        (tmp_path / str(number)).mkdir()
+        source = OptunaSource(budget, SweepFolder(tmp_path / str(number)))
+        assert take(source, 1) == []
+        assert (source.finished, source.spent.told, source.spent.refused) == (True, 0, budget.trials)
+
+
+def test_what_a_search_chose_of_what_finished_else_of_what_was_stopped_else_what_was_given(tmp_path: Path):
+    folder = SweepFolder(tmp_path)
+    source = OptunaSource(by_epochs(trials=6, first=(BASE.replace(epochs=4, lr=0.005),)), folder)
+    assert choose(source.study, source.search) == Choice(source.search.base, "given")
+    a, b, c, d = take(source, 4)
+    tell(folder, source, a, 4, "failed")
+    assert choose(source.study, source.search).how == "given"
+    tell(folder, source, b, 3)
+    tell(folder, source, c, 1)
+    assert choose(source.study, source.search) == Choice(b.config, "pruned")
+    tell(folder, source, d, 2, "finished")
+    assert choose(source.study, source.search) == Choice(d.config, "finished")
+    assert read_journal(Study("s", (), (), (source.search,)), folder)["s"].choice == Choice(d.config, "finished")
+
+
+def test_a_grid_that_is_used_up_ends_its_search(tmp_path: Path):
+    folder, space = SweepFolder(tmp_path), {"batch_size": CategoricalDistribution([16, 32])}
+    for _ in range(2):  # and when it is run again
+        source = OptunaSource(search(sampler="grid", space=space, trials=9), folder)
+        while trials := take(source, 1):
+            tell(folder, source, trials[0], 1, "finished")
+        assert len(source.planned()) == 2
+
+
+def test_epochs_are_no_dimension_of_a_search_that_counts_them(tmp_path: Path):
+    with pytest.raises(ConfigError, match="--space epochs: the budget is counted in epochs"):
+        OptunaSource(by_epochs(space={"epochs": IntDistribution(2, 4)}), SweepFolder(tmp_path))
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLERS))

@@ -11,9 +11,10 @@ import pytest
 from laresa.config import SUBSETS, TrialConfig
 from laresa.errors import ConfigError
 from sweeps import ablation, search
+from sweeps.cli.main import build_parser
 from sweeps.service.planning.plan import check_plan, plan, write_plan
 from sweeps.service.storage.files import SweepFolder, write_json
-from sweeps.service.study import Cell, Replicate, Study
+from sweeps.service.study import Cell, Choice, Replicate, Study
 
 
 def options(*arguments: str) -> argparse.Namespace:
@@ -23,7 +24,9 @@ def options(*arguments: str) -> argparse.Namespace:
 
 
 def test_ablation_is_eight_subsets_control_and_remedy_on_three_paired_replicates():
-    study = ablation.build(options())
+    study = ablation.build(options("--tune", "0"))
+    assert study.searches == ()
+    assert "given settings, not tuned; `--tune N`" in ablation.settings(study)
     assert [cell.arm for cell in study.cells] == [
         *SUBSETS,
         "ce+anchor+triplet+reg, shuffled labels",
@@ -37,6 +40,48 @@ def test_ablation_is_eight_subsets_control_and_remedy_on_three_paired_replicates
     assert control.replace(shuffle_labels=False) == study.cells[7].config
     assert remedy.weighting == "ce_outside"
     assert remedy.alpha_init == (1.0,) * 4
+
+
+def test_bare_ablation_tunes_every_arm_on_one_budget_and_on_data_that_no_replicate_is_tested_on():
+    study = ablation.build(options("--seeds", "0,4,5"))
+    assert [search.name for search in study.searches] == [cell.arm for cell in study.cells]
+    assert {search.epochs for search in study.searches} == {ablation.TUNE * 18}
+    assert f"{ablation.TUNE} x 18 = {ablation.TUNE * 18} epochs" in ablation.settings(study)
+    assert study.replicates == (Replicate(0, 0), Replicate(4, 4), Replicate(5, 0))
+    assert {search.replicate for search in study.searches} == {Replicate(0, 5, exchanged=True)}
+    assert all(search.first == (search.base,) for search in study.searches)  # the given settings are asked first
+    spaces = {search.name: sorted(search.space) for search in study.searches}
+    assert spaces["ce"] == ["lr"]
+    assert spaces["ce+anchor"] == ["alpha_init/anchor", "alpha_init/ce", "lr"]
+    assert {"margin", "alpha_init/variance"} <= set(spaces["ce+triplet+reg"])
+    assert "alpha_init/ce" not in spaces[f"{SUBSETS[-1]}, ce_outside weights"]
+    chosen = Choice(study.searches[0].replicate.of(study.cells[0].config.replace(lr=0.5)), "pruned")
+    first, second = study.chosen({"ce": chosen}).trials()[:2]
+    assert (first.config.lr, first.config.fold, first.config.exchange_splits, first.chosen) == (0.5, 0, None, "pruned")
+    assert second.chosen is None
+
+
+def test_the_demo_takes_the_given_settings():
+    demo = build_parser().parse_args(["demo", "--subsets", "ce"])
+    assert ablation.build(demo).searches == ()
+    assert build_parser().parse_args(["run", "ablation"]).tune == ablation.TUNE
+
+
+def test_a_fixed_test_set_is_tuned_on_its_validation_part():
+    tuned = ablation.build(options("--dataset", "cifar100", "--epochs", "2"))
+    assert {replicate.fold for replicate in tuned.replicates} == {0}
+    assert tuned.searches[0].replicate == Replicate(0, 0)
+    given = ablation.build(options("--dataset", "cifar100", "--epochs", "2", "--tune", "0"))
+    assert [replicate.fold for replicate in given.replicates] == [0, 1, 0]
+
+
+def test_the_fold_that_is_kept_for_tuning_is_open_to_given_settings_only():
+    arguments = ["--seeds", "0", "--folds", "5"]
+    assert ablation.build(options(*arguments, "--tune", "0")).replicates == (Replicate(0, 5),)
+    with pytest.raises(ConfigError, match=r"judged on what fold 5 tests.*expected folds below 5, or --tune 0"):
+        ablation.build(options(*arguments))
+    with pytest.raises(ConfigError, match=r"judged on what fold 1 tests.*expected folds below 1"):
+        ablation.build(options("--dataset", "cifar100", "--seeds", "0", "--folds", "1"))
 
 
 def test_options_reach_every_arm():
@@ -58,6 +103,8 @@ def test_options_reach_every_arm():
         (["--set", "lr"], r"expected FIELD=VALUE"),
         (["--set", "learning_rate=1"], r"unknown field 'learning_rate'"),
         (["--set", "lr=-1"], r"lr=-1.0: expected a number > 0"),
+        (["--tune", "-1"], r"--tune -1: expected trials for each arm, or 0"),
+        (["--set", "exchange_splits=true"], r"--set exchange_splits: it is the searches' own"),
         (["--subsets", "ce,ce"], r"arm given more than once: ce"),
         (["--subsets", "ce,ce+ancor"], r"did you mean 'anchor'"),
         (["--dataset", "emoji12"], r"emoji120"),
@@ -94,16 +141,22 @@ def searching(*arguments: str) -> Study:
 
 def test_a_sweep_is_continued_and_extended(tmp_path: Path):
     folder = SweepFolder(tmp_path)
-    write_plan(ablation.build(options("--subsets", "ce", "--seeds", "0")), folder)
-    check_plan(ablation.build(options("--subsets", "ce", "--seeds", "0")), folder)
-    wider = ablation.build(options("--subsets", "ce,ce+reg", "--seeds", "0,1,2"))  # another arm, more seeds
+
+    def study(*arguments: str, tune: str = "0") -> Study:
+        return ablation.build(options("--subsets", *arguments, "--tune", tune))
+
+    write_plan(study("ce", "--seeds", "0"), folder)
+    check_plan(study("ce", "--seeds", "0"), folder)
+    wider = study("ce,ce+reg", "--seeds", "0,1,2")  # another arm, more seeds
     check_plan(wider, folder)
     write_plan(wider, folder)
     with pytest.raises(
         ConfigError, match=r"holds 'ce\+reg' with lr=0\.004, this command has 0\.1: give the same options"
     ):
-        check_plan(ablation.build(options("--subsets", "ce+reg", "--set", "lr=0.1")), folder)
-    check_plan(ablation.build(options("--subsets", "ce", "--seeds", "0")), folder)  # a part of it
+        check_plan(study("ce+reg", "--set", "lr=0.1"), folder)
+    check_plan(study("ce", "--seeds", "0"), folder)  # a part of it
+    with pytest.raises(ConfigError, match=r"holds 'ce' as given, this command tunes it: give the same --tune"):
+        check_plan(study("ce", "--seeds", "0", tune="4"), folder)
 
 
 @pytest.mark.parametrize(

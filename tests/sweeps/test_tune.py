@@ -1,14 +1,30 @@
-"""Which trial is next: as they were given, whatever else has ended."""
+"""Tune's side: which trial is next, a scheduler for each search, and groups of trials as one trial of Tune's."""
 
 from __future__ import annotations
 
+import io
+import math
+from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+from optuna.distributions import FloatDistribution
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+from rich.console import Console
 
-from sweeps.service.driver.schedulers import Asha, InOrder, MedianStopping
+from laresa.config import TrialConfig
+from laresa.errors import ConfigError
+from sweeps.service.driver import tune as tuning
+from sweeps.service.driver.interrupt import GracefulInterrupt
+from sweeps.service.driver.progress import ProgressDisplay
+from sweeps.service.driver.schedulers import SCHEDULERS, Asha, InOrder, MedianStopping, check_searches, scheduler_of
+from sweeps.service.storage.files import SweepFolder
+from sweeps.service.study import Group, PlannedTrial, Replicate, Search
+from sweeps.service.tracking.write import SweepRun
+from sweeps.service.worker.trial import OOM_SHARED_GPU, TrialContext, TuneTrial, ended, group_result
 
 
 @dataclass(eq=False)
@@ -16,6 +32,16 @@ class Fake:
     """What a scheduler asks of a trial and of Tune's controller."""
 
     status: str = Trial.PENDING
+    arm: str = "ce"
+    is_saving: bool = False
+
+    @property
+    def trial_id(self) -> int:
+        return id(self)
+
+    @property
+    def config(self) -> dict:
+        return {"trials": [{"arm": self.arm}]}
 
     def is_finished(self) -> bool:
         return self.status in (Trial.TERMINATED, Trial.ERROR)
@@ -23,7 +49,10 @@ class Fake:
 
 class Controller:
     def __init__(self, trials: list[Fake]) -> None:
-        self.get_trials = lambda: trials
+        self.get_trials = self.get_live_trials = lambda: trials
+
+    def stop_trial(self, trial: Fake) -> None:
+        trial.status = Trial.TERMINATED
 
 
 def test_it_chooses_as_tunes_own_and_forgets_what_has_ended():
@@ -42,3 +71,173 @@ def test_it_chooses_as_tunes_own_and_forgets_what_has_ended():
 def test_schedulers_that_stop_early_choose_so_too(kind: type[InOrder]):
     assert kind.choose_trial_to_run is InOrder.choose_trial_to_run
     assert kind.on_trial_result is not InOrder.on_trial_result
+
+
+def searches(scheduler: str, *arms: str) -> list[Search]:
+    space, base = {"lr": FloatDistribution(1e-4, 1e-2)}, TrialConfig(subset="ce", epochs=9)
+    return [Search(arm, base, space, 8, Replicate(0, 0), scheduler=scheduler) for arm in arms]
+
+
+def simulated(scheduler, levels: dict[str, list[float]]) -> dict[str, list[int]]:
+    """arm -> the epoch that each of its trials came to, with room for all at once; the arms take turns.
+
+    A trial's validation grows by its level an epoch, of nine.
+    """
+    rows = [(Fake(arm=arm), values[i]) for i in range(4) for arm, values in levels.items()]
+    controller, reached = Controller([trial for trial, _ in rows]), dict.fromkeys((id(trial) for trial, _ in rows), 0)
+    for trial, _ in rows:
+        scheduler.on_trial_add(controller, trial)
+    while (ready := scheduler.choose_trial_to_run(controller)) or any(t.status == Trial.RUNNING for t, _ in rows):
+        if ready:
+            ready.status = Trial.RUNNING
+            continue
+        for trial, level in rows:
+            if trial.status == Trial.RUNNING:
+                reached[id(trial)] += 1
+                result = {"epoch": reached[id(trial)], "val/top1": level * reached[id(trial)]}
+                action = scheduler.on_trial_result(controller, trial, result)
+                if action == "STOP" or result["epoch"] == 9:
+                    scheduler.on_trial_complete(controller, trial, result)
+                    trial.status = Trial.TERMINATED
+                elif action == "PAUSE":
+                    trial.status = Trial.PAUSED
+    return {arm: [reached[id(trial)] for trial, _ in rows if trial.arm == arm] for arm in levels}
+
+
+@pytest.mark.parametrize("name", ["asha", "hyperband", "median"])
+def test_an_arm_is_never_stopped_by_another_arms_level(name: str):
+    """Arms of very different levels: each is judged among its own, as if it were alone."""
+    levels = {"high": [0.05, 0.06, 0.04, 0.07], "low": [0.002, 0.001, 0.003, 0.004], "none": [0.0] * 4}
+    alone = {arm: simulated(SCHEDULERS[name](9), {arm: values})[arm] for arm, values in levels.items()}
+    assert simulated(scheduler_of(searches(name, *levels)), levels) == alone
+    assert simulated(SCHEDULERS[name](9), levels) != alone  # on one scheduler they do stop each other
+    assert max(alone["low"]) == 9
+
+
+def test_what_waits_of_several_searches_runs_in_the_order_given_and_what_was_paused_later():
+    scheduler, trials = scheduler_of(searches("asha", "a", "b")), [Fake(arm=arm) for arm in "baab"]
+    for trial in trials:
+        scheduler.on_trial_add(Controller(trials), trial)
+    trials[0].status = Trial.PAUSED
+    order = []
+    while (trial := scheduler.choose_trial_to_run(Controller(trials))) is not None:
+        order.append(trials.index(trial))
+        trial.status = Trial.RUNNING
+    assert order == [1, 2, 3, 0]
+
+
+def test_searches_without_a_scheduler_have_none_and_an_unknown_one_is_named():
+    assert scheduler_of(searches("none", "a", "b")) is None
+    with pytest.raises(ConfigError, match="unknown scheduler 'ashaa'; did you mean 'asha'"):
+        check_searches(searches("ashaa", "a"))
+
+
+# ---------------------------------------------------------------------- groups
+
+
+class Pairs:
+    """A source of groups of two, as fused training will have them; it notes what it hears."""
+
+    def __init__(self, count: int) -> None:
+        configs = [TrialConfig(subset="ce", epochs=3, seed=seed) for seed in range(2 * count)]
+        trials = [PlannedTrial("ce", config) for config in configs]
+        self.left = deque(Group(pair) for pair in zip(trials[::2], trials[1::2], strict=True))
+        self.heard: list[tuple[str, str]] = []
+        self.waits = False  # for outcomes, which may let it ask for more
+
+    @property
+    def finished(self) -> bool:
+        return not self.left and not self.waits
+
+    def next(self) -> Group | None:
+        return self.left.popleft() if self.left else None
+
+    def concluded(self, trial: PlannedTrial, outcome: dict) -> None:
+        self.heard.append((trial.signature, outcome["state"]))
+
+
+@pytest.fixture
+def driving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """(search, source, watch, folder): what stands between Tune and a source of two groups."""
+
+    def pruned(stored, trial, tags):
+        outcome = {"state": "pruned", "metrics": {"best/val/top1": 0.1}, "history": [{}]}
+        stored.new_attempt().conclude(outcome)
+        return outcome
+
+    monkeypatch.setattr(tuning, "conclude_pruned", pruned)
+    folder, source = SweepFolder(tmp_path), Pairs(2)
+    watch = ProgressDisplay("toy", 0, 4, Console(file=io.StringIO(), width=200))
+    context = TrialContext(SweepRun("u", "toy", "0", "0"), folder.place, 1.0, {})
+    return tuning.SourceSearch(source, context, watch, GracefulInterrupt()), source, watch, folder
+
+
+def row(trial: dict, epoch: int, value: float, state: str = "running") -> dict:
+    return {
+        "signature": trial["signature"], "epoch": epoch, "val/top1": value, "state": state, "done": state != "running"
+    }  # fmt: skip
+
+
+def test_a_group_is_one_trial_of_tunes_and_each_of_its_trials_is_told(driving):
+    search, source, watch, folder = driving
+    first = search.suggest("t1")
+    a, b = first["trials"]
+    assert PlannedTrial.from_dict(a).signature == a["signature"] != b["signature"]
+    watch.started("t1", first["trials"])
+    watch.result("t1", group_result([row(a, 1, 0.25), row(b, 1, 0.5)]))
+    assert [trial.last for trial in watch.running.values()] == [0.25, 0.5]
+
+    # one finishes by itself, then the scheduler stops what is left of the group
+    folder.trial(a["signature"]).new_attempt().conclude({"state": "finished", "metrics": {}, "history": []})
+    finished = {**row(a, 2, 0.3, "finished"), "test/top1": 0.2, "best_epoch": 2.0}
+    last = group_result([finished, row(b, 2, 0.4)])
+    assert (last["state"], last["done"], last["val/top1"]) == ("running", False, 0.4)
+    watch.result("t1", last)
+    search.on_trial_complete("t1", last)
+    assert source.heard == [(a["signature"], "finished"), (b["signature"], "pruned")]
+    assert (watch.done, watch.groups) == (2, set())
+
+    # of the second group one ran out of a shared GPU: nobody is told, it comes again alone
+    second = search.suggest("t2")
+    assert search.suggest("t3") == Searcher.FINISHED
+    c, d = second["trials"]
+    watch.started("t2", second["trials"])
+    folder.trial(d["signature"]).new_attempt().conclude({"state": "finished", "metrics": {}, "history": []})
+    out = group_result(
+        [{**ended(OOM_SHARED_GPU), "signature": c["signature"]}, {**finished, "signature": d["signature"]}]
+    )
+    assert out["done"]
+    watch.result("t2", out)
+    search.on_trial_complete("t2", out)
+    assert [trial.signature for trial in search.oom_shared_gpu] == [c["signature"]]
+    assert source.heard[2:] == [(d["signature"], "finished")]
+
+
+def test_what_was_given_up_leaves_no_one_waiting(driving):
+    """A source that would wait for a group's outcome is not waited for once nothing is under way."""
+    search, source, *_ = driving
+    search.suggest("t1")
+    source.left.clear()
+    source.waits = True
+    assert search.suggest("t2") is None
+    search.on_trial_complete("t1", None, error=True)
+    assert source.heard == []
+    assert search.suggest("t2") == Searcher.FINISHED
+
+
+def test_a_group_of_one_reports_as_its_trial_and_nan_is_no_score():
+    alone = group_result([{"signature": "s", **ended("fenced")}])
+    assert {name: alone[name] for name in ended("fenced")} == ended("fenced")
+    failed = {"signature": "s", "epoch": 2, "state": "failed", "val/top1": math.nan, "done": True}
+    assert math.isnan(group_result([failed])["val/top1"])
+    assert group_result([failed, {**failed, "val/top1": 0.25}])["val/top1"] == 0.25
+
+
+def test_a_worker_says_that_it_trains_one_at_a_time(tmp_path: Path):
+    trials = [PlannedTrial("ce", TrialConfig(subset="ce", seed=seed)).to_dict() for seed in (0, 1)]
+    context = TrialContext(SweepRun(f"sqlite:///{tmp_path}/m.db", "toy", "0", "0"), str(tmp_path), 1.0, {})
+    (tmp_path / "plan.json").write_text("{}")  # it sees the sweep's storage
+    worker = object.__new__(TuneTrial)  # without Tune around it
+    with pytest.raises(ConfigError, match="a group of 2 trials: a worker trains one at a time"):
+        worker.setup({"trials": trials, "context": context.to_dict()})
+    worker.cleanup()

@@ -19,7 +19,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import Doc
@@ -68,9 +68,8 @@ class Field:
 
     @property
     def type_name(self) -> str:
-        """The type as a person reads it."""
-        text = str(self.type) if typing.get_origin(self.type) is not None else getattr(self.type, "__name__", self.type)
-        return str(text).replace("typing.", "")
+        """The type as a person reads it, with its limits: `float > 0 <= 1`, `sum | mean`."""
+        return _type_name(self.type)
 
 
 def fields_of(component: Callable[..., Any], prefix: str = "") -> tuple[Field, ...]:
@@ -133,6 +132,25 @@ def _field(prefix: str, name: str, hint: Any, default: Any) -> Field:
     for limit in limits:
         annotation = Annotated[annotation, limit]
     return Field(f"{prefix}.{name}" if prefix else name, annotation, default, **found)
+
+
+def _type_name(annotation: Any) -> str:
+    if typing.get_origin(annotation) is Annotated:
+        limits = [_limit(extra) for extra in annotation.__metadata__]
+        return " ".join([_type_name(annotation.__origin__), *filter(None, limits)])
+    if typing.get_origin(annotation) is Literal:
+        return " | ".join(map(str, typing.get_args(annotation)))
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        return " | ".join(map(_type_name, typing.get_args(annotation)))
+    if typing.get_origin(annotation) is not None:
+        return str(annotation).replace("typing.", "")
+    return "None" if annotation is type(None) else str(getattr(annotation, "__name__", annotation))
+
+
+def _limit(extra: Any) -> str:
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    found = [f"{sign} {getattr(extra, name)}" for name, sign in signs.items() if hasattr(extra, name)]
+    return " ".join(found)
 
 
 @functools.lru_cache(maxsize=1024)

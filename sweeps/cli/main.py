@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import logging
 import sys
@@ -12,21 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from laresa.errors import LaresaError, NonFiniteLossError
+from sweeps.cli.fields import add_fields_verb
+from sweeps.cli.plugin import add_plugin_verb
 from sweeps.cli.rerun import add_rerun_verb
 from sweeps.cli.server import add_server_verb
+from sweeps.cli.studies import add_plugin_option, add_study_parsers, find_study, preload
 from sweeps.cli.submit import add_submit_verb
 from sweeps.options import add_place_options, dataset_name, run_options
 
-STUDIES = {"ablation": "sweeps.ablation", "search": "sweeps.search"}
 STOPPED = 130  # the exit code that shells know for Ctrl-C
 DEMO = ["--sweep", "demo", "--dataset", "emoji120"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = build_parser()
-    args = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
+        args = build_parser(words).parse_args(words)
         return int(args.handler(args) or 0)
     except NonFiniteLossError as error:
         print(f"laresa: {error}", file=sys.stderr)
@@ -41,24 +42,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return STOPPED
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """words: the command line, whose plugins are loaded and whose study, if it is a file or module, has a parser."""
+    given = preload(words)
     parser = argparse.ArgumentParser(prog="laresa", description="Sweeps for classifiers trained with label semantics.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     demo = verbs.add_parser("demo", help="the main job on the embedded data: ten arms, three replicates, a report")
-    importlib.import_module(STUDIES["ablation"]).add_options(demo)
+    find_study("ablation").add_options(demo)
+    add_plugin_option(demo)
     demo.set_defaults(handler=_demo)
-    for verb, handler, text in (
-        ("plan", _plan, "every trial a study would run, and what is finished already; runs nothing"),
-        ("run", _run, "run a study; run again = continue, nothing is trained twice"),
-    ):
-        studies = verbs.add_parser(verb, help=text).add_subparsers(dest="study", required=True, metavar="STUDY")
-        for name, module in STUDIES.items():
-            study = studies.add_parser(name, help=(importlib.import_module(module).__doc__ or "").splitlines()[0])
-            importlib.import_module(module).add_options(study)
-            if verb == "plan":
-                study.add_argument("--json", action="store_true", help="print a list of trials as JSON")
-                study.add_argument("--calibrate", action="store_true", help="train two epochs where no time is known")
-            study.set_defaults(handler=handler)
+    plan = verbs.add_parser("plan", help="every trial a study would run, and what is finished already; runs nothing")
+    for study in add_study_parsers(plan, given):
+        study.add_argument("--json", action="store_true", help="print a list of trials as JSON")
+        study.add_argument("--calibrate", action="store_true", help="train two epochs where no time is known")
+        study.set_defaults(handler=_plan)
+    run = verbs.add_parser("run", help="run a study; run again = continue, nothing is trained twice")
+    for study in add_study_parsers(run, given):
+        study.set_defaults(handler=_run)
     _add_query_verbs(verbs)
     return parser
 
@@ -83,7 +83,9 @@ def _add_query_verbs(verbs: Any) -> None:
     _add_data_verb(verbs)
     add_server_verb(verbs)
     add_rerun_verb(verbs)
-    add_submit_verb(verbs, tuple(STUDIES))
+    add_submit_verb(verbs)
+    add_fields_verb(verbs)
+    add_plugin_verb(verbs)
     ui = verbs.add_parser("ui", help="MLflow's address; starts the local server if none runs")
     ui.add_argument("--stop", action="store_true", help="end the local server")
     status.set_defaults(handler=_status)
@@ -119,7 +121,7 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _study(args: argparse.Namespace) -> Any:
-    return importlib.import_module(STUDIES[args.study]).build(args)
+    return find_study(args.study).build(args)
 
 
 def _plan(args: argparse.Namespace) -> int:

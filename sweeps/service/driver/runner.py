@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from laresa.errors import LaresaError
+from laresa.plugins import loaded
 from sweeps.service.driver.nodes import require_shared_storage
 from sweeps.service.driver.progress import ProgressDisplay
 from sweeps.service.planning import plan as planning
@@ -27,6 +28,7 @@ from sweeps.service.tracking.local_server import LocalServer
 from sweeps.service.tracking.records import tracked_states
 from sweeps.service.tracking.write import SweepRun, TrialRun
 from sweeps.service.worker.gpu_memory import packed
+from sweeps.service.worker.plugins import pack
 
 if TYPE_CHECKING:
     from sweeps.service.search.sources import OptunaSource
@@ -59,7 +61,7 @@ def run(study: Study, options: RunOptions) -> SweepResult:
 
     Raises SweepBusyError when another process runs it, TrackingError and ConfigError before anything is trained.
     """
-    folder = sweep_folder(study.name, options.storage)
+    folder, shipment = sweep_folder(study.name, options.storage), pack(loaded())
     with folder.lock():
         planning.check_plan(study, folder)
         uri, server = resolve_tracking(options.tracking_uri)
@@ -75,7 +77,9 @@ def run(study: Study, options: RunOptions) -> SweepResult:
                 server.wait(uri)
             tracking.check(uri)
             planning.write_plan(study, folder)
-            return Runner(study, options, folder, tracking.open_sweep(uri, study.name, describe(study))).run()
+            sweep = tracking.open_sweep(uri, study.name, describe(study))
+            tracking.keep_plugins(tracking.client(uri), sweep, shipment.files, shipment.digests)
+            return Runner(study, options, folder, sweep).run()
         finally:
             disconnect()
 

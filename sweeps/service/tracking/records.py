@@ -162,6 +162,12 @@ def plan_against_actual(sweep: str, *, tracking_uri: str | None = None) -> dict[
     return None if text is None else {name: (pair[0], pair[1]) for name, pair in json.loads(text).items()}
 
 
+def plugins_of(sweep: str, *, tracking_uri: str | None = None) -> dict[str, str]:
+    """Plugin -> sha256 of those that a sweep was run with; empty for one that had none."""
+    found: dict[str, str] = json.loads(_parent_tag(sweep, "laresa.plugins", tracking_uri) or "{}")
+    return found
+
+
 def _parent_tag(sweep: str, name: str, tracking_uri: str | None) -> str | None:
     api, experiment_id = open_experiment(reading_uri(tracking_uri), sweep)
     for parent in api.search_runs([experiment_id], "tags.`laresa.kind` = 'sweep'", max_results=1):

@@ -116,6 +116,14 @@ def open_sweep(uri: str, sweep: str, description: Mapping[str, str]) -> SweepRun
     return SweepRun(uri, sweep, experiment_id, parent.info.run_id)
 
 
+def keep_plugins(api: Any, sweep: SweepRun, files: Mapping[str, str], digests: Mapping[str, str]) -> None:
+    """The plugins' sources as artifacts `plugins/<file>` of the parent run, and its tag of plugin -> sha256."""
+    for name, text in files.items():
+        api.log_text(sweep.parent_run_id, text, f"plugins/{name}")
+    if digests:
+        api.set_tag(sweep.parent_run_id, "laresa.plugins", json.dumps(digests))
+
+
 def sweep_url(uri: str, experiment_id: str) -> str:
     """Where a sweep's trials open in MLflow's UI: as training runs, not as a chat bot's, and in our view."""
     query = f"workflowType=machine_learning&viewStateShareKey={VIEW}"

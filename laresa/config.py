@@ -369,12 +369,6 @@ def _table(kind: str) -> Mapping[str, Any]:
 
 
 # ---------------------------------------------------------------------- as text
-def parse_field(name: str, text: str) -> Any:
-    """The value of `--set name=text`: JSON where it is JSON ("0.1", "[1, 2]", "true", "null"), else the text itself."""
-    full_name(name)
-    return parse_text(text)
-
-
 def parse_text(text: str) -> Any:
     """JSON where it is JSON, else the text itself: the inverse of `write_text`."""
     try:

@@ -42,7 +42,7 @@ def check_plugin(plugin: Plugin) -> Iterator[Finding]:
                 yield from check_term(name)
                 continue
             label = f"{kind.lower().removesuffix('s').replace('_', ' ')} {name}"
-            checks = {"fields": functools.partial(_fields, kind), **CHECKS[kind]}
+            checks: dict[str, Callable[[str], str]] = {"fields": functools.partial(_fields, kind), **CHECKS[kind]}
             for check, function in checks.items():
                 wrong = tried(function, name)
                 yield Finding(label, check, wrong)
@@ -96,7 +96,9 @@ def _alpha(name: str) -> str:
     ).weighting
     assert weighting is not None
     assert weighting.alpha is not None
-    weighting(torch.tensor([0.5, 2.0, 1.0])).backward()
+    total = weighting(torch.tensor([0.5, 2.0, 1.0]))
+    if total.requires_grad:
+        total.backward()
     reached = weighting.alpha.grad is not None and bool(weighting.alpha.grad.any())
     return "" if reached else 'no gradient reaches alpha: give it as Rule(fn, logits="none") if it learns none'
 
@@ -160,7 +162,7 @@ def _optimizer(name: str) -> str:
     optimizer = component("OPTIMIZERS", name)(groups, **_defaults("OPTIMIZERS", name))
     for _ in range(2):
         optimizer.zero_grad()
-        parameter.square().sum().backward()
+        torch.autograd.backward(parameter.square().sum())
         optimizer.step()
     optimizer.load_state_dict(optimizer.state_dict())
     return "" if parameter.square().sum() < 3 else "two steps on x^2 do not bring it down"

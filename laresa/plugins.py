@@ -67,6 +67,16 @@ class Plugin:
         """Named by its path: it travels with a sweep. A module has to be installed wherever it is used."""
         return self.spec.endswith(".py")
 
+    @property
+    def place(self) -> Path:
+        """Whose code is the plugin's: a file's folder, a module's topmost package, or a single module's own file."""
+        if self.is_file:
+            return self.path.parent
+        top = self.path
+        while (top.parent / "__init__.py").exists():
+            top = top.parent
+        return top
+
 
 _loaded: dict[Path, tuple[Plugin, ModuleType]] = {}
 

@@ -14,6 +14,7 @@ from laresa.config import TrialConfig
 from laresa.errors import ConfigError
 from laresa.labels import embeddings_of
 from laresa.objective import Objective
+from laresa.plugins import loaded
 from laresa.taxonomy import Taxonomy
 from laresa.terms import Head, term, term_fields
 
@@ -240,10 +241,13 @@ def tried(function: Callable[..., str], *arguments: Any) -> str:
 def check_terms(config: TrialConfig, dataset: Dataset) -> None:
     """The quick checks of a subset's terms, with a data set's own tree and label embeddings, before a sweep trains.
 
-    ConfigError: a term that can't be trained, and why.
+    Of plugins' terms: ours have their tests. ConfigError: a term that can't be trained, and why.
     """
+    brought = {name for plugin in loaded() for name in plugin.names.get("TERMS", ())}
+    if not brought & set(config.parts):
+        return
     levels = embeddings_of(config, dataset.taxonomy).levels
-    for name in config.parts:
+    for name in (part for part in config.parts if part in brought):
         trial = bench(name, config, dataset.taxonomy, levels)
         for check, function in QUICK.items():
             if wrong := tried(function, trial):

@@ -15,7 +15,7 @@ from reports.formats import Table
 from reports.html import Page, SearchPart, to_html
 from reports.latent_map import PAPER_PANELS, Latents, latent_figure
 from reports.select import BEST_VALIDATION, Block, SelectionRule, budget, to_blocks
-from reports.summary import summarise
+from reports.summary import code_note, summarise
 from sweeps.service.tracking.records import TrialRecord
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def build_report(
     part = _search_part(searched, space, objectives, rule, out / "figures") if searched else None
     summary = (*summarise(blocks, against_ce, variants), *candidates.sentences(searched))
     summary = summary if blocks else (*summary, candidates.NO_EVIDENCE)
+    summary = (*summary, *code_note(records))
     searched_tables, all_figures = (part.tables, (*drawn, *part.figures)) if part else ((), drawn)
     # What leads is written first: the arms, or without them the search.
     written = _write_tables((*made, *searched_tables) if blocks else (*searched_tables, *made), out / "tables")

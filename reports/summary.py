@@ -10,6 +10,7 @@ from reports.comparisons import Comparison, interval, significance_note
 from reports.formats import probability, signed, spread
 from reports.select import BASELINE, TEST, Arm, Block
 from reports.statistics import ALPHA, mean_sd, smallest_p
+from sweeps.service.tracking.records import TrialRecord
 
 
 def summarise(
@@ -71,6 +72,12 @@ def _variant(comparison: Comparison, several: bool) -> str:
         f"{c.arm} against {c.against}{where}: {signed(c.mean, 1)} points over {c.n} pairs, "
         f"{verdict} (p = {probability(c.p_holm)} after Holm)."
     )
+
+
+def code_note(records: Sequence[TrialRecord]) -> tuple[str, ...]:
+    """What of other code than the sweep's last was accepted; nothing where all is of one."""
+    accepted = sum("code_accepted" in record.provenance for record in records)
+    return (f"{accepted} of {len(records)} trials were learned by other code (accepted).",) if accepted else ()
 
 
 def _troubles(blocks: Sequence[Block]) -> list[str]:

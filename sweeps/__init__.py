@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 from sweeps.service.tracking import records
 from sweeps.service.tracking.best import best, best_n, pareto
 from sweeps.service.tracking.records import TrialRecord
+from sweeps.service.tracking.sweep import Sweep
 
 __all__ = ["TrialRecord", "best", "best_n", "main", "pareto", "trials"]
 
@@ -22,10 +23,10 @@ def main(study: str) -> NoReturn:
     sys.exit(laresa(["run", study, *sys.argv[1:]]))
 
 
-def trials(sweep: str, *, as_frame: bool = False, **options: Any) -> Any:
+def trials(sweep: str, *, as_frame: bool = False, tracking_uri: str | None = None, **options: Any) -> Any:
     """Every trial of a sweep: a list of TrialRecord, or with as_frame a pandas frame, one row a trial.
 
-    options: where, tracking_uri, with_history (see sweeps.service.tracking.records.trials).
+    options: where, with_history (see Sweep.trials). ConfigError: no such sweep; unknown field in `where`.
     """
-    found = records.trials(sweep, **options)
+    found = Sweep.open(sweep, tracking_uri).trials(**options)
     return records.as_frame(found) if as_frame else found

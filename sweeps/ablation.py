@@ -10,12 +10,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from laresa.config import SUBSETS, TrialConfig, canonical_subset
+from laresa.config import SUBSETS, TrialConfig
+from laresa.terms import canonical_subset
 from sweeps.options import add_search_options, add_study_options, base_config, replicates, search_space
 from sweeps.service.study import Cell, Replicate, Search, Study
 
 CONTROL = "shuffled labels"  # the full arm on permuted label embeddings: what is left is regularisation, not meaning
-REMEDY = "ce_outside"  # keeps the weight of ce, which the paper's softmax lets collapse
+REMEDY = "base_outside"  # keeps the weight of ce, which the paper's softmax lets collapse
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +69,7 @@ def tuned(cell: Cell, args: argparse.Namespace, replicate: Replicate) -> Search:
 def beside_full(full: TrialConfig) -> list[Cell]:
     """The control and the remedy of the full subset."""
     control = Cell(f"{full.subset}, {CONTROL}", full.replace(shuffle_labels=True))
-    remedy = Cell(f"{full.subset}, {REMEDY} weights", full.replace(weighting=REMEDY, alpha_init=None))
+    remedy = Cell(f"{full.subset}, {REMEDY} weights", full.replace(weighting=REMEDY))
     return [control] if full.weighting == REMEDY else [control, remedy]
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from laresa.config import TrialConfig, parse_field
+from laresa.config import TrialConfig, full_name, parse_text
 from laresa.errors import ConfigError
 from sweeps.recipes import RECIPES
 from sweeps.service.study import Replicate, RunOptions
@@ -47,26 +47,24 @@ def add_search_options(parser: argparse.ArgumentParser, trials: int | None) -> N
         "--space",
         action="append",
         default=[],
-        metavar="FIELD=RANGE",
-        help="search this field too (or otherwise): LOW:HIGH, LOW:HIGH:log, LOW:HIGH:int, A,B,C; 'fixed' leaves it out",
+        metavar="FIELD[=RANGE]",
+        help="search this field too, in its own range or in LOW:HIGH, LOW:HIGH:log, LOW:HIGH:int, A,B,C; "
+        "'fixed' leaves it out",
     )
 
 
 def search_space(args: argparse.Namespace) -> dict[str, Any]:
     """The default space as --space changes it. What --set fixes is not searched."""
-    from sweeps.service.search.space import default_space, parse_distribution
+    from sweeps.service.search.space import default_space, parse_space, without
 
     space: dict[str, Any] = default_space()
     for name in set_fields(args.set):
-        space = {key: value for key, value in space.items() if key.partition("/")[0] != name}
+        space = without(space, name)
     for assignment in args.space:
-        name, equals, text = assignment.partition("=")
-        if not equals:
-            raise ConfigError(f"--space {assignment!r}: expected FIELD=RANGE, such as --space lr=1e-4:1e-2:log")
-        if text == "fixed":
-            space = {key: value for key, value in space.items() if name not in (key, key.partition("/")[0])}
-        else:
-            space[name] = parse_distribution(name, text)
+        name, distribution = parse_space(assignment)
+        space = without(space, name)
+        if distribution is not None:
+            space[name] = distribution
     if not space:
         raise ConfigError("nothing is left to search: take a --space FIELD=fixed or --set away")
     return space
@@ -83,6 +81,11 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="where a whole GPU is too small, go on with half the batch: another configuration, compared all the same",
     )
+    code = how.add_mutually_exclusive_group()
+    code.add_argument(
+        "--accept-code", action="store_true", help="results that other code learned: keep, continue and mark them"
+    )
+    code.add_argument("--retrain", action="store_true", help="results that other code learned: train them anew")
     how.add_argument("--cpus-per-trial", type=float, default=1.0, metavar="N", help="also the trial's threads")
     how.add_argument("--concurrency", type=int, metavar="N", help="trials at once (default: as many as fit)")
     add_place_options(how)
@@ -117,6 +120,8 @@ def run_options(args: argparse.Namespace) -> RunOptions:
         concurrency=args.concurrency,
         gpu_memory_per_trial=args.gpu_memory_per_trial,
         halve_batch=args.halve_batch,
+        accept_code=args.accept_code,
+        retrain=args.retrain,
     )
 
 
@@ -138,14 +143,16 @@ def dataset_name(given: str) -> str:
 
 
 def set_fields(assignments: list[str]) -> dict[str, Any]:
+    """Full name -> value, of --set."""
     fields: dict[str, Any] = {}
     for assignment in assignments:
-        name, equals, text = assignment.partition("=")
+        said, equals, text = assignment.partition("=")
         if not equals:
             raise ConfigError(f"--set {assignment!r}: expected FIELD=VALUE, such as --set lr=0.001")
+        name = full_name(said)
         if name in fields:
-            raise ConfigError(f"--set {name} given more than once")
-        fields[name] = parse_field(name, text)
+            raise ConfigError(f"--set {said} given more than once")
+        fields[name] = parse_text(text)
     return fields
 
 

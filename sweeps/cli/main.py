@@ -147,7 +147,7 @@ def _replicates_needed(comparisons: int, replicates: int) -> str:
 
 def _run(args: argparse.Namespace) -> int:
     from sweeps.service.driver.runner import run
-    from sweeps.service.tracking.write import sweep_url
+    from sweeps.service.tracking.client import sweep_url
 
     study = _study(args)
     result = run(study, run_options(args))
@@ -187,16 +187,15 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _best(args: argparse.Namespace) -> int:
-    from sweeps import best_n, pareto
-    from sweeps.service.tracking.records import objectives
+    from sweeps.service.tracking.best import best_of, pareto_of
+    from sweeps.service.tracking.sweep import Sweep
 
-    uri = args.tracking_uri
-    metrics = tuple(args.metric.split(",")) if args.metric else objectives(args.sweep, tracking_uri=uri)
+    sweep = Sweep.open(args.sweep, args.tracking_uri)
+    metrics = tuple(args.metric.split(",")) if args.metric else sweep.objectives
     if len(metrics) > 1:
-        records = pareto(args.sweep, metrics, by=args.by, tracking_uri=uri)[: args.n]
+        records = pareto_of(sweep, metrics, by=args.by)[: args.n]
     else:
-        n = 1 if args.n is None else args.n
-        records = best_n(args.sweep, metric=metrics[0], n=n, by=args.by, tracking_uri=uri)
+        records = best_of(sweep, metrics[0], n=1 if args.n is None else args.n, by=args.by)
     if args.json:
         print(json.dumps([_brief(record) for record in records], indent=1))
         return 0
@@ -226,22 +225,20 @@ def _report(args: argparse.Namespace) -> int:
 
 def _write_report(sweep: str, tracking_uri: str | None, out: Path) -> Any:
     from reports.build import build_report
-    from sweeps.service.tracking import records
+    from sweeps.service.tracking.sweep import Sweep
 
-    uri = records.reading_uri(tracking_uri)
-    found = records.trials(sweep, tracking_uri=uri, with_history=True)
-    url = records.experiment_url(sweep, uri)
+    opened = Sweep.open(sweep, tracking_uri)
     report = build_report(
-        found,
+        opened.trials(with_history=True),
         out,
-        latents=lambda record: records.latents(record, tracking_uri=uri),
+        latents=opened.latents,
         title=sweep,
-        tracking_url=url,
-        plan=records.plan_against_actual(sweep, tracking_uri=uri),
-        space=records.space(sweep, tracking_uri=uri),
-        objectives=records.objectives(sweep, tracking_uri=uri),
+        tracking_url=opened.url,
+        plan=opened.plan,
+        space=opened.space,
+        objectives=opened.objectives,
     )
-    records.attach_report(sweep, out, tracking_uri=uri)
+    opened.attach_report(out)
     return report
 
 

@@ -4,32 +4,38 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sweeps.service.planning import estimate as estimating
 from sweeps.service.planning import plan as planning
-from sweeps.service.planning.estimate import Progress
+from sweeps.service.planning.code import CodeBook, OtherCode, decide, other_code, planned_now, refusal
+from sweeps.service.planning.estimate import Progress, chosen_so_far
 from sweeps.service.planning.plan import PlanRow
 from sweeps.service.planning.reuse import with_cached
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.storage.open import sweep_folder
-from sweeps.service.study import RunOptions, Study
-from sweeps.service.tracking.records import tracked_states
+from sweeps.service.study import PlannedTrial, RunOptions, Study
+from sweeps.service.tracking.sweep import tracked_states
 
 
 def show_plan(study: Study, options: RunOptions, *, as_json: bool, calibrate: bool) -> Study:
     """Print the plan; the study with the configurations that its searches chose, as far as they are done."""
     folder = sweep_folder(study.name, options.storage)
     progress = estimating.read_journal(study, folder)
-    done = {
-        s.name: progress[s.name] for s in study.searches if s.name in progress and progress[s.name].told >= s.trials
-    }
-    chosen = study.chosen({name: found.best for name, found in done.items() if found.best is not None})
+    done = chosen_so_far(study, progress)
     tracked = tracked_states(study.name, options.tracking_uri)
-    rows = with_cached(planning.plan(chosen, folder, tracked), study.name, options.tracking_uri)
-    planned = {row.trial.signature for row in rows}
-    asked = [t for found in progress.values() for t in found.trials if t.signature not in planned]
-    searched = planning.rows_of(asked, folder, tracked)
+    book, planned = CodeBook(folder), planned_now(study, folder, options)
+    chosen, others = _decided(study.chosen(done), book, planned, {*folder.keys(), *tracked}, options)
+    rows, elsewhere = with_cached(
+        _marked(others, planning.plan(chosen, folder, tracked)),
+        study.name,
+        options.tracking_uri,
+        accept_code=options.accept_code,
+    )
+    compared = {row.trial.signature for row in rows}
+    asked = [chosen.find(t) for found in progress.values() for t in found.trials if t.signature not in compared]
+    searched = _marked(others, planning.rows_of(asked, folder, tracked))
     if as_json:
         print(json.dumps([row.to_dict() for row in (*searched, *rows)], indent=1))
         return chosen
@@ -44,9 +50,27 @@ def show_plan(study: Study, options: RunOptions, *, as_json: bool, calibrate: bo
     finished = sum(row.done for row in rows)
     if rows:
         print(f"{study.name}: {len(rows)} trials, {finished} done, {len(rows) - finished} to train")
+    if others:
+        print(f"{study.name}: {refusal(book, others)}")
+    for line in elsewhere:
+        print(f"{study.name}: {line}")
     for line in _time(chosen, rows, progress, folder, options, calibrate):
         print(line)
     return chosen
+
+
+def _decided(
+    study: Study, book: CodeBook, planned: Sequence[PlannedTrial], keys: set[str], options: RunOptions
+) -> tuple[Study, Sequence[OtherCode]]:
+    """The study as `laresa run` would have it, and the trials for which it would ask about other code."""
+    if options.accept_code or options.retrain:
+        return decide(study, book, planned, keys, options), ()
+    return replace(study, kept=dict(book.accepted)), other_code(book, planned, keys, accepted_too=False)
+
+
+def _marked(others: Sequence[OtherCode], rows: Sequence[PlanRow]) -> tuple[PlanRow, ...]:
+    signatures = {other.trial.signature for other in others}
+    return tuple(PlanRow(row.trial, "other code") if row.trial.signature in signatures else row for row in rows)
 
 
 def _print_searches(study: Study, progress: Mapping[str, Progress]) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 from laresa.errors import ConfigError, DataError
 from laresa.measurement import Measurement
 from sweeps.cli.studies import add_plugin_option
-from sweeps.service.tracking.records import TrialRecord, plugins_of, record_of
+from sweeps.service.tracking.records import TrialRecord, record_of
+from sweeps.service.tracking.sweep import Sweep
 
 TOLERANCE = 1e-3
 VERSIONS = ("git_commit", "code", "version.torch", "version.timm", "version.python")
@@ -119,7 +120,7 @@ def _check_components(record: TrialRecord, tracking_uri: str | None) -> None:
     try:
         record.config.checked().signature()
     except ConfigError as error:
-        kept = plugins_of(record.sweep, tracking_uri=tracking_uri)
+        kept = Sweep.open(record.sweep, tracking_uri).plugins
         lacks = [f"{name} (sha256 {digest[:12]}…)" for name, digest in kept.items()]
         advice = f"its sweep was run with {', '.join(lacks)}: give --plugin; sources lie with the sweep's run in MLflow"
         raise ConfigError(
@@ -171,9 +172,10 @@ def _device(record: TrialRecord) -> str:
 
 
 def _conditions(record: TrialRecord, threads: int, device: str) -> dict[str, tuple[str, str]]:
-    from sweeps.service.provenance import provenance_tags
+    from sweeps.service.provenance import code_of, provenance_tags
 
     present = {name.removeprefix("laresa."): value for name, value in provenance_tags().items()}
+    present["code"] = code_of(record.config).digest
     then = {name: record.provenance.get(name, "not recorded") for name in (*VERSIONS, "device", "threads")}
     now = {**{name: present[name] for name in VERSIONS}, "device": device, "threads": str(threads)}
     return {name: (then[name], now[name]) for name in then}

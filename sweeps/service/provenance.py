@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
+import functools
+import inspect
 import os
 import platform
 import subprocess
-from importlib import metadata
+from collections.abc import Mapping
+from importlib import metadata, util
 from pathlib import Path
+
+from laresa.code import Code, closure, digest, raw_digest
+from laresa.config import TrialConfig
+
+SERVICE = ("sweeps", "cluster", "reports")  # runs trials and reads them; decides nothing of what is learned
 
 
 def provenance_tags() -> dict[str, str]:
@@ -15,17 +22,64 @@ def provenance_tags() -> dict[str, str]:
     tags = {f"laresa.version.{name}": metadata.version(name) for name in ("torch", "timm", "ray", "mlflow", "optuna")}
     tags["laresa.version"] = metadata.version("laresa-sweeps")
     tags["laresa.version.python"] = platform.python_version()
-    tags["laresa.git_commit"], tags["laresa.code"] = git_commit(), code_digest()
+    tags["laresa.git_commit"] = git_commit()
     return tags
 
 
-def code_digest() -> str:
-    """SHA-256 (16 digits) of every Python file of the packages: the code itself, wherever it runs, changed or not."""
-    root, digest = Path(__file__).parents[2], hashlib.sha256()
-    for package in ("laresa", "sweeps", "reports", "cluster"):
-        for path in sorted((root / package).rglob("*.py")):
-            digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
+def code_of(config: TrialConfig) -> Code:
+    """The code that a configuration is learned by, as this process found it when it first asked."""
+    return _found(roots_of(config), code_folders())[0]
+
+
+def bytes_of(config: TrialConfig) -> Mapping[str, str]:
+    """name -> digest of the bytes of each file of that code: what a worker holds its own files against."""
+    return _found(roots_of(config), code_folders())[1]
+
+
+def roots_of(config: TrialConfig) -> tuple[Path, ...]:
+    """The files of what a configuration uses, where its code begins: terms, method, loader, whatever has a table."""
+    from laresa.config import CHOICES
+    from laresa.plugins import loaded
+
+    used = [("TERMS", name) for name in config.parts]
+    for field, kind in CHOICES.items():
+        value = config.resolved.get(field)
+        names = () if value is None else config.augmentations if field == "augment" else (value,)
+        used += [(kind, name) for name in names]
+    return _roots(tuple(used), tuple(plugin.path for plugin in loaded()))
+
+
+@functools.cache  # a sweep of thousands of trials asks for a handful of combinations
+def _roots(used: tuple[tuple[str, str], ...], plugins: tuple[Path, ...]) -> tuple[Path, ...]:
+    from laresa.data import loader_module
+    from laresa.plugins import table
+
+    files = set()
+    for kind, name in used:
+        found = table(kind).get(name)
+        if kind == "DATASETS":
+            files.add(loader_module(name).resolve())
+        elif found is not None:  # a backbone of timm's has a version instead
+            files.add(Path(inspect.getfile(getattr(found, "fn", found))).resolve())
+    return tuple(sorted(files))
+
+
+def code_folders() -> tuple[Path, ...]:
+    """The folders whose code counts: our package, and those of the plugins."""
+    from laresa.plugins import loaded
+
+    spec = util.find_spec("laresa")
+    assert spec is not None
+    assert spec.origin is not None
+    return tuple(dict.fromkeys([Path(spec.origin).parent.resolve(), *(plugin.place for plugin in loaded())]))
+
+
+@functools.cache
+def _found(roots: tuple[Path, ...], folders: tuple[Path, ...]) -> tuple[Code, Mapping[str, str]]:
+    """Once a process: a file that is changed while it runs is not what it runs; workers tell by the bytes."""
+    files = closure(roots, folders, SERVICE)
+    code = Code({name: digest(path) for name, path in files.items()})
+    return code, {name: raw_digest(path) for name, path in files.items()}
 
 
 def git_commit() -> str:

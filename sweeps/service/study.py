@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from laresa.config import TrialConfig
 from laresa.errors import ConfigError
+from sweeps.service.key import trial_key
+from sweeps.service.provenance import code_of
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution  # not needed by a query, which should start quickly
@@ -22,7 +24,8 @@ class RunOptions:
 
     storage: a folder, or the URI of a bucket. gpu_memory_per_trial: GiB, instead of gpus_per_trial. halve_batch: a
     trial that runs out of a whole GPU's memory is followed by one with half the batch, which is another configuration
-    under the same arm.
+    under the same arm. accept_code: results that other code learned are kept and marked; retrain: they are trained
+    anew.
     """
 
     tracking_uri: str | None = None
@@ -32,6 +35,8 @@ class RunOptions:
     concurrency: int | None = None
     gpu_memory_per_trial: float | None = None
     halve_batch: bool = False
+    accept_code: bool = False
+    retrain: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,15 +57,33 @@ class Cell:
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """role: "evidence" (stands in the comparison) or "search" (helped to choose a configuration)."""
+    """role: "evidence" (stands in the comparison) or "search" (helped to choose a configuration).
+
+    code: digest of the code it is found under, together with its signature; "": of the code that is here.
+    """
 
     arm: str
     config: TrialConfig
     role: str = "evidence"
+    code: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "code", self.code or code_of(self.config).digest)
 
     @property
     def signature(self) -> str:
         return self.config.signature()
+
+    @property
+    def key(self) -> str:
+        """What its files and its run are found by, within a sweep."""
+        return trial_key(self.signature, self.code)
+
+    @property
+    def accepted_by(self) -> str:
+        """Digest of the code that is here, where the trial is kept though another learned it; else ""."""
+        here = code_of(self.config).digest
+        return "" if here == self.code else here
 
 
 @dataclass(frozen=True)
@@ -88,6 +111,7 @@ class Study:
     """Searches, then a fixed plan: every cell on every replicate.
 
     A cell whose arm has a search of that name is run with the configuration its search chose.
+    kept: signature -> (code, accepted by) of what this sweep has by other code, and the user accepted.
     """
 
     name: str
@@ -95,6 +119,7 @@ class Study:
     replicates: tuple[Replicate, ...]
     searches: tuple[Search, ...] = ()
     hours: float | None = None  # of searching: after them nothing new is asked
+    kept: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _unique("arm", [cell.arm for cell in self.cells])
@@ -122,10 +147,15 @@ class Study:
     def trials(self) -> tuple[PlannedTrial, ...]:
         """Replicate by replicate, so that an early stop leaves whole pairs."""
         return tuple(
-            PlannedTrial(cell.arm, cell.config.replace(seed=replicate.seed, fold=replicate.fold))
+            self.find(PlannedTrial(cell.arm, cell.config.replace(seed=replicate.seed, fold=replicate.fold)))
             for replicate in self.replicates
             for cell in self.cells
         )
+
+    def find(self, trial: PlannedTrial) -> PlannedTrial:
+        """The trial of the code that is here, under the code that this sweep keeps it by."""
+        code, accepted_by = self.kept.get(trial.signature, ("", "")) if self.kept else ("", "")
+        return replace(trial, code=code) if code and accepted_by == trial.code else trial
 
 
 def _unique(what: str, values: Sequence[object]) -> None:

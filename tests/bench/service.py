@@ -85,8 +85,9 @@ def tracking() -> list[dict[str, object]]:
 
     from sweeps.service.study import PlannedTrial
     from sweeps.service.tracking.async_writer import AsyncWriter
+    from sweeps.service.tracking.client import client
     from sweeps.service.tracking.local_server import LocalServer
-    from sweeps.service.tracking.write import TrialRun, client, open_sweep
+    from sweeps.service.tracking.write import TrialRun, open_sweep
 
     count, names = 40, [f"m{i}" for i in range(12)]
     with tempfile.TemporaryDirectory() as folder:

@@ -97,7 +97,7 @@ class Worker:
         import torch
         torch.set_num_threads(1)
         import sweeps.service.worker.trial
-        from sweeps.service.tracking.write import client
+        from sweeps.service.tracking.client import client
         client("http://127.0.0.1:9")
         from laresa.config import TrialConfig
         from laresa.training import Trainer

@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from laresa.hierarchy import hierarchy
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from laresa import losses
-from laresa.hierarchy import hierarchy
 from laresa.taxonomy import Taxonomy
 from tests.laresa.checks import N, assert_same, draw, few, labels, seeds
 

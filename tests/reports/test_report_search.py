@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -15,8 +16,8 @@ from laresa.measurement import Measurement
 from reports import Report, build_report, candidates, importance
 from reports.formats import to_csv, to_markdown
 from reports.select import BEST_VALIDATION
-from sweeps.service.tracking import records
 from sweeps.service.tracking.records import TrialRecord
+from sweeps.service.tracking.sweep import Sweep
 from tests.reports.handmade import column, found_against_ce, record
 
 SPACE = {
@@ -208,11 +209,23 @@ def test_a_row_that_lost_replicates_is_told_how_many_it_needs() -> None:
     )
 
 
-def test_space_and_plan_are_read_from_the_sweeps_tags(monkeypatch: pytest.MonkeyPatch) -> None:
+class ParentOf:
+    """An MLflow client that holds one run, a sweep's, and counts how often it is looked for."""
+
+    def __init__(self, **tags: str) -> None:
+        self.tags, self.asked = {f"laresa.{name}": text for name, text in tags.items()}, 0
+
+    def search_runs(self, experiments: list[str], text: str, max_results: int) -> list[SimpleNamespace]:
+        self.asked += 1
+        return [SimpleNamespace(data=SimpleNamespace(tags=self.tags), info=SimpleNamespace(status="FINISHED"))]
+
+
+def test_space_and_plan_are_read_once_from_the_sweeps_tags() -> None:
     space = json.dumps({name: distribution_to_json(distribution) for name, distribution in SPACE.items()})
-    tags = {"laresa.space": space, "laresa.plan": '{"trials": [60, 57], "GPU-hours": [1.5, 1.25]}'}
-    monkeypatch.setattr(records, "_parent_tag", lambda sweep, name, uri: tags.get(name))
-    assert records.space("hand") == SPACE
-    assert records.plan_against_actual("hand") == {"trials": (60, 57), "GPU-hours": (1.5, 1.25)}
-    tags.clear()
-    assert (records.space("hand"), records.plan_against_actual("hand")) == (None, None)
+    api = ParentOf(space=space, plan='{"trials": [60, 57], "GPU-hours": [1.5, 1.25]}', objectives='["val/loss"]')
+    sweep = Sweep("hand", "http://nowhere", "1", api)
+    assert sweep.space == SPACE
+    assert sweep.plan == {"trials": (60, 57), "GPU-hours": (1.5, 1.25)}
+    assert (sweep.objectives, sweep.left, api.asked) == (("val/loss",), False, 1)
+    bare = Sweep("hand", "http://nowhere", "1", ParentOf())
+    assert (bare.space, bare.plan, bare.objectives) == (None, None, ("val/top1",))

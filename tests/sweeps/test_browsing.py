@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sweeps import trials
-from sweeps.service.tracking.write import client
+from sweeps.service.tracking.client import client
 from tests.sweeps import browser
 from tests.sweeps.conftest import QUICK, laresa
 

@@ -122,8 +122,8 @@ def test_a_rebuilt_head_finds_plan_and_trials(place: str):
     driver = sweep_at(place)
     with driver.lock():
         write_plan(STUDY, driver)
-        train(driver.trial(begun.signature).new_attempt(), 1)
-        driver.trial(concluded.signature).new_attempt().conclude({"state": "finished"})
+        train(driver.trial(begun.key).new_attempt(), 1)
+        driver.trial(concluded.key).new_attempt().conclude({"state": "finished"})
     rebuilt = sweep_at(place)
     check_plan(STUDY, rebuilt)
     with pytest.raises(ConfigError, match=r"lr=.*this command has 0\.5"):
@@ -139,8 +139,8 @@ def test_a_rebuilt_head_goes_on_with_the_search_and_its_budget(place: str):
     worker = sweep_at(place)
     for trial in (told, unheard):
         outcome = describe_outcome(trial, "finished", {"best/val/top1": 0.5}, [], None, {})
-        worker.trial(trial.signature).new_attempt().conclude(outcome)
-    before.concluded(told, worker.trial(told.signature).outcome())
+        worker.trial(trial.key).new_attempt().conclude(outcome)
+    before.concluded(told, worker.trial(told.key).outcome())
     after = OptunaSource(search, sweep_at(place))
     assert after.told == 2  # of one the driver died before it heard
     assert after.next() == open_

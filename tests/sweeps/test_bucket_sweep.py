@@ -44,13 +44,13 @@ def test_killed_and_typed_again_on_an_empty_disk(
     assert_settled(server, "afloat", {"finished"})
     records = trials("afloat")
     assert len(records) == 2
-    attempts = {record.run_id: sweep_at(bucket.uri).trial(record.signature).outcome()["attempts"] for record in records}
+    attempts = {record.run_id: sweep_at(bucket.uri).trial(record.key).outcome()["attempts"] for record in records}
     resumed = max(records, key=lambda record: attempts[record.run_id])
     assert attempts[resumed.run_id] > 1
     undisturbed = fit(resumed.config, device="cpu")
     same = {name: value for name, value in undisturbed.metrics.items() if name != "seconds/train"}
     assert {name: resumed.metrics[name] for name in same} == same
     left = {Path(name).name for name in bucket.names() if not name.startswith("trials/")}
-    assert left == {"plan.json", "estimate.json", "optuna.journal"}
+    assert left == {"plan.json", "code.json", "estimate.json", "optuna.journal"}
     assert not any("checkpoint-" in name for name in bucket.names())
     assert not (laresa_home / "storage" / "afloat").exists()

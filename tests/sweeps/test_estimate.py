@@ -12,6 +12,7 @@ from optuna.distributions import FloatDistribution
 
 from laresa.config import TrialConfig
 from laresa.errors import ConfigError
+from sweeps import trials
 from sweeps.cli.plan import show_plan
 from sweeps.service.driver.runner import describe
 from sweeps.service.planning import estimate as estimating
@@ -20,7 +21,7 @@ from sweeps.service.planning.plan import PlanRow
 from sweeps.service.search.sources import OptunaSource
 from sweeps.service.storage.files import StorageError, SweepFolder
 from sweeps.service.study import Cell, Replicate, RunOptions, Search, Study
-from sweeps.service.tracking import records
+from sweeps.service.tracking.sweep import Sweep
 from tests.sweeps.conftest import QUICK, laresa
 
 CE = TrialConfig(subset="ce", epochs=10)
@@ -35,7 +36,7 @@ def rows(*states: str) -> list[PlanRow]:
 
 def test_what_is_left_times_what_an_epoch_takes(tmp_path: Path):
     folder = SweepFolder(tmp_path)
-    stored = folder.trial(STUDY.trials()[1].signature).root / "attempt-0001"
+    stored = folder.trial(STUDY.trials()[1].key).root / "attempt-0001"
     stored.mkdir(parents=True)
     (stored / "checkpoint-000004.safetensors").touch()
     found = estimate(STUDY, rows("finished", "resume", "new"), {}, {cost_of(CE): 36.0}, folder, FOUR)
@@ -123,7 +124,7 @@ def test_the_plan_lists_what_a_search_has_asked(tmp_path: Path, capsys: pytest.C
     folder.root.mkdir()
     source = OptunaSource(SEARCH, folder)
     asked = [source.next(), source.next()]
-    folder.trial(asked[0].signature).new_attempt().conclude({"state": "finished"})
+    folder.trial(asked[0].key).new_attempt().conclude({"state": "finished"})
     options = RunOptions(storage=tmp_path, tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     show_plan(study, options, as_json=True, calibrate=False)
     rows = json.loads(capsys.readouterr().out)
@@ -154,12 +155,12 @@ def test_measured_epochs_of_any_sweep_tell_the_time_of_the_next(server: str, pic
     after = laresa("plan", *study, *quick, "--sweep", "timed-more", "--set", "lr=0.01", cwd=tmp_path).stdout
     assert "time: about" in after
 
-    config = records.trials("timed")[0].config
+    (record,), plan = trials("timed"), Sweep.open("timed").plan
+    config = record.config
     (seconds,) = estimating.measured_seconds([config], server, gpu=False).values()
-    assert seconds == records.trials("timed")[0].metrics["seconds/epoch"]
+    assert seconds == record.metrics["seconds/epoch"]
     assert estimating.measured_seconds([config.replace(batch_size=7)], server, gpu=False) == {}
     assert estimating.measured_seconds([config], server, gpu=True) == {}
-    plan = records.plan_against_actual("timed")
     assert plan is not None
     assert (plan["trials"], plan["epochs"]) == ((1, 1), (3, 3))
 

@@ -64,10 +64,10 @@ def test_a_half_batch_that_is_asked_for_later_is_still_to_train(tmp_path: Path):
     (trial,) = study.trials()
     assert anything_left(study, folder, RunOptions())
     outcome = {"state": "failed", "error": "OutOfMemoryError: CUDA out of memory", "metrics": {}, "history": []}
-    folder.trial(trial.signature).new_attempt().conclude(outcome)
+    folder.trial(trial.key).new_attempt().conclude(outcome)
     assert not anything_left(study, folder, RunOptions())
     assert anything_left(study, folder, RunOptions(halve_batch=True))
-    smaller = halved(trial, folder)
+    smaller = halved(study, trial, folder)
     assert smaller is not None
     assert (smaller.config.batch_size, smaller.arm) == (8, "ce")
 

@@ -134,5 +134,5 @@ def test_ctrl_c_leaves_everything_resumable(server: str, pictures: Path, tmp_pat
     laresa(*arguments, cwd=tmp_path)
     assert_settled(server, "stopped", {"finished"})
     assert len(trials("stopped")) == 4
-    attempts = [storage.trial(record.signature).outcome()["attempts"] for record in trials("stopped")]
+    attempts = [storage.trial(record.key).outcome()["attempts"] for record in trials("stopped")]
     assert max(attempts) == 3  # what ran went on

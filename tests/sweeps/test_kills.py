@@ -18,8 +18,8 @@ from optuna.trial import TrialState
 from laresa.training import fit
 from sweeps import trials
 from sweeps.service.storage.files import SweepFolder
+from sweeps.service.tracking.client import client
 from sweeps.service.tracking.local_server import LocalServer
-from sweeps.service.tracking.write import client
 from tests.sweeps.conftest import QUICK, laresa
 
 pytestmark = [

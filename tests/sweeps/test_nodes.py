@@ -154,7 +154,7 @@ def test_a_node_dies_and_another_joins(
     assert_settled(server, "nodes", {"finished"})
     records = trials("nodes")
     assert len(records) == 4
-    attempts = [storage.trial(record.signature).outcome()["attempts"] for record in records]
+    attempts = [storage.trial(record.key).outcome()["attempts"] for record in records]
     assert max(attempts) >= 2  # somebody took over from the node that died
 
 

@@ -32,8 +32,8 @@ def search(**changes) -> Search:
 def conclude(folder: SweepFolder, trial: PlannedTrial, **metrics: float) -> dict:
     outcome = {"state": "finished", "metrics": {f"best/val/{name}": value for name, value in metrics.items()}}
     history = [{"epoch": 1, "metrics": {"val/top1": 0.1}, "seconds": 0.1, "timestamp": 1}]
-    folder.trial(trial.signature).new_attempt().conclude({**outcome, "history": history})
-    return folder.trial(trial.signature).outcome()
+    folder.trial(trial.key).new_attempt().conclude({**outcome, "history": history})
+    return folder.trial(trial.key).outcome()
 
 
 def test_the_front_is_what_nothing_dominates():

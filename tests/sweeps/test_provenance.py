@@ -1,8 +1,7 @@
-"""What code was it? The commit where there is a checkout, what submit told where there is none, and the code itself."""
+"""What code was it? The commit where there is a checkout, what submit told where there is none."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -17,13 +16,3 @@ def test_without_a_checkout_the_commit_is_what_submit_told(tmp_path: Path, monke
     assert provenance.git_commit() == "unknown"
     monkeypatch.setenv("LARESA_GIT_COMMIT", "0123abcd+dirty")
     assert provenance.git_commit() == "0123abcd+dirty"
-
-
-def test_the_digest_follows_the_code_and_not_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    here, root = provenance.code_digest(), Path(provenance.__file__).parents[2]
-    for package in ("laresa", "sweeps", "reports", "cluster"):
-        shutil.copytree(root / package, tmp_path / package, ignore=shutil.ignore_patterns("*.npz", "__pycache__"))
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "sweeps/service/provenance.py"))
-    assert provenance.code_digest() == here
-    (tmp_path / "laresa/losses.py").write_text("")
-    assert provenance.code_digest() != here

@@ -15,8 +15,8 @@ from laresa.errors import ConfigError
 from laresa.measurement import Measurement
 from sweeps import trials
 from sweeps.cli.rerun import Difference, differences, rerun
+from sweeps.service.tracking.client import client
 from sweeps.service.tracking.records import TrialRecord, record_of
-from sweeps.service.tracking.write import client
 from tests.sweeps.conftest import QUICK, laresa
 
 HISTORY = tuple(Measurement(epoch, {"train/loss": 2.0 / epoch, "val/top1": 0.5}, 0.1 * epoch) for epoch in (1, 2))

@@ -17,8 +17,9 @@ from sweeps.service.search.sources import OptunaSource
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.storage.outcome import describe_outcome
 from sweeps.service.study import PlannedTrial, Replicate, Search
-from sweeps.service.tracking.records import latents, record_of
-from sweeps.service.tracking.write import client
+from sweeps.service.tracking.client import client
+from sweeps.service.tracking.records import record_of
+from sweeps.service.tracking.sweep import Sweep
 from tests.sweeps.conftest import QUICK, draw_pictures, laresa
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("server")]
@@ -49,7 +50,7 @@ def test_what_another_sweep_finished_is_taken_over(server: str, tmp_path: Path):
     assert (taken.metrics, taken.history) == (original.metrics, original.history)
     for name in ("git_commit", "code", "device", "threads", "host", "data_fingerprint"):
         assert taken.provenance[name] == original.provenance[name]
-    assert np.array_equal(latents(taken)["z_ND"], latents(original)["z_ND"])
+    assert np.array_equal(*(Sweep.open(r.sweep).latents(r)["z_ND"] for r in (taken, original)))
     names = [item.path for item in client(server).list_artifacts(taken.run_id, "checkpoint")]
     assert names == ["checkpoint/model.safetensors"]
 
@@ -63,20 +64,20 @@ def test_many_at_once_are_asked_for_by_what_they_share(server: str, tmp_path: Pa
     data = draw_pictures(tmp_path / "toys")
     laresa("run", *options("some", data, "ce,ce+anchor"), cwd=tmp_path)
     configs = [record.config for record in trials("some")]
-    more = [*configs, configs[0].replace(lr=0.5)]
+    more = [PlannedTrial("arm", config) for config in (*configs, configs[0].replace(lr=0.5))]
     single = adopting.finished_elsewhere(client(server), "other", more)
     monkeypatch.setattr(adopting, "SINGLE_LOOKUPS", 0)
     shared = adopting.finished_elsewhere(client(server), "other", more)
-    assert set(single) == set(shared) == {config.signature() for config in configs}
-    assert adopting.finished_elsewhere(client(server), "some", more) == {}  # its own runs are no other sweep's
+    assert set(single.same) == set(shared.same) == {config.signature() for config in configs}
+    assert adopting.finished_elsewhere(client(server), "some", more).same == {}  # its own runs are no other sweep's
 
 
 def test_a_quote_in_a_value_stays_inside_it():
-    assert adopting._params({"dataset": "it's", "seed": 1}) == " AND params.`dataset` = 'it''s' AND params.`seed` = '1'"
+    assert adopting._params({"dataset": "it's", "seed": 1}) == ["params.`dataset` = 'it''s'", "params.`seed` = '1'"]
     many = {str(seed): TrialConfig(seed=seed) for seed in range(20)}
-    (condition,) = adopting._conditions(many)
-    assert "seed" not in condition
-    assert "params.`epochs` = '1000'" in condition
+    (conditions,) = adopting._conditions(many)
+    assert "params.`epochs` = '1000'" in conditions
+    assert not any("seed" in condition for condition in conditions)
 
 
 def test_changed_pictures_are_not_mixed_with_what_was_measured_before(tmp_path: Path):
@@ -96,12 +97,13 @@ def test_changed_pictures_are_not_mixed_with_what_was_measured_before(tmp_path: 
 def test_a_search_is_told_what_was_taken_over_and_trains_the_rest(tmp_path: Path):
     folder, seen = SweepFolder(tmp_path), []
 
-    def take_over(trial: PlannedTrial) -> None:
+    def take_over(trial: PlannedTrial) -> PlannedTrial:
         seen.append(trial.signature)
         if len(seen) != 2:
             metrics = {"best/val/top1": 0.5}
-            stored = folder.trial(trial.signature).new_attempt()
+            stored = folder.trial(trial.key).new_attempt()
             stored.conclude(describe_outcome(trial, "finished", metrics, [], None, {}))
+        return trial
 
     space = {"lr": FloatDistribution(1e-4, 1e-2, log=True)}
     search = Search("search", TrialConfig(subset="ce"), space, trials=3, replicate=Replicate(0, 0))

@@ -27,8 +27,8 @@ def search(**changes) -> Search:
 def conclude(folder: SweepFolder, trial: PlannedTrial, value: float, state: str = "finished") -> dict:
     history = [{"epoch": 1, "metrics": {"val/top1": value / 2}, "seconds": 0.1, "timestamp": 1}]
     metrics = {"best/val/top1": value}
-    folder.trial(trial.signature).new_attempt().conclude({"state": state, "metrics": metrics, "history": history})
-    return folder.trial(trial.signature).outcome()
+    folder.trial(trial.key).new_attempt().conclude({"state": state, "metrics": metrics, "history": history})
+    return folder.trial(trial.key).outcome()
 
 
 def test_a_field_is_asked_for_only_where_it_has_an_effect():

@@ -14,6 +14,7 @@ from sweeps.service.planning.status import Status, status
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import PlannedTrial
 from sweeps.service.tracking import write as tracking
+from sweeps.service.tracking.client import client
 from sweeps.service.tracking.records import TrialRecord
 from sweeps.service.tracking.write import SweepRun, TrialRun
 from tests.sweeps.conftest import QUICK, laresa
@@ -51,7 +52,7 @@ def test_without_a_driver_it_says_what_to_do(driver: str, words: str):
 def begin(url: str, sweep: str, epochs: int, trials: int) -> SweepRun:
     """A sweep in the tracker whose only trial so far is at work."""
     opened = tracking.open_sweep(url, sweep, {"laresa.trials": str(trials)})
-    api = tracking.client(url)
+    api = client(url)
     run_id = tracking.open_trial(api, TrialRun(opened, PlannedTrial("ce", CONFIG), {}))
     rows = [Measurement(epoch, {"val/top1": 0.1 * epoch}, 2.0, epoch) for epoch in range(1, epochs + 1)]
     tracking.log_measurements(api, run_id, rows)

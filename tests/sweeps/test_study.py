@@ -78,10 +78,10 @@ def test_plan_tells_what_is_left(tmp_path: Path):
     study = ablation.build(options("--subsets", "ce,ce+reg,ce+anchor,ce+triplet,ce+triplet+reg", "--seeds", "0"))
     finished, failed, delivered, resumed, new = study.trials()
     folder = SweepFolder(tmp_path)
-    folder.trial(resumed.signature).new_attempt().checkpoint(3).touch()
-    attempt = folder.trial(delivered.signature).new_attempt()
+    folder.trial(resumed.key).new_attempt().checkpoint(3).touch()
+    attempt = folder.trial(delivered.key).new_attempt()
     write_json(attempt.trial.root / "outcome.json", {"state": "finished"})
-    rows = plan(study, folder, {finished.signature: "finished", failed.signature: "failed", new.signature: "running"})
+    rows = plan(study, folder, {finished.key: "finished", failed.key: "failed", new.key: "running"})
     assert [row.state for row in rows] == ["finished", "failed", "deliver", "resume", "new"]
     assert [row.done for row in rows] == [True, True, True, False, False]
 

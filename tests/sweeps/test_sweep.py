@@ -10,7 +10,7 @@ import pytest
 
 from laresa.training import fit
 from sweeps import best, best_n, trials
-from sweeps.service.tracking.write import client
+from sweeps.service.tracking.client import client
 from tests.sweeps.conftest import QUICK, laresa
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("server", "one_thread")]

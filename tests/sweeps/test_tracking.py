@@ -14,7 +14,9 @@ from sweeps import trials
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import PlannedTrial
 from sweeps.service.tracking import write as tracking
-from sweeps.service.tracking.records import record_of, tracked_states
+from sweeps.service.tracking.client import client
+from sweeps.service.tracking.records import record_of
+from sweeps.service.tracking.sweep import tracked_states
 from sweeps.service.tracking.write import TrialRun
 
 pytestmark = pytest.mark.slow
@@ -50,10 +52,10 @@ def opened(url: str, sweep: str) -> TrialRun:
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_a_run_opened_halfway_is_completed(server: str, method: str, after: bool):
     sweep = f"halfway-{method}-{after}"
-    trial, api = opened(server, sweep), tracking.client(server)
+    trial, api = opened(server, sweep), client(server)
     with pytest.raises(DiedError):
         tracking.open_trial(DiesAt(api, method, after=after), trial)
-    half = tracking.find_run(api, trial.sweep.experiment_id, trial.signature)
+    half = tracking.find_run(api, trial.sweep.experiment_id, trial.trial)
     described = method == "log_batch" and after
     assert len(trials(sweep)) == int(described)  # never a record with a default where a parameter is missing
     assert len(tracked_states(sweep, server)) == bool(half)  # so that the runner closes it where nobody goes on
@@ -67,7 +69,7 @@ def test_a_run_opened_halfway_is_completed(server: str, method: str, after: bool
 
 
 def test_a_request_sent_twice_leaves_one_run(server: str):
-    trial, api = opened(server, "twice"), tracking.client(server)
+    trial, api = opened(server, "twice"), client(server)
     first = tracking.open_trial(api, trial)
     tags = api.get_run(first).data.tags
     api.create_run(trial.sweep.experiment_id, tags=tags)
@@ -76,8 +78,8 @@ def test_a_request_sent_twice_leaves_one_run(server: str):
 
 
 def test_an_outcome_delivered_twice_is_the_same(server: str, tmp_path: Path):
-    trial, api = opened(server, "delivered"), tracking.client(server)
-    folder = SweepFolder(tmp_path).trial(trial.signature)
+    trial, api = opened(server, "delivered"), client(server)
+    folder = SweepFolder(tmp_path).trial(trial.trial.key)
     history = [Measurement(epoch, {"val/top1": epoch / 10}, 1.0, 1000 + epoch).to_dict() for epoch in (1, 2, 3)]
     folder.root.mkdir(parents=True, exist_ok=True)
     (folder.root / "history.json").write_text(json.dumps(history))

@@ -16,6 +16,7 @@ from laresa.plugins import loaded
 from sweeps.service.driver.nodes import require_shared_storage
 from sweeps.service.driver.progress import ProgressDisplay
 from sweeps.service.planning import plan as planning
+from sweeps.service.planning.code import CodeBook, code_tag, decide, keep_decision, planned_now
 from sweeps.service.planning.estimate import actual_against_plan, note_plan
 from sweeps.service.planning.prepare import prepare
 from sweeps.service.planning.reuse import adopt, check_same_data
@@ -24,8 +25,9 @@ from sweeps.service.storage.files import SweepFolder, TrialFolder
 from sweeps.service.storage.open import sweep_folder
 from sweeps.service.study import PlannedTrial, RunOptions, Study
 from sweeps.service.tracking import write as tracking
+from sweeps.service.tracking.client import check, client
 from sweeps.service.tracking.local_server import LocalServer
-from sweeps.service.tracking.records import tracked_states
+from sweeps.service.tracking.sweep import states_of, tracked_runs, tracked_states
 from sweeps.service.tracking.write import SweepRun, TrialRun
 from sweeps.service.worker.gpu_memory import packed
 from sweeps.service.worker.plugins import pack
@@ -64,6 +66,8 @@ def run(study: Study, options: RunOptions) -> SweepResult:
     folder, shipment = sweep_folder(study.name, options.storage), pack(loaded())
     with folder.lock():
         planning.check_plan(study, folder)
+        book, planned = CodeBook(folder), planned_now(study, folder, options)
+        study = decide(study, book, planned, folder.keys(), options)
         uri, server = resolve_tracking(options.tracking_uri)
         try:
             if anything_left(study, folder.snapshot(), options):
@@ -75,11 +79,14 @@ def run(study: Study, options: RunOptions) -> SweepResult:
                     prepared.result()
             if server is not None:
                 server.wait(uri)
-            tracking.check(uri)
+            check(uri)
+            runs = tracked_runs(study.name, uri)
+            study = decide(study, book, planned, {*folder.keys(), *runs}, options)
             planning.write_plan(study, folder)
-            sweep = tracking.open_sweep(uri, study.name, describe(study))
-            tracking.keep_plugins(tracking.client(uri), sweep, shipment.files, shipment.digests)
-            return Runner(study, options, folder, sweep).run()
+            keep_decision(study, book, planned, folder)
+            sweep = tracking.open_sweep(uri, study.name, {**describe(study), **book.tags()})
+            tracking.keep_plugins(client(uri), sweep, shipment.files, shipment.digests)
+            return Runner(study, options, folder, sweep, book, runs).run()
         finally:
             disconnect()
 
@@ -89,7 +96,7 @@ def anything_left(study: Study, folder: SweepFolder, options: RunOptions) -> boo
     if study.searches:
         return True
     for trial in study.trials():
-        if folder.trial(trial.signature).outcome() is None or (options.halve_batch and halved(trial, folder)):
+        if folder.trial(trial.key).outcome() is None or (options.halve_batch and halved(study, trial, folder)):
             return True
     return False
 
@@ -97,10 +104,20 @@ def anything_left(study: Study, folder: SweepFolder, options: RunOptions) -> boo
 class Runner:
     """One run of a sweep: its searches, then its fixed plan, then the settling of what the tracker shows."""
 
-    def __init__(self, study: Study, options: RunOptions, folder: SweepFolder, sweep: SweepRun) -> None:
+    def __init__(
+        self,
+        study: Study,
+        options: RunOptions,
+        folder: SweepFolder,
+        sweep: SweepRun,
+        book: CodeBook,
+        runs: Mapping[str, Any],
+    ) -> None:
+        """runs: what the tracker holds of this sweep, by key."""
         self.study, self.options, self.folder, self.sweep = study, options, folder, sweep
-        self.api, self.tags = tracking.client(sweep.uri), provenance_tags()
-        self.tracked = tracked_states(study.name, sweep.uri)
+        self.api, self.tags = client(sweep.uri), provenance_tags()
+        self.book, self.runs = book, runs
+        self._mark_code()
         self.wall = self.training = 0.0
         self.concurrency = 1
         self.halved: list[PlannedTrial] = []  # planned here, in place of what a whole GPU was too small for
@@ -111,13 +128,15 @@ class Runner:
         note_plan(self.study, self.options, self.folder, self.sweep.uri)
         check_same_data(self.api, self.sweep.experiment_id, [search.base for search in self.study.searches])
         stopped = False
-        searches = [OptunaSource(search, self.folder, self._take_over_one) for search in self.study.searches]
+        searches = [
+            OptunaSource(search, self.folder, self._take_over_one, lambda trial: self.study.find(trial))
+            for search in self.study.searches
+        ]
         try:
             if searches:
                 self._train(Interleaved(searches, self._seconds()), self._searched(searches), self._scheduler())
             chosen = {source.search.name: best_config(source) for source in searches} if self.study.cells else {}
-            study = self.study.chosen(chosen)
-            self._take_over(study)
+            study = self._take_over(self._decide_code(self.study.chosen(chosen)))
             rows = planning.plan(study, self.folder, self.tracked)
             pending = [row.trial for row in rows if not row.done]
             done = sum(row.done for row in rows) + self._searched(searches)
@@ -136,14 +155,46 @@ class Runner:
         self.api.set_terminated(self.sweep.parent_run_id, "FINISHED" if whole else "FAILED")
         return SweepResult(self.sweep, states, self.wall, self.training, self.concurrency, stopped)
 
-    def _take_over_one(self, trial: PlannedTrial) -> int:
-        return adopt(self.api, self.study.name, self.folder, [trial])
+    def _decide_code(self, study: Study) -> Study:
+        """As before the searches, now that it is known what they chose."""
+        if study.searches:
+            planned, keys = replace(study, kept={}).trials(), {*self.folder.keys(), *self.runs}
+            study = decide(study, self.book, planned, keys, self.options)
+            self._note_code(planned)
+            self.book.write()
+            self._mark_code()
+        return study
 
-    def _take_over(self, study: Study) -> None:
+    def _mark_code(self) -> None:
+        tracking.mark_code(self.api, self.runs, self.book.accepted_keys(), self.book.superseded)
+        self.tracked = states_of({key: run for key, run in self.runs.items() if key not in self.book.superseded})
+
+    def _note_code(self, trials: Iterable[PlannedTrial]) -> None:
+        """A search may ask for what is learned by files that nothing before it needed."""
+        for code in self.book.note(trials):
+            self.book.write()
+            self.api.set_tag(self.sweep.parent_run_id, code_tag(code), self.book.tags()[code_tag(code)])
+
+    def _adopt(self, trials: Sequence[PlannedTrial]) -> None:
+        accept = self.options.accept_code
+        self._note_code(trials)
+        taken = adopt(self.api, self.study.name, self.folder, trials, accept_code=accept)
+        if marked := [trial for trial in taken if trial.accepted_by]:
+            self.book.accept(marked)
+            self.book.write()
+            self.study = replace(self.study, kept=dict(self.book.accepted))
+
+    def _take_over_one(self, trial: PlannedTrial) -> PlannedTrial:
+        trial = self.study.find(trial)
+        self._adopt([trial])
+        return self.study.find(trial)
+
+    def _take_over(self, study: Study) -> Study:
         """What other sweeps finished is not trained again; refused where this sweep's own data have changed since."""
         pending = [row.trial for row in planning.plan(study, self.folder, self.tracked) if not row.done]
         check_same_data(self.api, self.sweep.experiment_id, [trial.config for trial in pending])
-        adopt(self.api, study.name, self.folder, pending)
+        self._adopt(pending)
+        return replace(study, kept=self.study.kept)
 
     def _train(self, source: Any, done: int, scheduler: Any = None) -> None:
         from sweeps.service.driver.tune import run_trials
@@ -176,10 +227,10 @@ class Runner:
         """Half the batch, and again half, for what ran out of a whole GPU's memory."""
         from sweeps.service.search.sources import FixedPlan
 
-        while smaller := [half for trial in trials if (half := halved(trial, self.folder)) is not None]:
+        while smaller := [half for trial in trials if (half := halved(self.study, trial, self.folder)) is not None]:
             self.halved += smaller
             log.warning("%d trials go on with half the batch: not the configuration of their pairs", len(smaller))
-            pending = [trial for trial in smaller if self.folder.trial(trial.signature).outcome() is None]
+            pending = [trial for trial in smaller if self.folder.trial(trial.key).outcome() is None]
             if pending:
                 self._train(FixedPlan(pending), self.study.size - len(pending))
             trials = smaller
@@ -209,8 +260,8 @@ class Runner:
         states, counts = tracked_states(self.study.name, self.sweep.uri), dict[str, int]()
         folder = self.folder.snapshot()
         for trial in planned:
-            stored = folder.trial(trial.signature)
-            state = self._settle_trial(trial, stored, states.get(trial.signature, "not started"))
+            stored = folder.trial(trial.key)
+            state = self._settle_trial(trial, stored, states.get(trial.key, "not started"))
             counts[state] = counts.get(state, 0) + 1
         return counts
 
@@ -221,26 +272,27 @@ class Runner:
             tracking.deliver(self.api, TrialRun(self.sweep, trial, self.tags), stored)
             return str(outcome["state"])
         if trial.role == "evidence" and shown == "finished":
-            tracking.promote(self.api, self.sweep, trial.signature)
+            tracking.promote(self.api, self.sweep, trial)
         if outcome is None and shown == "running":
-            tracking.interrupt(self.api, self.sweep, trial.signature)
+            tracking.interrupt(self.api, self.sweep, trial)
             return "interrupted"
         return shown
 
 
-def halved(trial: PlannedTrial, folder: SweepFolder) -> PlannedTrial | None:
+def halved(study: Study, trial: PlannedTrial, folder: SweepFolder) -> PlannedTrial | None:
     """The trial with half the batch, if it failed for want of memory and has a batch to halve."""
-    outcome = folder.trial(trial.signature).outcome() or {}
+    outcome = folder.trial(trial.key).outcome() or {}
     if not (outcome.get("error") or "").startswith("OutOfMemoryError") or trial.config.batch_size < 4:
         return None
-    return replace(trial, config=trial.config.replace(batch_size=trial.config.batch_size // 2))
+    config = trial.config.replace(batch_size=trial.config.batch_size // 2)
+    return study.find(PlannedTrial(trial.arm, config, trial.role))
 
 
 def resolve_tracking(uri: str | None) -> tuple[str, LocalServer | None]:
     """The tracking address: as given, else MLFLOW_TRACKING_URI, else the local server (started, still to wait for)."""
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
     if uri:
-        tracking.check(uri)
+        check(uri)
         return uri, None
     server = LocalServer()
     return server.launch(), server

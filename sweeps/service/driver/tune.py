@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -25,6 +25,7 @@ from laresa.errors import ConfigError, nearest
 from laresa.plugins import loaded
 from sweeps.service.driver.interrupt import GracefulInterrupt
 from sweeps.service.driver.progress import ProgressDisplay
+from sweeps.service.provenance import bytes_of
 from sweeps.service.search.sources import FixedPlan, Source
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import PlannedTrial, RunOptions
@@ -105,14 +106,14 @@ class SourceSearch(Searcher):
         if trial is None:
             return Searcher.FINISHED if self._source.finished else None
         self._given[trial_id] = trial
-        fields = {"arm": trial.arm, "role": trial.role, "config": trial.config.to_dict()}
-        return {**fields, "context": self._context.to_dict()}
+        fields = {"arm": trial.arm, "role": trial.role, "config": trial.config.to_dict(), "code": trial.code}
+        return {**fields, "context": replace(self._context, files=bytes_of(trial.config)).to_dict()}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         trial = self._given.pop(trial_id, None)
         if trial is None:
             return
-        stored = self._context.trial_folder(trial.signature)
+        stored = self._context.trial_folder(trial)
         outcome = stored.outcome()
         stopped = not error and result is not None and result.get("state") == "running"
         if outcome is None and stopped and not self._stopping.requested:  # by the scheduler, not by the user

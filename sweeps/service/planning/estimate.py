@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
 from laresa.config import TrialConfig
@@ -16,8 +15,7 @@ from sweeps.service.planning.plan import PlanRow
 from sweeps.service.search import journal
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import PlannedTrial, RunOptions, Study
-from sweeps.service.tracking.records import reading_uri
-from sweeps.service.tracking.write import client
+from sweeps.service.tracking.client import client, experiments, matching, nothing_tracked, reading_uri, trial_runs
 
 COST = (
     "dataset",
@@ -32,13 +30,17 @@ CALIBRATION_EPOCHS = 2
 
 @dataclass(frozen=True)
 class Progress:
-    """An Optuna study as its journal tells it. best: configuration of its best finished trial."""
+    """An Optuna study as its journal tells it. best: configuration of its best finished trial.
+
+    heard: signatures of the trials that it was told the end of.
+    """
 
     name: str
     trials: tuple[PlannedTrial, ...]
     asked: int
     told: int
     best: TrialConfig | None
+    heard: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -83,19 +85,18 @@ def cost_of(config: TrialConfig) -> tuple[Any, ...]:
 def measured_seconds(configs: Iterable[TrialConfig], uri: str | None, *, gpu: bool) -> dict[tuple[Any, ...], float]:
     """cost -> median seconds an epoch of the newest finished trials alike, of any sweep; without what is not known."""
     uri, wanted = reading_uri(uri), {cost_of(config) for config in configs}
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if nothing_tracked(uri):
         return {}
     api = client(uri)
-    experiments = [experiment.experiment_id for experiment in api.search_experiments(max_results=1000)]
+    everywhere = [experiment.experiment_id for experiment in experiments(api)]
+    done = matching("tags.laresa.state", "finished"), matching("tags.laresa.device", "cuda%" if gpu else "cpu%", "LIKE")
     found = {}
     for cost in wanted:
-        condition = "tags.`laresa.kind` = 'trial' AND tags.`laresa.state` = 'finished'"
-        condition += f" AND tags.`laresa.device` LIKE '{'cuda' if gpu else 'cpu'}%'"
-        for name, value in zip(COST, cost, strict=True):
-            text = value if isinstance(value, str) else json.dumps(value)
-            condition += " AND params.`{}` = '{}'".format(name, text.replace("'", "''"))
-        runs = api.search_runs(experiments, condition, 1, NEWEST, ["attributes.start_time DESC"])
-        seconds = [run.data.metrics["seconds/epoch"] for run in runs if "seconds/epoch" in run.data.metrics]
+        alike = [matching(f"params.{n}", v) for n, v in zip(COST, cost, strict=True) if v is not None]
+        runs = islice(trial_runs(api, everywhere, *done, *alike, newest_first=True, page=NEWEST), NEWEST)
+        absent = [name for name, value in zip(COST, cost, strict=True) if value is None]
+        same = [run for run in runs if not any(name in run.data.params for name in absent)]
+        seconds = [run.data.metrics["seconds/epoch"] for run in same if "seconds/epoch" in run.data.metrics]
         if seconds:
             found[cost] = statistics.median(seconds)
     return found
@@ -140,7 +141,7 @@ def estimate(
 
 
 def _epochs_left(row: PlanRow, folder: SweepFolder) -> int:
-    stored = folder.trial(row.trial.signature).checkpoints()
+    stored = folder.trial(row.trial.key).checkpoints()
     done = int(stored[0].stem.removeprefix("checkpoint-")) if stored else 0
     return max(0, row.trial.config.epochs - done)
 
@@ -171,6 +172,13 @@ def read_journal(study: Study, folder: SweepFolder) -> dict[str, Progress]:
     return {name: _progress(optuna.load_study(study_name=name, storage=storage)) for name in names}
 
 
+def chosen_so_far(study: Study, progress: Mapping[str, Progress]) -> dict[str, TrialConfig]:
+    """What the searches that have all their trials chose, by name."""
+    wanted = {search.name: search.trials for search in study.searches}
+    done = [found for name, found in progress.items() if found.told >= wanted[name]]
+    return {found.name: found.best for found in done if found.best is not None}
+
+
 def _progress(study: Any) -> Progress:
     asked = [trial for trial in study.get_trials(deepcopy=False) if "config" in trial.user_attrs]
     configs = {t.user_attrs["signature"]: TrialConfig.from_dict(t.user_attrs["config"]) for t in asked}
@@ -181,6 +189,7 @@ def _progress(study: Any) -> Progress:
         trials=tuple(PlannedTrial(study.study_name, config, "search") for config in configs.values()),
         asked=len(asked),
         told=sum(trial.state.is_finished() for trial in asked),
+        heard=frozenset(trial.user_attrs["signature"] for trial in asked if trial.state.is_finished()),
         best=None if best is None else TrialConfig.from_dict(best.user_attrs["config"]),
     )
 

@@ -17,7 +17,7 @@ class PlanRow:
     """A trial and what is left of it.
 
     state: "finished", "failed", "pruned": nothing to do; "deliver": trained, but the tracker lacks it; "cached":
-    another sweep finished it; "resume"; "new".
+    another sweep finished it; "other code": this sweep has it by other code; "resume"; "new".
     """
 
     trial: PlannedTrial
@@ -25,18 +25,19 @@ class PlanRow:
 
     @property
     def done(self) -> bool:
-        return self.state not in ("resume", "new")
+        return self.state not in ("other code", "resume", "new")
 
     def to_dict(self) -> dict[str, Any]:
         config = self.trial.config
-        fields = {"signature": self.trial.signature, "arm": self.trial.arm, "seed": config.seed, "fold": config.fold}
+        identity = {"signature": self.trial.signature, "code": self.trial.code}
+        fields = {**identity, "arm": self.trial.arm, "seed": config.seed, "fold": config.fold}
         return {**fields, "role": self.trial.role, "state": self.state, "config": config.to_dict()}
 
 
 def plan(study: Study, folder: SweepFolder, tracked: Mapping[str, str]) -> tuple[PlanRow, ...]:
     """One row a trial, in the order they would run.
 
-    tracked: signature -> state, of the runs the tracker holds for this sweep.
+    tracked: key -> state, of the runs the tracker holds for this sweep.
     """
     return rows_of(study.trials(), folder, tracked)
 
@@ -94,10 +95,10 @@ def _same(sweep: str, name: str, earlier: Mapping[str, Any], now: Mapping[str, A
 
 
 def _state(trial: PlannedTrial, folder: SweepFolder, tracked: Mapping[str, str]) -> str:
-    known = tracked.get(trial.signature)
+    known = tracked.get(trial.key)
     if known in ("finished", "failed", "pruned"):
         return known
-    stored = folder.trial(trial.signature)
+    stored = folder.trial(trial.key)
     if stored.outcome() is not None:
         return "deliver"
     return "resume" if stored.checkpoints() else "new"

@@ -1,39 +1,49 @@
-"""Before the first trial: data decoded, label texts embedded, backbones built once."""
+"""Before the first trial: data decoded, label texts embedded, each arm's losses and network built once."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from laresa.errors import ConfigError
+from laresa.config import TrialConfig
 from sweeps.service.study import Study
+
+if TYPE_CHECKING:
+    from laresa.data.dataset import Dataset
+
+MODEL = ("backbone", "pretrained", "input_size", "image_size", "latent_dim", "encoder", "dataset", "method")
 
 
 def prepare(study: Study) -> None:
-    """Once, before the first trial: decode the data sets, embed the label texts, build each backbone to see it fits."""
-    from laresa.data import load
-    from laresa.labels import label_embeddings
-    from laresa.model import build_model
+    """Once, before the first trial: what every kind of trial needs is had, and fits together.
+
+    Data sets are decoded, label texts embedded; of each arm and search the method is started on a fold and dropped, so
+    that a backbone, a head or a term that can't be is refused before anything is trained.
+    """
+    from laresa.data import data_key, load
 
     searched = [
         search.base.replace(seed=search.replicate.seed, fold=search.replicate.fold) for search in study.searches
     ]
-    datasets: dict[tuple[Any, ...], Any] = {}
-    models: set[tuple[Any, ...]] = set()
+    datasets: dict[tuple[Any, ...], Dataset] = {}
+    started: set[tuple[Any, ...]] = set()
     for config in [*(trial.config for trial in study.trials()), *searched]:
-        data_key = (config.dataset, config.fold, config.split_seed, config.image_size, config.skip_bad_images)
-        if data_key not in datasets:
-            datasets[data_key] = load(config)
-        data = datasets[data_key]
-        labels = label_embeddings(data.taxonomy, encoder=config.encoder, label_text=config.label_text)
-        width = labels.fine_CD.shape[1]
-        if config.latent_dim not in (None, width) and {"anchor", "triplet"} & set(config.parts):
-            raise ConfigError(
-                f"latent_dim={config.latent_dim}: anchor and triplet compare latents with label embeddings, "
-                f"which have {width} dimensions with encoder {config.encoder!r}; leave latent_dim out"
-            )
-        size = config.input_size or data.train.images.shape[-1]
-        shape = {"input_size": size, "latent_dim": config.latent_dim or width, "classes": len(data.taxonomy.names)}
-        model_key = (config.backbone, config.pretrained, *shape.values())
-        if model_key not in models:
-            models.add(model_key)
-            build_model(config.backbone, pretrained=config.pretrained, **shape)
+        key = data_key(config)
+        if key not in datasets:
+            datasets[key] = load(config)
+        kind = (config.subset, *(config.resolved.get(name) for name in MODEL))
+        if kind not in started:
+            started.add(kind)
+            try_out(config, datasets[key])
+
+
+def try_out(config: TrialConfig, dataset: Dataset) -> None:
+    """Start a trial on the CPU, and go no further; try plugins' terms. ConfigError, DataError: what of it can't be."""
+    import torch
+
+    from laresa.methods import start
+    from laresa.term_check import check_terms
+
+    state = torch.random.get_rng_state()
+    start((config,), dataset, "cpu")
+    check_terms(config, dataset)
+    torch.random.set_rng_state(state)

@@ -1,6 +1,7 @@
 """The cache across sweeps: what another sweep of the tracking store finished is taken over, never trained again.
 
-A run counts if its signature is the trial's, it finished, and its data set was the very same pictures (fingerprint).
+A run counts if its signature is the trial's, it finished, its data set was the very same pictures (fingerprint), and
+the code that learned it is the code that is here; by other code it counts with --accept-code alone, and is marked.
 It is copied into this sweep's storage as an outcome; delivering that makes the run in this sweep.
 """
 
@@ -10,25 +11,36 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from laresa.config import TrialConfig
 from laresa.errors import DataError
+from sweeps.service.planning.code import changed, files_behind, named
 from sweeps.service.planning.plan import PlanRow
 from sweeps.service.storage.files import SweepFolder, TrialFolder
 from sweeps.service.storage.outcome import describe_outcome
 from sweeps.service.study import PlannedTrial
-from sweeps.service.tracking.records import reading_uri
-from sweeps.service.tracking.write import ARTIFACTS, client
+from sweeps.service.tracking.client import (
+    UNRECORDED,
+    client,
+    experiments,
+    fetch_artifacts,
+    matching,
+    nothing_tracked,
+    reading_uri,
+    run_or_none,
+    trial_runs,
+)
+from sweeps.service.tracking.write import ARTIFACTS
 
 log = logging.getLogger("laresa.adopt")
 SINGLE_LOOKUPS = 8  # signatures up to this number are asked for one by one: tag filters know "=", but no list
 SHARED = ("dataset", "epochs", "backbone", "subset", "seed")  # more signatures: all runs that agree in what these share
 PROVENANCE = tuple(
-    f"laresa.{name}"
-    for name in ("version", "git_commit", "code", "host", "device", "threads", "fold", "gpu_memory_gib")
+    f"laresa.{name}" for name in ("version", "git_commit", "host", "device", "threads", "fold", "gpu_memory_gib")
 )
 DATA_FIELDS = ("dataset", "image_size", "skip_bad_images")  # the fields that a fingerprint depends on
 
@@ -52,35 +64,79 @@ class Fingerprints:
         return self._known[key]
 
 
-def finished_elsewhere(api: Any, sweep: str, configs: Sequence[TrialConfig]) -> dict[str, Any]:
-    """signature -> the oldest run, in another sweep, that finished this configuration on the same data."""
-    wanted = {config.signature(): config for config in configs}
-    others = [experiment.experiment_id for experiment in _experiments(api) if experiment.name != sweep]
+@dataclass(frozen=True)
+class Elsewhere:
+    """signature -> the oldest run, in another sweep, that finished this configuration on the same data.
+
+    same: by the code that is here. other: by other code, or continued by other code, of what `same` lacks.
+    """
+
+    same: dict[str, Any] = field(default_factory=dict)
+    other: dict[str, Any] = field(default_factory=dict)
+
+    def usable(self, accept_code: bool) -> dict[str, Any]:
+        return {**self.other, **self.same} if accept_code else self.same
+
+
+def finished_elsewhere(api: Any, sweep: str, trials: Iterable[PlannedTrial]) -> Elsewhere:
+    """What the tracker's other sweeps finished of these trials."""
+    wanted = {trial.signature: trial for trial in trials}
+    others = [experiment.experiment_id for experiment in experiments(api) if experiment.name != sweep]
     if not wanted or not others:
-        return {}
-    fingerprint, found = Fingerprints(), dict[str, Any]()
-    for condition in _conditions(wanted):
-        for run in _search(api, others, condition):
-            signature, known = run.data.tags["laresa.signature"], run.data.tags.get("laresa.data_fingerprint")
-            if signature in wanted and signature not in found and known == fingerprint(wanted[signature]):
-                found[signature] = run
-    return found
+        return Elsewhere()
+    fingerprint, found = Fingerprints(), Elsewhere()
+    for conditions in _conditions({signature: trial.config for signature, trial in wanted.items()}):
+        for run in _finished(api, others, conditions):
+            tags = run.data.tags
+            trial = wanted.get(tags["laresa.signature"])
+            if trial is None or tags.get("laresa.data_fingerprint") != fingerprint(trial.config):
+                continue
+            same = tags.get("laresa.code") == trial.code and "laresa.code_accepted" not in tags
+            (found.same if same else found.other).setdefault(trial.signature, run)
+    return Elsewhere(found.same, {s: run for s, run in found.other.items() if s not in found.same})
 
 
-def with_cached(rows: Sequence[PlanRow], sweep: str, uri: str | None) -> tuple[PlanRow, ...]:
-    """The plan's rows, those that would be adopted in state "cached"."""
-    uri, pending = reading_uri(uri), [row.trial.config for row in rows if not row.done]
-    if not pending or (uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists()):
-        return tuple(rows)
-    found = finished_elsewhere(client(uri), sweep, pending)
-    return tuple(PlanRow(row.trial, "cached") if row.trial.signature in found else row for row in rows)
+def with_cached(
+    rows: Sequence[PlanRow], sweep: str, uri: str | None, *, accept_code: bool = False
+) -> tuple[tuple[PlanRow, ...], list[str]]:
+    """The plan's rows, those that would be adopted in state "cached", and what to say of those by other code."""
+    uri, pending = reading_uri(uri), [row.trial for row in rows if row.state in ("new", "resume")]
+    if not pending or nothing_tracked(uri):
+        return tuple(rows), []
+    api = client(uri)
+    found = finished_elsewhere(api, sweep, pending)
+    usable = found.usable(accept_code)
+    cached = {trial for trial in pending if trial.signature in usable}
+    rows = [PlanRow(row.trial, "cached") if row.trial in cached else row for row in rows]
+    left = {} if accept_code else found.other
+    return tuple(rows), [_more(len(left), _changed_files(api, left, pending))] if left else []
 
 
-def adopt(api: Any, sweep: str, folder: SweepFolder, trials: Iterable[PlannedTrial]) -> int:
-    """Take over what other sweeps finished of these trials; how many there were."""
-    pending = {t.signature: t for t in trials if folder.trial(t.signature).outcome() is None}
-    found = finished_elsewhere(api, sweep, [trial.config for trial in pending.values()])
-    return sum(_take_over(api, run, pending[signature], folder) for signature, run in found.items())
+def _more(count: int, files: Sequence[str]) -> str:
+    return f"{count} more finished elsewhere under other code ({named(files)}): --accept-code reuses them"
+
+
+def _changed_files(api: Any, runs: Mapping[str, Any], trials: Iterable[PlannedTrial]) -> list[str]:
+    """The files that differ between the code behind these runs and the code that is here."""
+    trial_of, seen = {trial.signature: trial for trial in trials}, dict[tuple[str, str], PlannedTrial]()
+    for signature, run in runs.items():
+        pair = (run.data.tags.get("mlflow.parentRunId", ""), run.data.tags.get("laresa.code", ""))
+        seen.setdefault(pair, trial_of[signature])
+    files = set[str]()
+    for (parent, code), trial in seen.items():
+        if found := run_or_none(api, parent):
+            files |= set(changed(trial, files_behind(found.data.tags, code)))
+    return sorted(files)
+
+
+def adopt(
+    api: Any, sweep: str, folder: SweepFolder, trials: Iterable[PlannedTrial], *, accept_code: bool = False
+) -> list[PlannedTrial]:
+    """Take over what other sweeps finished of these trials, each under the code that learned it."""
+    pending = {t.signature: t for t in trials if folder.trial(t.key).outcome() is None}
+    runs = finished_elsewhere(api, sweep, pending.values()).usable(accept_code)
+    found = [(run, replace(pending[s], code=run.data.tags.get("laresa.code", UNRECORDED))) for s, run in runs.items()]
+    return [trial for run, trial in found if _take_over(api, run, trial, folder)]
 
 
 def check_same_data(api: Any, experiment_id: str, configs: Iterable[TrialConfig]) -> None:
@@ -89,8 +145,10 @@ def check_same_data(api: Any, experiment_id: str, configs: Iterable[TrialConfig]
     for config in {_data(config): config for config in configs}.values():
         now = fingerprint(config)
         same = _params(dict(zip(DATA_FIELDS, _data(config), strict=True)))
-        condition = f"{same} AND tags.`laresa.data_fingerprint` != '{now}'"
-        for run in _search(api, [experiment_id], condition):
+        other = matching("tags.laresa.data_fingerprint", now, "!=")
+        for run in _finished(api, [experiment_id], [*same, other]):
+            if "image_size" in run.data.params and config.image_size is None:
+                continue
             raise DataError(
                 f"data set {config.dataset!r} has changed: its fingerprint is {now}, trials of this sweep finished on "
                 f"{run.data.tags['laresa.data_fingerprint']} (run {run.info.run_id}): bring the pictures back, or give "
@@ -103,13 +161,11 @@ def check_same_data(api: Any, experiment_id: str, configs: Iterable[TrialConfig]
 
 def _take_over(api: Any, run: Any, trial: PlannedTrial, folder: SweepFolder) -> bool:
     """Copy one run's artifacts and write its outcome, last; False (and it is trained) where artifacts are missing."""
-    from mlflow.exceptions import MlflowException
-
-    stored = folder.trial(trial.signature)
+    stored = folder.trial(trial.key)
     attempt = stored.new_attempt()
     try:
         history = _copy_artifacts(api, run.info.run_id, stored)
-    except (MlflowException, OSError) as error:
+    except OSError as error:
         log.warning("run %s can't be taken over (%s): its trial is trained again", run.info.run_id, error)
         return False
     provenance = {name: value for name, value in run.data.tags.items() if name.startswith(PROVENANCE)}
@@ -124,7 +180,7 @@ def _take_over(api: Any, run: Any, trial: PlannedTrial, folder: SweepFolder) -> 
 def _copy_artifacts(api: Any, run_id: str, stored: TrialFolder) -> list[dict[str, Any]]:
     """The files that `tracking.artifacts` sends, back in their place; the history among them."""
     with tempfile.TemporaryDirectory() as scratch:
-        whole = Path(api.download_artifacts(run_id, "", scratch))
+        whole = fetch_artifacts(api, run_id, Path(scratch))
         for name in ("config.json", "history.json", "latents.npz"):
             if not (whole / name).exists():
                 raise FileNotFoundError(f"{name} is missing")
@@ -139,35 +195,19 @@ def _copy_artifacts(api: Any, run_id: str, stored: TrialFolder) -> list[dict[str
 # ---------------------------------------------------------------------- asking
 
 
-def _conditions(wanted: Mapping[str, TrialConfig]) -> list[str]:
+def _conditions(wanted: Mapping[str, TrialConfig]) -> list[list[str]]:
     """What to ask the tracker for: each signature, or all runs that agree with what the configurations share."""
     if len(wanted) <= SINGLE_LOOKUPS:
-        return [f" AND tags.`laresa.signature` = '{signature}'" for signature in wanted]
+        return [[matching("tags.laresa.signature", signature)] for signature in wanted]
     values = {name: {getattr(config, name) for config in wanted.values()} for name in SHARED}
     return [_params({name: next(iter(value)) for name, value in values.items() if len(value) == 1})]
 
 
-def _params(fields: Mapping[str, Any]) -> str:
-    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in fields.items()}
-    return "".join(" AND params.`{}` = '{}'".format(name, text.replace("'", "''")) for name, text in texts.items())
+def _params(fields: Mapping[str, Any]) -> list[str]:
+    return [matching(f"params.{name}", value) for name, value in fields.items() if value is not None]
 
 
-def _search(api: Any, experiments: Sequence[str], condition: str) -> Iterator[Any]:
+def _finished(api: Any, experiment_ids: Sequence[str], conditions: Sequence[str]) -> Iterator[Any]:
     """Finished trials, oldest first: an original before what was adopted from it."""
-    done = "attributes.status = 'FINISHED' AND tags.`laresa.kind` = 'trial' AND tags.`laresa.state` = 'finished'"
-    order = ["attributes.start_time ASC"]
-    return _pages(lambda token: api.search_runs(list(experiments), done + condition, 1, 1000, order, token))
-
-
-def _experiments(api: Any) -> Iterator[Any]:
-    return _pages(lambda token: api.search_experiments(max_results=1000, page_token=token))
-
-
-def _pages(ask: Callable[[str | None], Any]) -> Iterator[Any]:
-    token: str | None = None
-    while True:
-        page = ask(token)
-        yield from page
-        token = page.token
-        if not token:
-            return
+    done = "attributes.status = 'FINISHED'", matching("tags.laresa.state", "finished")
+    return trial_runs(api, experiment_ids, *done, *conditions)

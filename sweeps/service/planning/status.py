@@ -10,13 +10,11 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sweeps.service.planning.estimate import duration
 from sweeps.service.storage.files import SweepFolder
-from sweeps.service.tracking import records
 from sweeps.service.tracking.records import TrialRecord
-from sweeps.service.tracking.write import client
+from sweeps.service.tracking.sweep import Sweep
 
 
 @dataclass(frozen=True)
@@ -71,28 +69,14 @@ class Status:
 
 def status(sweep: str, folder: SweepFolder, *, tracking_uri: str | None = None) -> Status:
     """The state of a sweep now. ConfigError: the tracker knows no such sweep."""
-    uri = records.reading_uri(tracking_uri)
-    found = records.trials(sweep, tracking_uri=uri)
-    api, driver = client(uri), folder.driver()
+    opened, driver = Sweep.open(sweep, tracking_uri), folder.driver()
+    found = opened.trials()
     if driver == "none":
         found = [dataclasses.replace(r, state="interrupted") if r.state == "running" else r for r in found]
     running = [record for record in found if record.state == "running"]
-    epochs = {record.run_id: _last_epoch(api, record.run_id) for record in running}
-    not_started = _not_started(api, sweep, len(found))
+    epochs = {record.run_id: opened.last_epoch(record) for record in running}
+    not_started = max(0, opened.planned_trials - len(found)) if opened.left else 0
     return Status(sweep, driver, tuple(found), not_started, epochs, _seconds_left(found, running, epochs, not_started))
-
-
-def _not_started(api: Any, sweep: str, known: int) -> int:
-    """Trials of the plan without a run; none where the runner closed the sweep as whole."""
-    experiment = api.get_experiment_by_name(sweep)
-    for parent in api.search_runs([experiment.experiment_id], "tags.`laresa.kind` = 'sweep'", max_results=1):
-        if parent.info.status != "FINISHED":
-            return max(0, int(parent.data.tags.get("laresa.trials", "0")) - known)
-    return 0
-
-
-def _last_epoch(api: Any, run_id: str) -> int:
-    return max((metric.step for metric in api.get_metric_history(run_id, "val/top1")), default=0)
 
 
 def _seconds_left(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sweeps.service.storage.files import StorageError
+from sweeps.service.storage.files import StorageError, SweepFolder
 
 NAME = "optuna.journal"
 
@@ -36,3 +36,15 @@ def clear_after_death(path: Path) -> None:
     written = path.read_bytes()
     if written and not written.endswith(b"\n"):
         os.truncate(path, written.rfind(b"\n") + 1)
+
+
+def forget(folder: SweepFolder, name: str) -> None:
+    """Delete a study, so that it begins anew."""
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
+
+    path = folder.file(NAME)
+    clear_after_death(path)
+    with damage_named(path):
+        storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
+        storage.delete_study(storage.get_study_id_from_name(name))
+    folder.keep(NAME)

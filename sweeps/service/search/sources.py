@@ -95,11 +95,16 @@ class OptunaSource:
     """Asks an Optuna study for configurations and tells it what became of them, across any number of restarts."""
 
     def __init__(
-        self, search: Search, folder: SweepFolder, take_over: Callable[[PlannedTrial], object] = lambda trial: None
+        self,
+        search: Search,
+        folder: SweepFolder,
+        take_over: Callable[[PlannedTrial], PlannedTrial] = lambda trial: trial,
+        find: Callable[[PlannedTrial], PlannedTrial] = lambda trial: trial,
     ) -> None:
-        """take_over: called with what is suggested; it may put the outcome of an earlier sweep on storage."""
+        """find: the trial under the code that the sweep has it by (`Study.find`). take_over: the same for what is
+        suggested; it may put the outcome of an earlier sweep on storage."""
         check_search(search)
-        self.search, self._folder, self._take_over = search, folder, take_over
+        self.search, self._folder, self._take_over, self._find = search, folder, take_over, find
         folder.file(journal.NAME)  # the file is opened where it now is
         self.study = open_study(search, folder.root)
         self._numbers: dict[str, int] = {}  # signature -> trial number of the study
@@ -127,8 +132,8 @@ class OptunaSource:
             duplicate = self._numbers.get(planned.signature)
             self._numbers.setdefault(planned.signature, trial.number)
             if duplicate is None:
-                self._take_over(planned)
-            outcome = self._folder.trial(planned.signature).outcome()
+                planned = self._take_over(planned)
+            outcome = self._folder.trial(planned.key).outcome()
             if outcome is not None:
                 self._tell(trial.number, outcome)
             elif duplicate is None:
@@ -150,7 +155,7 @@ class OptunaSource:
             for t in self.study.get_trials(deepcopy=False)
             if "config" in t.user_attrs
         }
-        return [PlannedTrial(self.search.name, TrialConfig.from_dict(fields), "search") for fields in configs.values()]
+        return [self._trial(TrialConfig.from_dict(fields)) for fields in configs.values()]
 
     @property
     def told(self) -> int:
@@ -172,12 +177,12 @@ class OptunaSource:
                 continue
             if trial.state != TrialState.RUNNING:
                 continue
-            outcome = self._folder.trial(signature).outcome()
+            planned = self._trial(TrialConfig.from_dict(trial.user_attrs["config"]))
+            outcome = self._folder.trial(planned.key).outcome()
             if outcome is not None:
                 self._tell(trial.number, outcome)
             elif signature not in self._numbers:
-                config = TrialConfig.from_dict(trial.user_attrs["config"])
-                self._waiting.append(PlannedTrial(self.search.name, config, "search"))
+                self._waiting.append(planned)
             self._numbers.setdefault(signature, trial.number)
         if not self.study.get_trials(deepcopy=False):
             for config in self.search.first:
@@ -185,7 +190,10 @@ class OptunaSource:
 
     def _plan(self, config: TrialConfig) -> PlannedTrial:
         replicate = self.search.replicate
-        return PlannedTrial(self.search.name, config.replace(seed=replicate.seed, fold=replicate.fold), "search")
+        return self._trial(config.replace(seed=replicate.seed, fold=replicate.fold))
+
+    def _trial(self, config: TrialConfig) -> PlannedTrial:
+        return self._find(PlannedTrial(self.search.name, config, "search"))
 
     def _tell(self, number: int, outcome: Mapping[str, Any]) -> None:
         objectives = self.search.objectives

@@ -1,100 +1,122 @@
 """Search space: Optuna distributions by field, and the one function that makes a TrialConfig of a suggestion.
 
-A space is a plain mapping from a TrialConfig field to an Optuna distribution; "alpha_init/anchor" and "beta_init/fine"
-name one logit of a list. A field is asked for only where it has an effect (a margin only with the triplet), so that
-the sampler never learns from a parameter that did nothing.
+A space is a plain mapping from a field's full name (`triplet.margin`; `alpha_init.anchor` and `anchor.beta.0` are one
+number of several) to an Optuna distribution. A field is asked for only where it has an effect (a margin only with the
+triplet), so that the sampler never learns from a parameter that did nothing.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from laresa.config import SUBSETS, TERMS, WEIGHTINGS, TrialConfig
-from laresa.errors import ConfigError, nearest
+from laresa.config import ABSENT, ALPHA, CHOICES, SUBSETS, TrialConfig, field_of, full_name, parse_text
+from laresa.errors import ConfigError
+from laresa.fields import Field, check_value
+from laresa.plugins import component, table
+from laresa.terms import canonical_subset, term_fields
 from sweeps.service.study import Space
 
-LISTS = {"alpha_init": (*TERMS, "reg"), "beta_init": ("fine", "coarse")}
-FIRST = ("subset", "group_reg", "weighting", "beta_learned")  # the others' effect hangs on these
+FIRST = ("subset", "group_weights", "weighting")  # the others' effect hangs on these
+REPLICATE = ("seed", "fold", "dataset")
+ALPHA_RANGE = FloatDistribution(-1.0, 3.0)
 
 
 def default_space() -> dict[str, BaseDistribution]:
-    """Loss subset, margin, learning rate, alpha initial values, weighting: what LARESA leaves open."""
+    """What the objective leaves open: loss subset, weighting, learning rate, alpha's starting values, terms' fields.
+
+    Of the terms those fields that name a Range.
+    """
     space: dict[str, BaseDistribution] = {
         "subset": CategoricalDistribution(SUBSETS),
-        "weighting": CategoricalDistribution(WEIGHTINGS),
-        "lr": FloatDistribution(1e-4, 1e-2, log=True),
-        "margin": FloatDistribution(0.05, 0.8),
+        "weighting": CategoricalDistribution(tuple(table("WEIGHTINGS"))),
+        "lr": default_distribution("lr"),
     }
-    return space | {f"alpha_init/{term}": FloatDistribution(-1.0, 3.0) for term in TERMS}
+    for name in table("TERMS"):
+        space |= {field.name: default_distribution(field.name) for field in term_fields(name) if field.range}
+    return space | {f"{ALPHA}.{name}": ALPHA_RANGE for name in table("TERMS")}
+
+
+def default_distribution(name: str) -> BaseDistribution:
+    """Where a search looks for a field unless it is told. ConfigError: the field names no Range."""
+    if name.startswith(f"{ALPHA}."):
+        return ALPHA_RANGE
+    field = field_of(name)
+    if name in CHOICES and table(CHOICES[name]):
+        return CategoricalDistribution(tuple(table(CHOICES[name])))
+    if field.range is None:
+        raise ConfigError(f"--space {name}: this field has no range of its own: give --space {name}=LOW:HIGH or A,B,C")
+    if field.type is int:
+        return IntDistribution(int(field.range.low), int(field.range.high), log=field.range.log)
+    return FloatDistribution(field.range.low, field.range.high, log=field.range.log)
+
+
+def without(space: Space, name: str) -> dict[str, BaseDistribution]:
+    """The space less a field, with all its numbers."""
+    return {key: found for key, found in space.items() if key != name and not key.startswith(f"{name}.")}
 
 
 def check_space(space: Space, base: TrialConfig) -> None:
     """ConfigError for a field that does not exist, or a distribution whose values the field does not take."""
-    fields = {field.name for field in dataclasses.fields(TrialConfig)}
     for name, distribution in space.items():
-        field, _, part = name.partition("/")
-        if field not in fields:
-            raise ConfigError(f"space: unknown field {field!r}{nearest(field, fields)}")
-        if field in ("seed", "fold", "dataset"):
-            raise ConfigError(f"space: {field!r} is a replicate's, not a search dimension; use --seeds, --folds")
-        if bool(part) != (field in LISTS) or (part and part not in LISTS[field]):
-            known = [f"{field}/{part}" for part in LISTS.get(field, ())] or [field]
-            raise ConfigError(f"space: {name!r}{nearest(name, known)}")
+        if full_name(name) != name:
+            raise ConfigError(f"space: {name!r}: expected the full name {full_name(name)!r}")
+        if name in REPLICATE:
+            raise ConfigError(f"space: {name!r} is a replicate's, not a search dimension; use --seeds, --folds")
+        field = field_of(name)
+        if field.kind == "per_term" or isinstance(field.default, tuple):
+            entry = "TERM" if field.kind == "per_term" else "0"
+            raise ConfigError(f"space: {name!r} is several numbers: search one of them, as {name}.{entry}")
         for value in _extremes(distribution):
-            _check_value(name, value, base)
+            _check_value(field, value)
 
 
 def suggest(trial: optuna.Trial, space: Space, base: TrialConfig) -> TrialConfig:
     """A TrialConfig from `base` and what Optuna suggests for each field that has an effect."""
-    ordered = sorted(space, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
     config = base
-    lists: dict[str, dict[str, float]] = {}
-    for name in ordered:
-        if not has_effect(name, config):
-            continue
-        value = _ask(trial, name, space[name])
-        field, _, part = name.partition("/")
-        if part:
-            lists.setdefault(field, {})[part] = value
-        else:
-            config = config.replace(**{field: value})
-    return _with_lists(config, lists)
+    for name in sorted(space, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST)):
+        if has_effect(name, config):
+            config = config.replace(**{name: _ask(trial, name, space[name])})
+    return config
 
 
 def has_effect(name: str, config: TrialConfig) -> bool:
-    """Whether a field (or one logit of a list) changes what `config` learns."""
-    field, _, part = name.partition("/")
-    if part:
-        return getattr(config, field) is not None and part in _names(field, config)
-    if field == "alpha_lr":
-        return config.alpha_init is not None or bool(config.beta_learned)
-    if field == "freeze_epoch":
-        return config.alpha_init is not None
-    optional = {f.name for f in dataclasses.fields(TrialConfig) if f.default is None}
-    return (
-        field not in optional
-        or field in ("image_size", "input_size", "latent_dim")
-        or getattr(config, field) is not None
-    )
+    """Whether a field (or one number of several) changes what `config` learns."""
+    resolved = config.resolved
+    if name in resolved or name in ("image_size", "input_size", "latent_dim"):
+        return True
+    if name in ("alpha_lr", "freeze_epoch"):
+        learned = any(field.endswith("_learned") and value for field, value in resolved.items())
+        return learned or any(field.startswith(f"{ALPHA}.") for field in resolved)
+    head, _, entry = name.rpartition(".")
+    return name not in ABSENT and entry.isdecimal() and isinstance(resolved.get(head), tuple)
 
 
 def as_params(config: TrialConfig, space: Space) -> dict[str, Any]:
     """The suggestion that would give `config`: to enqueue a known configuration, the paper's own first of all."""
-    params: dict[str, Any] = {}
-    for name in space:
-        if not has_effect(name, config):
-            continue
-        field, _, part = name.partition("/")
-        value = getattr(config, field)
-        if field == "alpha_lr":
-            value = value or config.lr
-        params[name] = value[_names(field, config).index(part)] if part else value
-    return params
+    return {name: _value(name, config) for name in space if has_effect(name, config)}
+
+
+def _value(name: str, config: TrialConfig) -> Any:
+    if name == "alpha_lr":
+        return config.alpha_lr or config.lr
+    if name in config.resolved or name in ABSENT:
+        return config.resolved.get(name)
+    head, _, entry = name.rpartition(".")
+    return config.resolved[head][int(entry)]
+
+
+def parse_space(text: str) -> tuple[str, BaseDistribution | None]:
+    """(full name, distribution) of `--space`: FIELD, FIELD=RANGE, or FIELD=fixed (None)."""
+    said, equals, ranged = text.partition("=")
+    name = full_name(said)
+    if ranged == "fixed":
+        return name, None
+    if not equals:
+        return name, default_distribution(name)
+    return name, parse_distribution(name, ranged)
 
 
 def parse_distribution(name: str, text: str) -> BaseDistribution:
@@ -102,7 +124,7 @@ def parse_distribution(name: str, text: str) -> BaseDistribution:
     parts = text.split(":")
     try:
         if len(parts) == 1:
-            return CategoricalDistribution([_literal(name, part) for part in text.split(",")])
+            return CategoricalDistribution([parse_text(part) for part in text.split(",")])
         low, high, *flags = parts
         if set(flags) - {"log", "int"}:
             raise ValueError(f"unknown flag {flags}")
@@ -115,12 +137,6 @@ def parse_distribution(name: str, text: str) -> BaseDistribution:
         ) from error
 
 
-def _literal(name: str, text: str) -> Any:
-    from laresa.config import parse_field
-
-    return parse_field(name.partition("/")[0], text)
-
-
 def _extremes(distribution: BaseDistribution) -> tuple[Any, ...]:
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices
@@ -131,15 +147,13 @@ def _extremes(distribution: BaseDistribution) -> tuple[Any, ...]:
     )
 
 
-def _check_value(name: str, value: Any, base: TrialConfig) -> None:
-    """Whether the field takes the value, in a configuration in which it has an effect."""
-    field, _, part = name.partition("/")
-    if part:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ConfigError(f"space: {name}={value!r}: expected a number")
-        return
-    for weighting in ("softmax", "kl", "floor", "ce_outside", "fixed"):
-        base.replace(subset=SUBSETS[-1], weighting=weighting).replace(**{field: value})
+def _check_value(field: Field, value: Any) -> None:
+    """Whether the field takes the value."""
+    check_value(field, value)
+    if field.name == "subset":
+        canonical_subset(value)
+    elif field.name in CHOICES and field.name not in ("dataset", "backbone", "augment"):
+        component(CHOICES[field.name], value)
 
 
 def _ask(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
@@ -151,18 +165,3 @@ def _ask(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
         )
     assert isinstance(distribution, FloatDistribution)
     return trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
-
-
-def _names(field: str, config: TrialConfig) -> tuple[str, ...]:
-    """What the entries of a list field stand for, in order."""
-    if field == "beta_init":
-        return LISTS["beta_init"]
-    return tuple(term for term in config.terms if not (term == "ce" and config.weighting == "ce_outside"))
-
-
-def _with_lists(config: TrialConfig, lists: Mapping[str, Mapping[str, float]]) -> TrialConfig:
-    for field, parts in lists.items():
-        current = getattr(config, field)
-        values = [parts.get(part, now) for part, now in zip(_names(field, config), current, strict=True)]
-        config = config.replace(**{field: values})
-    return config

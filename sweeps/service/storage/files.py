@@ -1,13 +1,13 @@
-"""A sweep's storage: checkpoints and outcomes under the trial's signature.
+"""A sweep's storage: checkpoints and outcomes under the trial's key, its signature and the code that learned it.
 
 It is the truth; the tracker holds a delivered copy.
 
     <storage>/<sweep>/driver.lock
-    <storage>/<sweep>/trials/<signature>/attempt-0001/checkpoint-000012.safetensors
+    <storage>/<sweep>/trials/<signature>-<code>/attempt-0001/checkpoint-000012.safetensors
                                          outcome.json, weights.safetensors, latents.npz
                                          delivered       once the tracker has all of it
 
-Whoever trains a signature next takes a new attempt number and goes on from the newest checkpoint. A predecessor that
+Whoever trains a trial next takes a new attempt number and goes on from the newest checkpoint. A predecessor that
 still lives (a host cut off and back again) sees the newer attempt and stops: it can't write over its successor.
 
 The files lie in a folder that every host sees (SharedFolder), or in a bucket (bucket_files.BucketFiles).
@@ -38,7 +38,7 @@ class SweepBusyError(LaresaError):
 
 
 class FencedError(LaresaError):
-    """A newer attempt trains this signature; this one must stop."""
+    """A newer attempt trains this trial; this one must stop."""
 
 
 def home() -> Path:
@@ -224,8 +224,12 @@ class SweepFolder:
         """What another host finds it by: `open.sweep_at`."""
         return self.files.place(self.root)
 
-    def trial(self, signature: str) -> TrialFolder:
-        return TrialFolder(self.root / "trials" / signature, self.files)
+    def trial(self, key: str) -> TrialFolder:
+        return TrialFolder(self.root / "trials" / key, self.files)
+
+    def keys(self) -> set[str]:
+        """Of all trials that were begun."""
+        return {path.name for path in self.files.glob(self.root, "trials/*")}
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Hold the sweep for this process. SweepBusyError: another has it; StorageError: it can't be written."""

@@ -20,6 +20,7 @@ def describe_outcome(
     return {
         "schema_version": 1,
         "signature": trial.signature,
+        "code": trial.code,
         "arm": trial.arm,
         "role": trial.role,
         "state": state,

@@ -12,7 +12,8 @@ from typing import Any
 
 from laresa.measurement import Measurement
 from sweeps.service.storage.files import TrialFolder
-from sweeps.service.tracking.write import TrialRun, client, deliver, log_measurements, open_trial
+from sweeps.service.tracking.client import client
+from sweeps.service.tracking.write import TrialRun, deliver, log_measurements, open_trial
 
 log = logging.getLogger("laresa.writer")
 

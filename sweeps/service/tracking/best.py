@@ -8,16 +8,9 @@ from typing import Any
 
 from laresa.errors import ConfigError, nearest
 from laresa.measurement import better
-from sweeps.service.tracking.records import (
-    TrialRecord,
-    conditions_of,
-    field_value,
-    objectives,
-    open_experiment,
-    reading_uri,
-    record_from,
-    runs_of,
-)
+from sweeps.service.tracking.client import trial_page
+from sweeps.service.tracking.records import TrialRecord, conditions_of, field_value, record_from
+from sweeps.service.tracking.sweep import Sweep
 
 
 def best_n(
@@ -36,14 +29,26 @@ def best_n(
     as the metric is meant, small for losses and distances of mistakes.
     ConfigError: no such sweep, none finished, or none has the metric.
     """
-    mode = mode or better(metric)
+    return best_of(Sweep.open(sweep, tracking_uri), metric, n=n, by=by, where=where, mode=mode)
+
+
+def best_of(
+    sweep: Sweep,
+    metric: str,
+    *,
+    n: int = 1,
+    by: str | None = None,
+    where: Mapping[str, Any] | None = None,
+    mode: str | None = None,
+) -> list[TrialRecord]:
+    """As best_n, of a sweep that is open."""
+    mode, name = mode or better(metric), _stored(metric)
     if n < 1 or mode not in ("max", "min"):
         raise ConfigError(f"n={n}, mode={mode!r}: expected n >= 1 and mode 'max' or 'min'")
-    name, uri = _stored(metric), reading_uri(tracking_uri)
-    api, experiment_id = open_experiment(uri, sweep)
-    conditions = conditions_of({**(where or {}), "state": "finished"})
-    found = runs_of(api, experiment_id, conditions) if by else _top(api, experiment_id, conditions, name, n, mode)
-    scored = _scored([record_from(sweep, run) for run in found], sweep, [metric])
+    finished = {**(where or {}), "state": "finished"}
+    conditions = conditions_of(finished, sweep.param_names)
+    found = sweep.runs(finished) if by else _top(sweep, conditions, name, n, mode)
+    scored = _scored([record_from(sweep.name, run) for run in found], sweep.name, [metric])
     scored.sort(key=lambda record: record.metrics[name], reverse=mode == "max")
     return [record for group in _groups(scored, by) for record in group[:n]]
 
@@ -66,13 +71,22 @@ def pareto(
     Best in the first metric first; equals all stay. metrics: as in best_n; None: what the sweep's search looked for.
     by: a front for each value of that field. ConfigError as best_n.
     """
-    uri = reading_uri(tracking_uri)
-    metrics = objectives(sweep, tracking_uri=uri) if metrics is None else metrics
+    return pareto_of(Sweep.open(sweep, tracking_uri), metrics, by=by, where=where)
+
+
+def pareto_of(
+    sweep: Sweep,
+    metrics: Sequence[str] | None = None,
+    *,
+    by: str | None = None,
+    where: Mapping[str, Any] | None = None,
+) -> list[TrialRecord]:
+    """As pareto, of a sweep that is open."""
+    metrics = sweep.objectives if metrics is None else metrics
     if not metrics or len(set(metrics)) < len(metrics):
         raise ConfigError(f"metrics {list(metrics)}: expected one or more, each once")
-    api, experiment_id = open_experiment(uri, sweep)
-    found = runs_of(api, experiment_id, conditions_of({**(where or {}), "state": "finished"}))
-    scored = _scored([record_from(sweep, run) for run in found], sweep, metrics)
+    found = sweep.runs({**(where or {}), "state": "finished"})
+    scored = _scored([record_from(sweep.name, run) for run in found], sweep.name, metrics)
     return [record for group in _groups(scored, by) for record in front(group, metrics)]
 
 
@@ -112,21 +126,23 @@ def _groups(records: Sequence[TrialRecord], by: str | None) -> Iterable[list[Tri
     groups: dict[Hashable, list[TrialRecord]] = {}
     for record in records:
         groups.setdefault(field_value(record, by) if by else None, []).append(record)
+    if by and set(groups) <= {None}:
+        known = {name for record in records for name in record.config.resolved}
+        raise ConfigError(f"by: unknown field {by!r}{nearest(by, {*known, 'arm', 'state'})}")
     return groups.values()
 
 
-def _top(api: Any, experiment_id: str, conditions: str, metric: str, n: int, mode: str) -> list[Any]:
+def _top(sweep: Sweep, conditions: Sequence[str], metric: str, n: int, mode: str) -> list[Any]:
     """Runs among which the n best by `metric` are: a page raises the bar for the next, until few are above it.
 
     MLflow can order by a metric itself, but that takes seconds in an experiment of thousands of runs.
     """
-    size, bar = max(100, n), ""
+    size, bar = max(100, n), list[str]()
     while True:
-        only = f"tags.`laresa.kind` = 'trial'{conditions}{bar}"
-        rows = api.search_runs([experiment_id], only, max_results=size, order_by=["attributes.start_time DESC"])
+        rows = trial_page(sweep.api, [sweep.experiment_id], *conditions, *bar, newest_first=True, size=size)
         values = [run.data.metrics[metric] for run in rows if not math.isnan(run.data.metrics.get(metric, math.nan))]
         if not rows.token or not values:
             return list(rows)
         edge = sorted(values, reverse=mode == "max")[: min(n, len(values))][-1]
-        bar = f" AND metrics.`{metric}` {'>=' if mode == 'max' else '<='} {edge!r}"
+        bar = [f"metrics.`{metric}` {'>=' if mode == 'max' else '<='} {edge!r}"]
         size = min(2 * size, 50_000)

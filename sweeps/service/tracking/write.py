@@ -1,4 +1,4 @@
-"""Write side of MLflow: one run a trial for ever, found by (sweep, signature); metrics in batches, from a thread.
+"""Write side of MLflow: one run a trial for ever, found by (sweep, signature, code); metrics in batches, from a thread.
 
 Delivery is idempotent: measurements carry their own timestamps, so that sending one again changes nothing.
 """
@@ -7,24 +7,17 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from laresa.errors import ConfigError
+from laresa.config import write_text
 from laresa.measurement import Measurement
 from sweeps.service.storage.files import TrialFolder
 from sweeps.service.study import PlannedTrial
-from sweeps.service.tracking.local_server import TrackingError, healthy
-
-# The client's own back-off lasts minutes; ours knows what still has to be sent.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+from sweeps.service.tracking.client import SUPERSEDED, VIEW, make_experiment, matching, parent_run
+from sweeps.service.tracking.local_server import TrackingError
 
 STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "KILLED", "running": "RUNNING"}
 ARTIFACTS = {  # file of a concluded trial -> its artifact folder
@@ -63,49 +56,23 @@ class TrialRun:
         return self.trial.signature
 
 
-def client(uri: str) -> Any:
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=uri)
-
-
 # A view of MLflow's runs table, kept on the experiment: every run a row, the best on validation first.
-VIEW = "laresa"
 VIEW_STATE = {
     "orderByKey": "metrics.`best/val/top1`",
     "orderByAsc": False,
     "selectedColumns": [
         "tags.`laresa.state`",
         *(f"metrics.`{name}`" for name in ("best/val/top1", "test/top1", "test/nn_hit", "best_epoch")),
-        *(f"params.`{name}`" for name in ("subset", "weighting", "seed", "fold", "lr", "margin")),
+        *(f"params.`{name}`" for name in ("subset", "weighting", "seed", "fold", "lr")),
     ],
 }
 
 
-def check(uri: str) -> None:
-    """TrackingError now rather than after hours of training."""
-    if uri.startswith("http") and not healthy(uri, timeout=10):
-        raise TrackingError(
-            f"no MLflow server answers at {uri}: start it, correct --tracking-uri (or MLFLOW_TRACKING_URI), "
-            "or leave both out for a local server"
-        )
-
-
 def open_sweep(uri: str, sweep: str, description: Mapping[str, str]) -> SweepRun:
     """The sweep's experiment and parent run, made when they don't exist."""
-    from mlflow.exceptions import MlflowException
-
-    api = client(uri)
-    try:
-        experiment = api.get_experiment_by_name(sweep)
-        experiment_id = experiment.experiment_id if experiment else api.create_experiment(sweep)
-    except MlflowException as error:
-        raise TrackingError(f"the tracking server at {uri} refused the sweep {sweep!r}: {error}") from error
-    if experiment is not None and experiment.lifecycle_stage != "active":
-        raise ConfigError(f"sweep {sweep!r} was deleted in MLflow: restore it there, or choose another --sweep")
-    parents = api.search_runs([experiment_id], "tags.`laresa.kind` = 'sweep'", max_results=1)
-    if parents:
-        parent = parents[0]
+    api, experiment_id = make_experiment(uri, sweep)
+    parent = parent_run(api, experiment_id)
+    if parent is not None:
         api.update_run(parent.info.run_id, status="RUNNING")
     else:
         tags = {"mlflow.runName": sweep, "laresa.kind": "sweep", "laresa.sweep": sweep}
@@ -124,24 +91,20 @@ def keep_plugins(api: Any, sweep: SweepRun, files: Mapping[str, str], digests: M
         api.set_tag(sweep.parent_run_id, "laresa.plugins", json.dumps(digests))
 
 
-def sweep_url(uri: str, experiment_id: str) -> str:
-    """Where a sweep's trials open in MLflow's UI: as training runs, not as a chat bot's, and in our view."""
-    query = f"workflowType=machine_learning&viewStateShareKey={VIEW}"
-    return f"{uri.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"
-
-
 def open_trial(api: Any, trial: TrialRun) -> str:
     """The run id of this trial: found, or made once; with its parameters, and RUNNING."""
-    runs = _runs_of_trial(api, trial.sweep.experiment_id, trial.signature)
+    runs = _runs_of_trial(api, trial.sweep.experiment_id, trial.trial)
     if not runs:
         api.create_run(trial.sweep.experiment_id, tags=_first_tags(trial))
-        runs = _runs_of_trial(api, trial.sweep.experiment_id, trial.signature)
+        runs = _runs_of_trial(api, trial.sweep.experiment_id, trial.trial)
     run, *others = runs
     for other in others:  # a request sent twice, or two attempts at once, may have made one each
         api.delete_run(other.info.run_id)
     run_id: str = run.info.run_id
     if not run.data.params:  # new, or its worker died before it had written them
         log_params(api, run_id, trial.trial.config.to_dict())
+    if SUPERSEDED in run.data.tags:  # the code that learned it is back
+        api.delete_tag(run_id, SUPERSEDED)
     if run.info.status != "RUNNING" or run.data.tags["laresa.state"] != "running":
         api.update_run(run_id, status="RUNNING")
         api.set_tag(run_id, "laresa.state", "running")
@@ -157,6 +120,8 @@ def _first_tags(trial: TrialRun) -> dict[str, str]:
         "laresa.role": trial.trial.role,
         "laresa.sweep": trial.sweep.sweep,
         "laresa.signature": trial.signature,
+        "laresa.code": trial.trial.code,
+        **({"laresa.code_accepted": accepted} if (accepted := trial.trial.accepted_by) else {}),
         "laresa.arm": arm,
         "laresa.subset": config.subset,
         "laresa.state": "running",
@@ -164,43 +129,22 @@ def _first_tags(trial: TrialRun) -> dict[str, str]:
     }
 
 
-def find_run(api: Any, experiment_id: str, signature: str) -> str | None:
+def find_run(api: Any, experiment_id: str, trial: PlannedTrial) -> str | None:
     """The id of a trial's run; None if it has none yet."""
-    runs = _runs_of_trial(api, experiment_id, signature)
+    runs = _runs_of_trial(api, experiment_id, trial)
     return runs[0].info.run_id if runs else None
 
 
-def _runs_of_trial(api: Any, experiment_id: str, signature: str) -> list[Any]:
+def _runs_of_trial(api: Any, experiment_id: str, trial: PlannedTrial) -> list[Any]:
     """One, or none; several only for a moment. The order is the same for all who look."""
-    same = f"tags.`laresa.signature` = '{signature}'"
+    same = f"{matching('tags.laresa.signature', trial.signature)} AND {matching('tags.laresa.code', trial.code)}"
     return list(api.search_runs([experiment_id], same, max_results=10, order_by=["attributes.start_time ASC"]))
-
-
-def run_or_none(api: Any, run_id: str) -> Any:
-    """The run of that id; None if there is none."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return api.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None
-        raise
-
-
-def fetch_artifact(uri: str, run: Any, name: str, folder: Path) -> Path:
-    """A run's artifact file, copied to the folder; by one request."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    # What every store of artifacts implements; MlflowClient asks for the run and a listing first: ten times as long.
-    get_artifact_repository(run.info.artifact_uri, tracking_uri=uri)._download_file(name, str(folder / name))
-    return folder / name
 
 
 def log_params(api: Any, run_id: str, config: Mapping[str, Any]) -> None:
     from mlflow.entities import Param
 
-    params = [Param(name, value if isinstance(value, str) else json.dumps(value)) for name, value in config.items()]
+    params = [Param(name, write_text(value)) for name, value in config.items()]
     for start in range(0, len(params), PARAMS_A_BATCH):
         api.log_batch(run_id, params=params[start : start + PARAMS_A_BATCH])
 
@@ -245,19 +189,34 @@ def deliver(api: Any, trial: TrialRun, folder: TrialFolder, *, after_epoch: int 
     return run_id
 
 
-def promote(api: Any, sweep: SweepRun, signature: str) -> None:
+def promote(api: Any, sweep: SweepRun, trial: PlannedTrial) -> None:
     """A search's choice that stands in the comparison too is evidence; it is not trained again for that."""
-    run_id = find_run(api, sweep.experiment_id, signature)
+    run_id = find_run(api, sweep.experiment_id, trial)
     if run_id and api.get_run(run_id).data.tags.get("laresa.role") == "search":
         api.set_tag(run_id, "laresa.role", "evidence")
         api.set_tag(run_id, "laresa.searched", "true")
 
 
-def interrupt(api: Any, sweep: SweepRun, signature: str) -> None:
+def interrupt(api: Any, sweep: SweepRun, trial: PlannedTrial) -> None:
     """Close the run of a trial that nobody trains any more; it goes on when the sweep is run again."""
-    if run_id := find_run(api, sweep.experiment_id, signature):
-        api.set_tag(run_id, "laresa.state", "interrupted")
-        api.set_terminated(run_id, STATUS["interrupted"])
+    if run_id := find_run(api, sweep.experiment_id, trial):
+        _close(api, run_id)
+
+
+def mark_code(api: Any, runs: Mapping[str, Any], accepted: Mapping[str, str], superseded: Collection[str]) -> None:
+    """Say on the runs, by key, what was decided about other code. accepted: key -> the code that went on with it."""
+    for key, run in runs.items():
+        if key in superseded:
+            if run.info.status == "RUNNING":
+                _close(api, run.info.run_id)
+            api.set_tag(run.info.run_id, SUPERSEDED, "true")
+        elif key in accepted and run.data.tags.get("laresa.code_accepted") != accepted[key]:
+            api.set_tag(run.info.run_id, "laresa.code_accepted", accepted[key])
+
+
+def _close(api: Any, run_id: str) -> None:
+    api.set_tag(run_id, "laresa.state", "interrupted")
+    api.set_terminated(run_id, STATUS["interrupted"])
 
 
 def artifacts(folder: TrialFolder) -> list[tuple[Path, str | None]]:

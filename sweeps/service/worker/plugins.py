@@ -5,7 +5,6 @@ A file goes with what it imports from its own folder. A module has to be install
 
 from __future__ import annotations
 
-import ast
 import atexit
 import hashlib
 import platform
@@ -17,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from laresa import plugins
+from laresa.code import closure
 from laresa.errors import ConfigError, LaresaError
 from laresa.plugins import Plugin, sha256_of
+from sweeps.service.provenance import SERVICE
 
-OURS = ("laresa", "sweeps", "cluster", "reports")  # on every host, whatever folder a plugin lies in
 DIGITS = 12  # of a digest in a message
 
 
@@ -86,49 +86,20 @@ def _pack(plugin: Plugin) -> Shipped:
 def _shipped(plugin: Plugin) -> Shipped:
     if not plugin.is_file:
         return Shipped(plugin.spec, plugin.spec, {}, {plugin.spec: sha256_of(plugin.path)})
-    content = {name: path.read_bytes() for name, path in source_files(plugin.path).items()}
+    files = source_files(plugin.path)
+    content = {name: path.read_bytes() for name, path in files.items()}
+    own = next(name for name, path in files.items() if path == plugin.path)
     try:
         texts = {name: data.decode() for name, data in content.items()}
     except UnicodeDecodeError as error:
         raise ConfigError(f"plugin {plugin.spec!r}: expected files in UTF-8 ({error})") from error
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
-    return Shipped(plugin.spec, plugin.path.name, texts, digests)
+    return Shipped(plugin.spec, own, texts, digests)
 
 
 def source_files(path: Path) -> dict[str, Path]:
-    """Name below its folder -> file, of a file and of all that it imports from its folder, directly or not."""
-    folder, waiting, found = path.parent, [path], dict[str, Path]()
-    while waiting:
-        file = waiting.pop()
-        name = file.relative_to(folder).as_posix()
-        if name in found or name.partition("/")[0] in OURS:
-            continue
-        found[name] = file
-        for module in _imports(file, folder):
-            stem = folder.joinpath(*module.split("."))
-            above = [folder.joinpath(*parents) for parents in _prefixes(module)]
-            near = [stem.with_suffix(".py"), *(place / "__init__.py" for place in above)]
-            waiting += [candidate for candidate in near if candidate.is_file()]
-    return found
-
-
-def _prefixes(module: str) -> list[list[str]]:
-    parts = module.split(".")
-    return [parts[: count + 1] for count in range(len(parts))]
-
-
-def _imports(file: Path, folder: Path) -> set[str]:
-    """Names of modules that a file may import, wherever they lie."""
-    package = file.parent.relative_to(folder).parts
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_bytes())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = [*package[: len(package) - node.level + 1]] if node.level else []
-            start = ".".join([*base, *([node.module] if node.module else [])])
-            found |= {start, *(f"{start}.{alias.name}".strip(".") for alias in node.names)} - {""}
-    return found
+    """Name -> file, of a file and of all that it imports from its folder, directly or not."""
+    return closure([path], [path.parent], ("laresa", *SERVICE))
 
 
 # ---------------------------------------------------------------------- on a worker

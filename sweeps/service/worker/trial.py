@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import platform
 import traceback
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,18 +16,18 @@ from safetensors.torch import save_file
 
 from laresa import checkpoint
 from laresa.config import TrialConfig
-from laresa.data import Dataset, load
+from laresa.data import Dataset, data_key, load
 from laresa.errors import CheckpointError
 from laresa.measurement import Measurement
+from laresa.methods import Method, Result, start
 from laresa.model import default_device
-from laresa.training import Result, Trainer
 from sweeps.service.storage.files import Attempt, FencedError, StorageError, TrialFolder, write_json
 from sweeps.service.storage.open import sweep_at
 from sweeps.service.storage.outcome import describe_outcome
 from sweeps.service.study import PlannedTrial
 from sweeps.service.tracking.async_writer import AsyncWriter
 from sweeps.service.tracking.write import SweepRun, TrialRun
-from sweeps.service.worker.checks import check_here
+from sweeps.service.worker.checks import check_code, check_here
 from sweeps.service.worker.gpu_memory import forget_peak, free_gib, peak_gib, wait_for_room
 from sweeps.service.worker.plugins import Shipment, unpack
 
@@ -39,7 +39,10 @@ FLUSH_TIMEOUT_S = 20.0  # how long a worker that ends may go on sending; the run
 
 @dataclass(frozen=True)
 class TrialContext:
-    """What all trials of a sweep share: plain data that travels to the workers. folder: a `SweepFolder.place`."""
+    """What all trials of a sweep share: plain data that travels to the workers. folder: a `SweepFolder.place`.
+
+    files: name -> digest of the bytes, of the code that the trial is learned by, as the driver has it.
+    """
 
     sweep: SweepRun
     folder: str
@@ -47,6 +50,7 @@ class TrialContext:
     tags: Mapping[str, str]
     gpus: float = 0.0
     gpu_memory: float | None = None  # GiB that a trial was said to need
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -55,14 +59,14 @@ class TrialContext:
     def from_dict(cls, fields: Mapping[str, Any]) -> TrialContext:
         return cls(**{**fields, "sweep": SweepRun(**fields["sweep"])})
 
-    def trial_folder(self, signature: str) -> TrialFolder:
-        return sweep_at(self.folder).trial(signature)
+    def trial_folder(self, trial: PlannedTrial) -> TrialFolder:
+        return sweep_at(self.folder).trial(trial.key)
 
 
 class TuneTrial(tune.Trainable):
     """One worker, one trial after another (`reuse_actors`); one step() an epoch.
 
-    Tune's config: {"arm", "role", "config" (TrialConfig as a dict), "context" (TrialContext as a dict)}.
+    Tune's config: {"arm", "role", "config" (TrialConfig as a dict), "code", "context" (TrialContext as a dict)}.
     """
 
     _writer: AsyncWriter | None = None
@@ -95,53 +99,29 @@ class TuneTrial(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         context = TrialContext.from_dict(config["context"])
         check_here(sweep_at(context.folder))
+        check_code(context.files)
         torch.set_num_threads(max(1, int(context.cpus)))
         if self._writer is None:
             self._writer = AsyncWriter(context.sweep.uri)
             self._writer.start()
-        trial = PlannedTrial(config["arm"], TrialConfig.from_dict(config["config"]), config["role"])
-        self._session = Session(trial, context, self._writer)
+        trial = PlannedTrial(config["arm"], TrialConfig.from_dict(config["config"]), config["role"], config["code"])
+        self._session = Session((trial,), context, self._writer)
 
 
 def ended(state: str) -> dict[str, Any]:
     """The result of a trial that ends here without an outcome. Tune insists on the metric."""
-    return {"epoch": 0, "state": state, "val/top1": 0.0, "done": True}
+    return {"epoch": 0, "state": state, "val/top1": 0.0, "done": True, "trials": []}
 
 
-class Session:
-    """One trial on this worker, from its checkpoint (if any) to its outcome on storage and in the tracker."""
+class Member:
+    """One trial of a group: its place on storage, its run, and the right to write its files."""
 
-    def __init__(self, trial: PlannedTrial, context: TrialContext, writer: AsyncWriter) -> None:
-        self.config, self.arm, self.writer = trial.config, trial.arm, writer
-        self.signature, self.context = trial.signature, context
-        self.folder = context.trial_folder(self.signature)
-        self.trainer: Trainer | None = None
+    def __init__(self, trial: PlannedTrial, context: TrialContext) -> None:
+        self.trial, self.signature = trial, trial.signature
+        self.folder = context.trial_folder(trial)
         self._attempt: Attempt | None = None
-        self._failures = 0
         tags = {**context.tags, "laresa.host": platform.node(), "laresa.threads": str(torch.get_num_threads())}
         self.run = TrialRun(context.sweep, trial, tags)
-
-    def step(self) -> dict[str, Any]:
-        """Train one epoch, or conclude. Whatever the trial itself does wrong ends here, as its outcome."""
-        try:
-            if self.trainer is None:
-                self.trainer = self._start()
-            if self.trainer.finished:
-                return self._finish(self.trainer.result())
-            measurement = self.trainer.epoch()
-            self.attempt.check()
-            path = self.attempt.checkpoint(measurement.epoch)
-            self.trainer.save(path)
-            self.attempt.keep(path)
-        except (FencedError, CheckpointError, StorageError):
-            raise  # not the trial's fault: what is on storage stays as it is
-        except torch.OutOfMemoryError as error:
-            return self._requeue_exclusive() if 0 < self.context.gpus < 1 else self._retry_or_fail(error)
-        except Exception as error:
-            return self._retry_or_fail(error)
-        self.writer.measured(self.signature, [measurement])
-        seconds = {"seconds": measurement.seconds}
-        return {"epoch": measurement.epoch, "state": "running", **seconds, **measurement.metrics, "done": False}
 
     @property
     def attempt(self) -> Attempt:
@@ -150,34 +130,103 @@ class Session:
             self._attempt = self.folder.new_attempt()
         return self._attempt
 
-    def _start(self) -> Trainer:
-        self.attempt.check()
-        self.writer.open(self.run)
-        device = default_device()
-        wait_for_room(device, self.context.gpu_memory, free_gib)
-        forget_peak(device)
-        trainer = Trainer(self.config, dataset=_dataset(self.config), device=None)
-        for path in self.folder.checkpoints():
+    def forget_attempt(self) -> None:
+        self._attempt = None
+
+
+class Session:
+    """A group of trials on this worker, from its checkpoint (if any) to their outcomes on storage and in the tracker.
+
+    The group has one method and one checkpoint, which lies with its first trial.
+    """
+
+    def __init__(self, trials: Sequence[PlannedTrial], context: TrialContext, writer: AsyncWriter) -> None:
+        self.members = tuple(Member(trial, context) for trial in trials)
+        self.context, self.writer = context, writer
+        self.method: Method | None = None
+        self.dataset: Dataset | None = None
+        self.device = default_device()
+        self._failures = 0
+
+    @property
+    def first(self) -> Member:
+        return self.members[0]
+
+    def step(self) -> dict[str, Any]:
+        """Train one epoch, or conclude. Whatever the trials themselves do wrong ends here, as their outcome."""
+        try:
+            if self.method is None:
+                self.method = self._start()
+            if self.method.finished:
+                return self._finish(self.method.result())
+            measurements = self.method.epoch()
+            self._keep()
+        except (FencedError, CheckpointError, StorageError):
+            raise  # not the trial's fault: what is on storage stays as it is
+        except torch.OutOfMemoryError as error:
+            return self._requeue_exclusive() if 0 < self.context.gpus < 1 else self._retry_or_fail(error)
+        except Exception as error:
+            return self._retry_or_fail(error)
+        for member, measurement in zip(self.members, measurements, strict=True):
+            if measurement is not None:
+                self.writer.measured(member.signature, [measurement])
+        return self._progress(measurements)
+
+    def _start(self) -> Method:
+        for member in self.members:
+            member.attempt.check()
+            self.writer.open(member.run)
+        wait_for_room(self.device, self.context.gpu_memory, free_gib)
+        forget_peak(self.device)
+        configs = tuple(member.trial.config for member in self.members)
+        self.dataset = _dataset(configs[0])
+        method = start(configs, self.dataset, self.device)
+        for path in self.first.folder.checkpoints():
             try:
-                trainer.restore(self.folder.file(path))
+                method.restore(self.first.folder.file(path))
                 break
             except CheckpointError as error:
                 log.warning("%s; trying the one before it", error)
-                trainer = Trainer(self.config, dataset=trainer.dataset, device=None)
-        if trainer.history:
-            self.writer.measured(self.signature, trainer.history)
-        return trainer
+                method = start(configs, self.dataset, self.device)
+        for member, history in zip(self.members, method.histories, strict=True):
+            if history:
+                self.writer.measured(member.signature, history)
+        return method
 
-    def _finish(self, result: Result) -> dict[str, Any]:
-        self._write_artifacts(result.history)
-        save_file(dict(result.weights), self.folder.root / "model.safetensors")
-        np.savez_compressed(self.folder.root / "latents.npz", allow_pickle=False, **result.latents)
-        return self._conclude("finished", result.metrics, result.history)
+    def _keep(self) -> None:
+        """The checkpoint of the epoch that has just ended."""
+        assert self.method is not None
+        for member in self.members:
+            member.attempt.check()
+        path = self.first.attempt.checkpoint(max(map(len, self.method.histories)))
+        self.method.save(path)
+        self.first.attempt.keep(path)
+
+    def _progress(self, measurements: Sequence[Measurement | None]) -> dict[str, Any]:
+        rows = [
+            {"signature": member.signature, "epoch": m.epoch, "state": "running", "val/top1": m.metrics["val/top1"]}
+            for member, m in zip(self.members, measurements, strict=True)
+            if m is not None
+        ]
+        lead = next(m for m in measurements if m is not None)
+        seconds = {"seconds": sum(m.seconds for m in measurements if m is not None)}
+        return {"epoch": lead.epoch, "state": "running", **seconds, **lead.metrics, "done": False, "trials": rows}
+
+    # ------------------------------------------------------------------ how it ends
+    def _finish(self, results: Sequence[Result]) -> dict[str, Any]:
+        rows = []
+        for member, result in zip(self.members, results, strict=True):
+            _write_artifacts(member, result.history)
+            save_file(dict(result.weights), member.folder.root / "model.safetensors")
+            if result.latents is not None:
+                np.savez_compressed(member.folder.root / "latents.npz", allow_pickle=False, **result.latents)
+            rows.append(self._conclude(member, "finished", result.metrics, result.history))
+        return _ending(rows)
 
     def _requeue_exclusive(self) -> dict[str, Any]:
         """Out of memory beside others, which may be their doing: no outcome; the driver asks again with a whole GPU."""
-        log.warning("%s ran out of the GPU it shares; it is trained alone later", self.arm)
-        self.trainer = self._attempt = None
+        log.warning("%s ran out of the GPU it shares; it is trained alone later", self.first.trial.arm)
+        self._drop()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # for those who stay
         return ended(OOM_SHARED_GPU)
@@ -186,44 +235,69 @@ class Session:
         self._failures += 1
         if self._failures > RETRIES:
             return self._fail(error)
-        log.warning("%s failed (%s: %s); once more from its checkpoint", self.arm, type(error).__name__, error)
-        history = self.trainer.history if self.trainer else []
-        self.trainer = self._attempt = None
+        log.warning(
+            "%s failed (%s: %s); once more from its checkpoint", self.first.trial.arm, type(error).__name__, error
+        )
+        history = self._history(0)
+        self._drop()
         last = history[-1].metrics["val/top1"] if history else 0.0  # again, so that no scheduler takes it for a fall
-        return {"epoch": len(history), "state": "running", "val/top1": last, "done": False}
+        return {"epoch": len(history), "state": "running", "val/top1": last, "done": False, "trials": []}
 
     def _fail(self, error: Exception) -> dict[str, Any]:
-        history = tuple(self.trainer.history) if self.trainer else ()
-        self._write_artifacts(history)
-        (self.folder.root / "traceback.txt").write_text("".join(traceback.format_exception(error)))
-        return self._conclude("failed", {}, history, error=f"{type(error).__name__}: {error}")
-
-    def _write_artifacts(self, history: tuple[Measurement, ...]) -> None:
-        write_json(self.folder.root / "config.json", self.config.to_dict())
-        write_json(self.folder.root / "history.json", [measurement.to_dict() for measurement in history])
-        if any("weight/entropy" in measurement.metrics for measurement in history):
-            from sweeps.service.worker.weight_figure import draw_weights
-
-            draw_weights(history, self.folder.root / "weights.svg", title=f"{self.arm}, seed {self.config.seed}")
+        rows = []
+        for index, member in enumerate(self.members):
+            history = self._history(index)
+            _write_artifacts(member, history)
+            (member.folder.root / "traceback.txt").write_text("".join(traceback.format_exception(error)))
+            rows.append(self._conclude(member, "failed", {}, history, error=f"{type(error).__name__}: {error}"))
+        return _ending(rows)
 
     def _conclude(
-        self, state: str, metrics: Mapping[str, float], history: tuple[Measurement, ...], error: str | None = None
+        self,
+        member: Member,
+        state: str,
+        metrics: Mapping[str, float],
+        history: Sequence[Measurement],
+        error: str | None = None,
     ) -> dict[str, Any]:
         rows = [measurement.to_dict() for measurement in history]
-        self.attempt.conclude(describe_outcome(self.run.trial, state, metrics, rows, error, self._provenance()))
-        self.writer.conclude(self.run, self.folder)
-        summary = {"epoch": len(history), "state": state, "error": error or ""}
-        return {**summary, **metrics, "val/top1": metrics.get("best/val/top1", float("nan")), "done": True}
+        member.attempt.conclude(describe_outcome(member.trial, state, metrics, rows, error, self._provenance()))
+        self.writer.conclude(member.run, member.folder)
+        summary = {"signature": member.signature, "epoch": len(history), "state": state, "error": error or ""}
+        return {**summary, **metrics, "val/top1": metrics.get("best/val/top1", float("nan"))}
+
+    def _history(self, index: int) -> Sequence[Measurement]:
+        return tuple(self.method.histories[index]) if self.method is not None else ()
+
+    def _drop(self) -> None:
+        self.method = None
+        for member in self.members:
+            member.forget_attempt()
 
     def _provenance(self) -> dict[str, str]:
         provenance = {"laresa.device": "none", "laresa.threads": str(torch.get_num_threads())}
-        if self.trainer is not None:
-            data: Dataset = self.trainer.dataset
-            provenance["laresa.device"] = str(self.trainer.device)
-            if (peak := peak_gib(self.trainer.device)) is not None:
+        if self.dataset is not None:
+            provenance["laresa.device"] = str(self.device)
+            if (peak := peak_gib(self.device)) is not None:
                 provenance["laresa.gpu_memory_gib"] = f"{peak:.2f}"
-            provenance["laresa.data_fingerprint"], provenance["laresa.fold"] = data.fingerprint, data.fold_note
+            provenance["laresa.data_fingerprint"] = self.dataset.fingerprint
+            provenance["laresa.fold"] = self.dataset.fold_note
         return provenance
+
+
+def _ending(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The last result of a group: the first trial speaks for it."""
+    return {**{name: value for name, value in rows[0].items() if name != "signature"}, "done": True, "trials": rows}
+
+
+def _write_artifacts(member: Member, history: Sequence[Measurement]) -> None:
+    config, root = member.trial.config, member.folder.root
+    write_json(root / "config.json", config.to_dict())
+    write_json(root / "history.json", [measurement.to_dict() for measurement in history])
+    if any("weight/entropy" in measurement.metrics for measurement in history):
+        from sweeps.service.worker.weight_figure import draw_weights
+
+        draw_weights(history, root / "weights.svg", title=f"{member.trial.arm}, seed {config.seed}")
 
 
 def conclude_pruned(folder: TrialFolder, trial: PlannedTrial, tags: Mapping[str, str]) -> dict[str, Any]:
@@ -246,7 +320,7 @@ _loaded: dict[tuple[Any, ...], Dataset] = {}
 
 def _dataset(config: TrialConfig) -> Dataset:
     """The trial's data set; the last one stays open, as the next trial on this worker mostly wants the same."""
-    key = (config.dataset, config.fold, config.split_seed, config.image_size, config.skip_bad_images)
+    key = data_key(config)
     if key not in _loaded:
         _loaded.clear()
         _loaded[key] = load(config)

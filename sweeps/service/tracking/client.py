@@ -1,0 +1,196 @@
+"""The one door to MLflow's client: which store, which experiment, and how runs are asked for.
+
+Nowhere else are experiments opened, values quoted or pages turned. MLflow is imported when it is first needed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from laresa.config import write_text
+from laresa.errors import ConfigError, nearest
+from sweeps.service.tracking.local_server import LocalServer, TrackingError, healthy
+
+# The client's own back-off lasts minutes; ours knows what still has to be sent.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+PAGE = 1000  # runs or experiments in one answer
+VIEW = "laresa"  # the view of MLflow's runs table that `write` keeps on a sweep's experiment
+
+
+def client(uri: str) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+# ---------------------------------------------------------------------- which store
+
+
+def check(uri: str) -> None:
+    """TrackingError now rather than after hours of training."""
+    if uri.startswith("http") and not healthy(uri, timeout=10):
+        raise TrackingError(
+            f"no MLflow server answers at {uri}: start it, correct --tracking-uri (or MLFLOW_TRACKING_URI), "
+            "or leave both out for a local server"
+        )
+
+
+def reading_uri(uri: str | None) -> str:
+    """Where to read: as given, else MLFLOW_TRACKING_URI, else the local server, else its database without a server."""
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if uri:
+        check(uri)
+        return uri
+    server = LocalServer()
+    return server.url() or server.store
+
+
+def nothing_tracked(uri: str) -> bool:
+    """Whether `uri` is a database that does not exist: to ask it anything would make it."""
+    return uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists()
+
+
+# ---------------------------------------------------------------------- which experiment
+
+
+def find_experiment(api: Any, sweep: str) -> Any:
+    """The experiment of that name; None if there is none. TrackingError: the server refuses the name."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return api.get_experiment_by_name(sweep)
+    except MlflowException as error:
+        raise TrackingError(f"the tracking server refused the sweep {sweep!r}: {error}") from error
+
+
+def open_experiment(uri: str, sweep: str) -> tuple[Any, str]:
+    """(client, experiment id) of a sweep. ConfigError: the store knows no such sweep."""
+    if nothing_tracked(uri):
+        raise ConfigError(f"no sweep {sweep!r}: nothing was tracked in {uri.removeprefix('sqlite:///')} yet")
+    api = client(uri)
+    experiment = find_experiment(api, sweep)
+    if experiment is None:
+        known = [found.name for found in experiments(api) if found.name != "Default"]
+        raise ConfigError(f"no sweep {sweep!r} at {uri}{nearest(sweep, known)}")
+    return api, experiment.experiment_id
+
+
+def make_experiment(uri: str, sweep: str) -> tuple[Any, str]:
+    """As open_experiment; what does not exist is made. ConfigError: it was deleted in MLflow."""
+    from mlflow.exceptions import MlflowException
+
+    api = client(uri)
+    experiment = find_experiment(api, sweep)
+    if experiment is not None and experiment.lifecycle_stage != "active":
+        raise ConfigError(f"sweep {sweep!r} was deleted in MLflow: restore it there, or choose another --sweep")
+    try:
+        return api, experiment.experiment_id if experiment else api.create_experiment(sweep)
+    except MlflowException as error:
+        raise TrackingError(f"the tracking server at {uri} refused the sweep {sweep!r}: {error}") from error
+
+
+def experiments(api: Any) -> Iterator[Any]:
+    """All active experiments of the store."""
+    return _pages(lambda token: api.search_experiments(max_results=PAGE, page_token=token))
+
+
+def parent_run(api: Any, experiment_id: str) -> Any:
+    """The run that stands for the sweep itself; None where there is none."""
+    found = api.search_runs([experiment_id], matching("tags.laresa.kind", "sweep"), max_results=1)
+    return found[0] if found else None
+
+
+def sweep_url(uri: str, experiment_id: str) -> str:
+    """Where a sweep's trials open in MLflow's UI: as training runs, not as a chat bot's, and in our view."""
+    query = f"workflowType=machine_learning&viewStateShareKey={VIEW}"
+    return f"{uri.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"
+
+
+# ---------------------------------------------------------------------- which runs
+
+
+def matching(field: str, value: Any, operator: str = "=") -> str:
+    """One condition on runs. field: "tags.NAME", "params.NAME"; whatever stands in the value stays inside it."""
+    kind, _, name = field.partition(".")
+    quoted = write_text(value).replace("'", "''")
+    return f"{kind}.`{name}` {operator} '{quoted}'"
+
+
+SUPERSEDED = "laresa.superseded"  # "true": trained anew by other code; the run stays, and no query finds it
+UNRECORDED = "unrecorded"  # the code of a run that tells none
+IS_TRIAL = f"{matching('tags.laresa.kind', 'trial')} AND tags.`{SUPERSEDED}` IS NULL"
+
+
+def trial_runs(
+    api: Any, experiment_ids: Sequence[str], *conditions: str, newest_first: bool = False, page: int = PAGE
+) -> Iterator[Any]:
+    """The runs of trials under all the conditions, oldest first; fetched a page at a time, as they are taken."""
+    return _pages(
+        lambda token: trial_page(api, experiment_ids, *conditions, newest_first=newest_first, size=page, token=token)
+    )
+
+
+def trial_page(
+    api: Any,
+    experiment_ids: Sequence[str],
+    *conditions: str,
+    newest_first: bool = False,
+    size: int = PAGE,
+    token: str | None = None,
+) -> Any:
+    """One page of `trial_runs`: a list whose `token` opens the next, None for the last."""
+    order = [f"attributes.start_time {'DESC' if newest_first else 'ASC'}"]
+    text = " AND ".join((IS_TRIAL, *conditions))
+    return api.search_runs(list(experiment_ids), text, max_results=size, order_by=order, page_token=token)
+
+
+def run_or_none(api: Any, run_id: str) -> Any:
+    """The run of that id; None if there is none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return api.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def _pages(ask: Callable[[str | None], Any]) -> Iterator[Any]:
+    token: str | None = None
+    while True:
+        page = ask(token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+# ---------------------------------------------------------------------- what a run keeps
+
+
+def fetch_artifact(uri: str, run: Any, name: str, folder: Path) -> Path:
+    """A run's artifact file, copied to the folder; by one request."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    # What every store of artifacts implements; MlflowClient asks for the run and a listing first: ten times as long.
+    get_artifact_repository(run.info.artifact_uri, tracking_uri=uri)._download_file(name, str(folder / name))
+    return folder / name
+
+
+def fetch_artifacts(api: Any, run_id: str, folder: Path) -> Path:
+    """The folder of all that a run keeps, copied below `folder`. TrackingError: they can't be had."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return Path(api.download_artifacts(run_id, "", str(folder)))
+    except MlflowException as error:
+        raise TrackingError(f"the artifacts of run {run_id} can't be fetched: {error}") from error

@@ -1,0 +1,163 @@
+"""A sweep as the tracking store holds it, for whoever reads: the query, the report, status and plan."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sweeps.service.key import trial_key
+from sweeps.service.tracking.client import (
+    UNRECORDED,
+    client,
+    find_experiment,
+    nothing_tracked,
+    open_experiment,
+    parent_run,
+    reading_uri,
+    sweep_url,
+    trial_page,
+    trial_runs,
+)
+from sweeps.service.tracking.records import TrialRecord, conditions_of, record_from, with_history_of
+
+DOWNLOADS = 8  # at once
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Opened once (`Sweep.open`); what its parent run says is read when first asked for, and kept."""
+
+    name: str
+    uri: str
+    experiment_id: str
+    api: Any = field(repr=False, compare=False)
+
+    @classmethod
+    def open(cls, name: str, tracking_uri: str | None = None) -> Sweep:
+        """ConfigError: the store knows no such sweep; TrackingError: it does not answer."""
+        uri = reading_uri(tracking_uri)
+        api, experiment_id = open_experiment(uri, name)
+        return cls(name, uri, experiment_id, api)
+
+    # ------------------------------------------------------------------ its trials
+    def trials(self, where: Mapping[str, Any] | None = None, *, with_history: bool = False) -> list[TrialRecord]:
+        """Every trial, oldest first, in whatever state.
+
+        where: field of TrialConfig (or "arm", "state") -> value it must have.
+        with_history: also fetch each trial's measurements by epoch (one file a trial).
+        ConfigError: unknown field in `where`.
+        """
+        # One without parameters is only being opened, and not yet a trial's record.
+        found = [run for run in self.runs(where) if run.data.params]
+        if not with_history:
+            return [record_from(self.name, run) for run in found]
+        with ThreadPoolExecutor(DOWNLOADS) as pool:  # each waits for the server most of the time
+            return list(pool.map(lambda run: with_history_of(self.uri, self.name, run), found))
+
+    def runs(self, where: Mapping[str, Any] | None = None) -> Iterator[Any]:
+        """MLflow's runs behind `trials`."""
+        return trial_runs(self.api, [self.experiment_id], *conditions_of(where or {}, self.param_names))
+
+    def param_names(self) -> set[str]:
+        """Names of the parameters that its runs have; of a hundred of them."""
+        runs = trial_page(self.api, [self.experiment_id], size=100)
+        return {name for run in runs for name in run.data.params}
+
+    def latents(self, record: TrialRecord) -> Mapping[str, Any] | None:
+        """The arrays of a trial's latents.npz; None for a trial that has none (it did not finish)."""
+        import numpy as np
+
+        if record.state != "finished":
+            return None
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            np.load(self.api.download_artifacts(record.run_id, "latents.npz", folder)) as arrays,
+        ):
+            return {name: arrays[name] for name in arrays.files}
+
+    def last_epoch(self, record: TrialRecord) -> int:
+        """Of what the tracker has of a trial; 0 before its first."""
+        return max((metric.step for metric in self.api.get_metric_history(record.run_id, "val/top1")), default=0)
+
+    # ------------------------------------------------------------------ its parent run
+    @cached_property
+    def parent(self) -> Any:
+        """The run that stands for the sweep; None where none was made yet."""
+        return parent_run(self.api, self.experiment_id)
+
+    @cached_property
+    def space(self) -> dict[str, Any] | None:
+        """The Optuna distributions that its search drew from, by field; None for a sweep that recorded none."""
+        if (found := self._tag("space")) is None:
+            return None
+        from optuna.distributions import json_to_distribution
+
+        return {name: json_to_distribution(distribution) for name, distribution in found.items()}
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The metrics that its search looked for; validation top-1 for a sweep that recorded none."""
+        return tuple(self._tag("objectives") or ["val/top1"])
+
+    @property
+    def plan(self) -> dict[str, tuple[float, float]] | None:
+        """name -> (planned, actual) as the runner left it; None for a sweep that was not planned."""
+        found = self._tag("plan")
+        return None if found is None else {name: (pair[0], pair[1]) for name, pair in found.items()}
+
+    @property
+    def plugins(self) -> Mapping[str, str]:
+        """Plugin -> sha256 of those that it was run with."""
+        return self._tag("plugins") or {}
+
+    @property
+    def left(self) -> bool:
+        """Whether the runner has not closed it as whole."""
+        return self.parent is not None and self.parent.info.status != "FINISHED"
+
+    @property
+    def planned_trials(self) -> int:
+        """How many trials it is to have; 0 where that was not recorded."""
+        return self._tag("trials") or 0
+
+    @property
+    def url(self) -> str | None:
+        """Where it opens in MLflow's UI; None where no server answers."""
+        return sweep_url(self.uri, self.experiment_id) if self.uri.startswith("http") else None
+
+    def attach_report(self, folder: Path) -> None:
+        """Log a report to the parent run, so that it opens in MLflow's UI."""
+        if self.parent is not None:
+            self.api.log_artifacts(self.parent.info.run_id, str(folder), "report")
+
+    def _tag(self, name: str) -> Any:
+        text = None if self.parent is None else self.parent.data.tags.get(f"laresa.{name}")
+        return None if text is None else json.loads(text)
+
+
+def tracked_states(name: str, tracking_uri: str | None) -> dict[str, str]:
+    """key -> state of every trial the tracker holds for a sweep; empty for a sweep it does not know."""
+    return states_of(tracked_runs(name, tracking_uri))
+
+
+def states_of(runs: Mapping[str, Any]) -> dict[str, str]:
+    return {key: run.data.tags.get("laresa.state", "interrupted") for key, run in runs.items()}
+
+
+def tracked_runs(name: str, tracking_uri: str | None) -> dict[str, Any]:
+    """key -> run, as `tracked_states`."""
+    uri = reading_uri(tracking_uri)
+    if nothing_tracked(uri):
+        return {}
+    api = client(uri)
+    experiment = find_experiment(api, name)
+    runs = trial_runs(api, [experiment.experiment_id]) if experiment else ()
+    return {
+        trial_key(run.data.tags["laresa.signature"], run.data.tags.get("laresa.code", UNRECORDED)): run for run in runs
+    }

@@ -37,7 +37,7 @@ class Code:
 
 @dataclass(frozen=True)
 class _Place:
-    """A folder whose files count. root: the folder above its packages, where the names of its modules begin."""
+    """A folder (or one file) that counts. root: the folder above its packages, where the names of its modules begin."""
 
     folder: Path
     root: Path
@@ -62,14 +62,16 @@ class _Parsed:
     imports: tuple[tuple[int, str, tuple[str, ...]], ...]
 
 
-def closure(roots: Iterable[Path], folders: Iterable[Path]) -> dict[str, Path]:
+def closure(roots: Iterable[Path], folders: Iterable[Path], outside: Iterable[str] = ()) -> dict[str, Path]:
     """name -> file of all that the roots import, directly or not, inside functions too, as far as it lies in `folders`.
 
     The `__init__.py` of every package on the way counts; what is imported for type checkers only does not.
-    folders: packages (their files are named with the package, "laresa/losses.py") or plain folders of modules.
+    folders: packages (their files are named with the package, "laresa/losses.py"), plain folders of modules, or a file
+        that stands for itself alone.
+    outside: packages that are not followed, though they lie in a folder: a user's file may lie beside a whole checkout.
     ConfigError: a root lies in none of the folders, a file can't be parsed, two files would have one name.
     """
-    places, found = _places(folders), dict[str, Path]()
+    places, found, left_out = _places(folders), dict[str, Path](), set(outside)
     waiting = [root.resolve() for root in roots]
     while waiting:
         path = waiting.pop()
@@ -86,7 +88,8 @@ def closure(roots: Iterable[Path], folders: Iterable[Path]) -> dict[str, Path]:
             base = package[: len(package) - level + 1] if level else ()
             start = ".".join([*base, *([module] if module else [])])
             modules += [start, *(f"{start}.{name}" for name in names)]
-        waiting += [file for module in dict.fromkeys(modules) for other in places for file in other.files(module)]
+        followed = [module for module in dict.fromkeys(modules) if module.partition(".")[0] not in left_out]
+        waiting += [file for module in followed for other in places for file in other.files(module)]
     return dict(sorted(found.items()))
 
 
@@ -113,7 +116,7 @@ def _sha(content: bytes) -> str:
 def _places(folders: Iterable[Path]) -> list[_Place]:
     found = []
     for folder in dict.fromkeys(folder.resolve() for folder in folders):
-        root = folder
+        root = folder.parent if folder.is_file() else folder
         while (root / "__init__.py").exists():
             root = root.parent
         found.append(_Place(folder, root))

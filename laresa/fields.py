@@ -19,7 +19,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import Doc
@@ -69,10 +69,8 @@ class Field:
 
     @property
     def type_name(self) -> str:
-        """The type as a person reads it, without its limits."""
-        kind = self.type.__origin__ if typing.get_origin(self.type) is Annotated else self.type
-        text = kind if typing.get_origin(kind) is not None else getattr(kind, "__name__", kind)
-        return str(text).replace("typing.", "")
+        """The type as a person reads it, with its limits: `float > 0 <= 1`, `sum | mean`."""
+        return _type_name(self.type)
 
     @property
     def entry_type(self) -> Any:
@@ -140,6 +138,25 @@ def _field(prefix: str, name: str, hint: Any, default: Any) -> Field:
     if kind in ("learned", "memory") and not isinstance(default, (int, float)):
         annotation = types.GenericAlias(tuple, (annotation, ...))
     return Field(f"{prefix}.{name}" if prefix else name, annotation, default, **found)
+
+
+def _type_name(annotation: Any) -> str:
+    if typing.get_origin(annotation) is Annotated:
+        limits = [_limit(extra) for extra in annotation.__metadata__]
+        return " ".join([_type_name(annotation.__origin__), *filter(None, limits)])
+    if typing.get_origin(annotation) is Literal:
+        return " | ".join(map(str, typing.get_args(annotation)))
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        return " | ".join(map(_type_name, typing.get_args(annotation)))
+    if typing.get_origin(annotation) is not None:
+        return str(annotation).replace("typing.", "")
+    return "None" if annotation is type(None) else str(getattr(annotation, "__name__", annotation))
+
+
+def _limit(extra: Any) -> str:
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    found = [f"{sign} {getattr(extra, name)}" for name, sign in signs.items() if hasattr(extra, name)]
+    return " ".join(found)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -14,7 +14,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -58,17 +58,28 @@ GROUP = "laresa.plugins"
 
 @dataclass(frozen=True, eq=False)
 class Plugin:
-    """What was loaded. spec: as the user named it. names: kind -> names it brings."""
+    """What was loaded. spec: as the user named it. names: kind -> names it brings. sha256: of the file's bytes then."""
 
     spec: str
     path: Path
     module: str
     names: Mapping[str, tuple[str, ...]]
+    sha256: str
 
     @property
     def is_file(self) -> bool:
         """Named by its path: it travels with a sweep. A module has to be installed wherever it is used."""
         return self.spec.endswith(".py")
+
+    @property
+    def place(self) -> Path:
+        """Whose code is the plugin's: a file's folder, a module's topmost package, or a single module's own file."""
+        if self.is_file:
+            return self.path.parent
+        top = self.path
+        while (top.parent / "__init__.py").exists():
+            top = top.parent
+        return top
 
 
 _loaded: dict[Path, tuple[Plugin, ModuleType]] = {}
@@ -113,8 +124,9 @@ def load(spec: str) -> Plugin:
     path, name = _locate(spec)
     if path in _loaded:
         return _loaded[path][0]
+    digest = sha256_of(path)
     module = _import(spec, path, name)
-    plugin = Plugin(spec, path, module.__name__, _names(spec, module))
+    plugin = Plugin(spec, path, module.__name__, _names(spec, module), digest)
     _loaded[path] = (plugin, module)
     return plugin
 
@@ -130,17 +142,27 @@ def module_of(plugin: Plugin) -> ModuleType:
     return _loaded[plugin.path][1]
 
 
+def unload(plugins: Iterable[Plugin]) -> None:
+    """Forget plugins: what they brought is not known any more."""
+    for plugin in plugins:
+        _loaded.pop(plugin.path, None)
+        sys.modules.pop(plugin.module, None)
+    _table.cache_clear()
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes, 64 hex digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 @contextmanager
 def isolated() -> Iterator[None]:
     """What is loaded inside is forgotten afterwards (for tests)."""
-    before = dict(_loaded)
+    before = set(_loaded)
     try:
         yield
     finally:
-        for path in set(_loaded) - set(before):
-            sys.modules.pop(_loaded[path][0].module, None)
-        _loaded.clear()
-        _loaded.update(before)
+        unload([plugin for plugin in loaded() if plugin.path not in before])
 
 
 # ---------------------------------------------------------------------- finding and importing

@@ -12,15 +12,18 @@ import sys
 from collections.abc import Sequence
 
 from laresa.errors import LaresaError, NonFiniteLossError
-from sweeps.cli import best, data, plan, report, rerun, run, server, status, submit, ui
+from sweeps.cli import best, data, fields, plan, plugin, report, rerun, run, server, status, submit, ui
+from sweeps.cli.studies import preload
 
-VERBS = (run, plan, status, best, report, data, server, rerun, submit, ui)
+STUDIES_VERBS = (run, plan)
+VERBS = (status, best, report, data, fields, plugin, server, rerun, submit, ui)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
+        args = build_parser(words).parse_args(words)
         return int(args.handler(args) or 0)
     except NonFiniteLossError as error:
         print(f"laresa: {error}", file=sys.stderr)
@@ -35,10 +38,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run.STOPPED
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Every verb with its options; `handler` is what `main` calls."""
+def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Every verb with its options; `handler` is what `main` calls.
+
+    words: the command line, whose plugins are loaded and whose study, if it is a file or module, has a parser.
+    """
+    given = preload(words)
     parser = argparse.ArgumentParser(prog="laresa", description="Sweeps for classifiers trained with label semantics.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+    for verb in STUDIES_VERBS:
+        verb.add(verbs, given)
     for verb in VERBS:
         verb.add(verbs)
     return parser

@@ -9,7 +9,7 @@ from typing import Any
 
 from laresa.errors import ConfigError
 from sweeps.cli.show import add_json, show_json
-from sweeps.cli.studies import add_studies, study_module
+from sweeps.cli.studies import add_study_parsers, find_study
 from sweeps.options import run_options
 from sweeps.service.planning import estimate as estimating
 from sweeps.service.planning import plan as planning
@@ -25,15 +25,17 @@ from sweeps.service.study import PlannedTrial, RunOptions, Study
 from sweeps.service.tracking.sweep import tracked_states
 
 
-def add(verbs: Any) -> None:
+def add(verbs: Any, given: str | None) -> None:
+    """given: as in run.add."""
     verb = verbs.add_parser("plan", help="every trial a study would run, and what is finished already; runs nothing")
-    for study in add_studies(verb, _plan):
+    for study in add_study_parsers(verb, given):
+        study.set_defaults(handler=_plan)
         add_json(study, "trials")
         study.add_argument("--calibrate", action="store_true", help="train two epochs where no time is known")
 
 
 def _plan(args: argparse.Namespace) -> int:
-    module = study_module(args.study)
+    module = find_study(args.study)
     study = module.build(args)
     if not args.json:
         print_settings(module, study)

@@ -12,7 +12,9 @@ from typing import Any
 from laresa.errors import ConfigError, DataError
 from laresa.measurement import Measurement
 from sweeps.cli.show import add_json, show_json
+from sweeps.cli.studies import add_plugin_option
 from sweeps.service.tracking.records import TrialRecord, record_of
+from sweeps.service.tracking.sweep import Sweep
 
 TOLERANCE = 1e-3
 VERSIONS = ("git_commit", "code", "version.torch", "version.timm", "version.python")
@@ -24,6 +26,7 @@ def add(verbs: Any) -> None:
     verb.add_argument("--tolerance", type=_positive, default=TOLERANCE, metavar="T", help=f"default: {TOLERANCE:g}")
     verb.add_argument("--tracking-uri", metavar="URI", help="MLflow server (default: MLFLOW_TRACKING_URI, else local)")
     add_json(verb, "one comparison")
+    add_plugin_option(verb)
     verb.set_defaults(handler=_rerun)
 
 
@@ -118,6 +121,7 @@ def rerun(run_id: str, *, tracking_uri: str | None = None, tolerance: float = TO
     record = record_of(run_id, tracking_uri=tracking_uri)
     if not record.history:
         raise ConfigError(f"run {run_id} is {record.state} and has no epoch to compare: choose one that finished")
+    _check_components(record, tracking_uri)
     dataset = load(record.config)
     known = record.provenance.get("data_fingerprint", dataset.fingerprint)
     if dataset.fingerprint != known:
@@ -138,6 +142,19 @@ def rerun(run_id: str, *, tracking_uri: str | None = None, tolerance: float = TO
         largest=max((difference.size for difference in found), default=0.0),
         conditions=_conditions(record, threads, device),
     )
+
+
+def _check_components(record: TrialRecord, tracking_uri: str | None) -> None:
+    """ConfigError where a component that the record names is not at hand, with the plugins that its sweep had."""
+    try:
+        record.config.checked().signature()
+    except ConfigError as error:
+        kept = Sweep.open(record.sweep, tracking_uri).plugins
+        lacks = [f"{name} (sha256 {digest[:12]}…)" for name, digest in kept.items()]
+        advice = f"its sweep was run with {', '.join(lacks)}: give --plugin; sources lie with the sweep's run in MLflow"
+        raise ConfigError(
+            f"run {record.run_id} can't be trained again: {error}" + (f"; {advice}" if kept else "")
+        ) from error
 
 
 def differences(

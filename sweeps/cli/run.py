@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeps.cli.studies import add_studies, study_module
+from sweeps.cli.studies import add_plugin_option, add_study_parsers, find_study
 from sweeps.options import run_options
 
 if TYPE_CHECKING:
@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 STOPPED = 130  # the exit code that shells know for Ctrl-C
 
 
-def add(verbs: Any) -> None:
+def add(verbs: Any, given: str | None) -> None:
+    """given: the study of the command line, which may be a file or module."""
     demo = verbs.add_parser("demo", help="the main job on the embedded data: ten arms, three replicates, a report")
-    study_module("ablation").add_options(demo)
+    find_study("ablation").add_options(demo)
+    add_plugin_option(demo)
     demo.set_defaults(handler=_demo, study="ablation", tune=0)  # a demonstration takes minutes
     run = verbs.add_parser("run", help="run a study; run again = continue, nothing is trained twice")
-    for _ in add_studies(run, _run):
-        pass
+    for study in add_study_parsers(run, given):
+        study.set_defaults(handler=_run)
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -36,7 +38,7 @@ def _run(args: argparse.Namespace) -> int:
     from sweeps.service.driver.runner import run
     from sweeps.service.tracking.client import sweep_url
 
-    module = study_module(args.study)
+    module = find_study(args.study)
     study = module.build(args)
     print_settings(module, study)
     result = run(study, run_options(args))

@@ -1,26 +1,131 @@
-"""The studies that have a name, and the parsers of the verbs that take one."""
+"""What STUDY and --plugin name: one function finds a study, and plugins are loaded before argparse sees its options."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from laresa import plugins
+from laresa.errors import ConfigError, nearest
+
 STUDIES = {"ablation": "sweeps.ablation", "search": "sweeps.search"}
+PARTS = ("add_options", "build")  # of a study: a module, or whatever else has them
+WITH_STUDY = ("run", "plan")
+WITH_PLUGINS = (*WITH_STUDY, "demo", "rerun", "fields")
+SUBMIT_HINT = "`ray submit` uploads a study file alone, `laresa submit` its plugins too"
 
 
-def study_module(name: str) -> Any:
-    """The module with `add_options(parser)` and `build(args) -> Study`."""
-    return importlib.import_module(STUDIES[name])
+def find_study(spec: str) -> Any:
+    """A study by its name (ours, or a plugin's under STUDIES), its file, or its module: has add_options and build.
+
+    A file or module is loaded as a plugin, which it is. ConfigError: there is no such study, or it lacks a part.
+    """
+    if spec in STUDIES:
+        return importlib.import_module(STUDIES[spec])
+    known = plugins.table("STUDIES")
+    if taken := set(STUDIES) & set(known):
+        raise ConfigError(f"a plugin's STUDIES has {taken.pop()!r}, which laresa itself brings: choose another name")
+    if spec in known:
+        study = known[spec]
+    elif is_file(spec) or "." in spec or _is_module(spec):
+        study = plugins.module_of(load_plugin(spec))
+    else:
+        raise ConfigError(
+            f"unknown study {spec!r}{nearest(spec, study_names())} (or a file or module with add_options and build)"
+        )
+    if lacks := [part for part in PARTS if not callable(getattr(study, part, None))]:
+        raise ConfigError(
+            f"study {spec!r} has no {' and no '.join(lacks)}: expected add_options(parser) and build(args) -> Study"
+        )
+    return study
 
 
-def add_studies(parser: Any, handler: Callable[[argparse.Namespace], int]) -> Iterator[Any]:
-    """A subparser for each study, with its options."""
-    studies = parser.add_subparsers(dest="study", required=True, metavar="STUDY")
-    for name in STUDIES:
-        module = study_module(name)
-        study = studies.add_parser(name, help=(module.__doc__ or "").splitlines()[0])
-        module.add_options(study)
-        study.set_defaults(handler=handler)
-        yield study
+def study_names() -> tuple[str, ...]:
+    return (*STUDIES, *plugins.table("STUDIES"))
+
+
+def is_file(spec: str) -> bool:
+    """Whether a plugin or study is named by its path."""
+    return spec.endswith(".py") or "/" in spec
+
+
+def _is_module(spec: str) -> bool:
+    try:
+        return importlib.util.find_spec(spec) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def load_plugin(spec: str) -> plugins.Plugin:
+    """`laresa.plugins.load`; where a file is missing, the message says how it gets to a cluster."""
+    if is_file(spec) and not Path(spec).expanduser().is_file():
+        raise ConfigError(f"no file {spec!r} here (in {Path.cwd()}): {SUBMIT_HINT}")
+    return plugins.load(spec)
+
+
+def preload(words: Sequence[str]) -> str | None:
+    """Load the plugins that a command line names, and what is installed as one; its STUDY where the verb has one.
+
+    Nothing where another verb stands: of `laresa submit` the head loads them.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--plugin", action="append", default=[])
+    verb = next((word for word in words if not word.startswith("-")), None)
+    if verb not in WITH_PLUGINS:
+        return None
+    plugins.load_installed()
+    found, rest = first.parse_known_args(list(words))
+    for spec in found.plugin:
+        load_plugin(spec)
+    names = [word for word in rest[rest.index(verb) + 1 :] if not word.startswith("-")]
+    return names[0] if verb in WITH_STUDY and names else None
+
+
+class _Load(argparse.Action):
+    """`preload` has loaded it already, unless it was abbreviated."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        load_plugin(values)
+
+
+def add_plugin_option(parser: Any) -> None:
+    parser.add_argument(
+        "--plugin",
+        action=_Load,
+        dest=argparse.SUPPRESS,
+        metavar="FILE_OR_MODULE",
+        help="terms, weightings, data sets, ... of your own (README.md: Open doors); repeatable",
+    )
+
+
+class StudyParser(argparse.ArgumentParser):
+    """Its help ends with the fields that --set, --space and --subsets may name, of what is loaded."""
+
+    def format_help(self) -> str:
+        from sweeps.cli.fields import as_text
+
+        return f"{super().format_help()}\nfields (--set FIELD=VALUE):\n{as_text()}\n"
+
+
+def add_study_parsers(verb: argparse.ArgumentParser, given: str | None) -> list[StudyParser]:
+    """A parser for each study that has a name, and for the one that is given as a file or module."""
+    add_plugin_option(verb)
+    studies = verb.add_subparsers(dest="study", required=True, metavar="STUDY", parser_class=StudyParser)
+    names = study_names()
+    found = []
+    for spec in names if given is None or given in names else (*names, given):
+        study = find_study(spec)
+        parser = studies.add_parser(
+            spec, help=((getattr(study, "__doc__", None) or "").strip().splitlines() or [""])[0]
+        )
+        study.add_options(parser)
+        if "--storage" not in parser.format_usage():
+            from sweeps.options import add_run_options
+
+            add_run_options(parser)
+        add_plugin_option(parser)
+        found.append(parser)
+    return found

@@ -14,6 +14,8 @@ from pathlib import Path
 from laresa.code import Code, closure, digest, raw_digest
 from laresa.config import TrialConfig
 
+SERVICE = ("sweeps", "cluster", "reports")  # runs trials and reads them; decides nothing of what is learned
+
 
 def provenance_tags() -> dict[str, str]:
     """Versions, commit and command behind the numbers."""
@@ -69,13 +71,13 @@ def code_folders() -> tuple[Path, ...]:
     spec = util.find_spec("laresa")
     assert spec is not None
     assert spec.origin is not None
-    return tuple(dict.fromkeys([Path(spec.origin).parent.resolve(), *(plugin.path.parent for plugin in loaded())]))
+    return tuple(dict.fromkeys([Path(spec.origin).parent.resolve(), *(plugin.place for plugin in loaded())]))
 
 
 @functools.cache
 def _found(roots: tuple[Path, ...], folders: tuple[Path, ...]) -> tuple[Code, Mapping[str, str]]:
     """Once a process: a file that is changed while it runs is not what it runs; workers tell by the bytes."""
-    files = closure(roots, folders)
+    files = closure(roots, folders, SERVICE)
     code = Code({name: digest(path) for name, path in files.items()})
     return code, {name: raw_digest(path) for name, path in files.items()}
 

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from laresa.errors import LaresaError
+from laresa.plugins import loaded
 from sweeps.service.driver.nodes import require_shared_storage
 from sweeps.service.driver.progress import ProgressDisplay
 from sweeps.service.planning import plan as planning
@@ -30,6 +31,7 @@ from sweeps.service.tracking.client import check, client
 from sweeps.service.tracking.local_server import LocalServer
 from sweeps.service.tracking.sweep import states_of, tracked_runs, tracked_states
 from sweeps.service.tracking.write import SweepRun, TrialRun
+from sweeps.service.worker.plugins import pack
 
 if TYPE_CHECKING:
     from sweeps.service.search.budget import Searched
@@ -69,7 +71,7 @@ def run(study: Study, options: RunOptions) -> SweepResult:
         from sweeps.service.driver.schedulers import check_searches
 
         check_searches(study.searches)
-    folder = sweep_folder(study.name, options.storage)
+    folder, shipment = sweep_folder(study.name, options.storage), pack(loaded())
     with folder.lock():
         planning.check_plan(study, folder)
         book, planned = CodeBook(folder), planned_now(study, folder, options)
@@ -93,6 +95,7 @@ def run(study: Study, options: RunOptions) -> SweepResult:
             planning.write_plan(study, folder)
             keep_decision(study, book, planned, folder)
             sweep = tracking.open_sweep(uri, study.name, {**describe(study), **book.tags()})
+            tracking.keep_plugins(client(uri), sweep, shipment.files, shipment.digests)
             return Runner(study, options, folder, sweep, book, runs).run()
         finally:
             disconnect()

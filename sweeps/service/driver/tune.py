@@ -14,6 +14,7 @@ from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from laresa.plugins import loaded
 from sweeps.service.driver.interrupt import GracefulInterrupt
 from sweeps.service.driver.progress import ProgressDisplay
 from sweeps.service.driver.schedulers import InOrder
@@ -22,6 +23,7 @@ from sweeps.service.search.sources import FixedPlan, Source
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import Group, PlannedTrial, RunOptions
 from sweeps.service.tracking.write import SweepRun
+from sweeps.service.worker.plugins import pack
 from sweeps.service.worker.trial import OOM_SHARED_GPU, TrialContext, TuneTrial, conclude_pruned
 
 PENDING_SECONDS = 30.0  # without a running trial, after which the reason is told
@@ -210,9 +212,10 @@ def run_trials(
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(WAITING if isinstance(source, FixedPlan) else WAITING_SEARCH)
     os.environ["TUNE_RESULT_BUFFER_MIN_TIME_S"] = "1" if scheduler is None else "0"
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    trainable = tune.with_parameters(TuneTrial, plugins=pack(loaded()))
     with folder.for_tune() as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(TuneTrial, {name.lower(): count for name, count in asks.items()}),
+            tune.with_resources(trainable, {name.lower(): count for name, count in asks.items()}),
             tune_config=tune.TuneConfig(
                 search_alg=search,
                 scheduler=scheduler or InOrder(),

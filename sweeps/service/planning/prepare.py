@@ -35,11 +35,13 @@ def prepare(study: Study) -> None:
 
 
 def try_out(config: TrialConfig, dataset: Dataset) -> None:
-    """Start a trial on the CPU, and go no further. ConfigError, DataError: what of it can't be."""
+    """Start a trial on the CPU, and go no further; try plugins' terms. ConfigError, DataError: what of it can't be."""
     import torch
 
     from laresa.methods import start
+    from laresa.term_check import check_terms
 
     state = torch.random.get_rng_state()
     start((config,), dataset, "cpu")
+    check_terms(config, dataset)
     torch.random.set_rng_state(state)

@@ -112,6 +112,11 @@ class Sweep:
         return None if found is None else {name: (pair[0], pair[1]) for name, pair in found.items()}
 
     @property
+    def plugins(self) -> Mapping[str, str]:
+        """Plugin -> sha256 of those that it was run with."""
+        return self._tag("plugins") or {}
+
+    @property
     def left(self) -> bool:
         """Whether the runner has not closed it as whole."""
         return self.parent is not None and self.parent.info.status != "FINISHED"

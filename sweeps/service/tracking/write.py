@@ -83,6 +83,14 @@ def open_sweep(uri: str, sweep: str, description: Mapping[str, str]) -> SweepRun
     return SweepRun(uri, sweep, experiment_id, parent.info.run_id)
 
 
+def keep_plugins(api: Any, sweep: SweepRun, files: Mapping[str, str], digests: Mapping[str, str]) -> None:
+    """The plugins' sources as artifacts `plugins/<file>` of the parent run, and its tag of plugin -> sha256."""
+    for name, text in files.items():
+        api.log_text(sweep.parent_run_id, text, f"plugins/{name}")
+    if digests:
+        api.set_tag(sweep.parent_run_id, "laresa.plugins", json.dumps(digests))
+
+
 def open_trial(api: Any, trial: TrialRun) -> str:
     """The run id of this trial: found, or made once; with its parameters, and RUNNING."""
     runs = _runs_of_trial(api, trial.sweep.experiment_id, trial.trial)

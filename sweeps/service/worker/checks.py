@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from pathlib import Path
 
 from laresa.code import locate, raw_digest
 from laresa.errors import LaresaError
@@ -19,18 +20,19 @@ class OtherCodeError(LaresaError):
     """This worker's host has other code than the driver."""
 
 
-_own: dict[str, str] = {}  # name -> digest of this process's files, which it has imported by now
+_own: dict[Path, str] = {}  # digests of this process's files, which it has imported by now
 
 
 def check_code(files: Mapping[str, str]) -> None:
     """OtherCodeError where a file of this host is not the driver's. files: name -> digest of its bytes there."""
     for name, told in files.items():
-        if name not in _own:
-            path = locate(name, code_folders())
-            _own[name] = "missing" if path is None else raw_digest(path)
-        if _own[name] != told:
+        path = locate(name, code_folders())
+        if path is not None and path not in _own:
+            _own[path] = raw_digest(path)
+        own = "missing" if path is None else _own[path]
+        if own != told:
             raise OtherCodeError(
-                f"{platform.node()} has another {name} than the driver (sha256 {_own[name]} here, {told} there): bring "
+                f"{platform.node()} has another {name} than the driver (sha256 {own} here, {told} there): bring "
                 "the same code to every host and run the same command again"
             )
 

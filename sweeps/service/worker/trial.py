@@ -30,6 +30,7 @@ from sweeps.service.tracking.write import SweepRun, TrialRun
 from sweeps.service.worker.checks import check_code, check_here
 from sweeps.service.worker.device import trial_device
 from sweeps.service.worker.gpu_memory import forget_peak, free_gib, peak_gib, wait_for_room
+from sweeps.service.worker.plugins import Shipment, unpack
 
 log = logging.getLogger("laresa.trial")
 OOM_SHARED_GPU = "oom_shared_gpu"  # the state of a trial that ran out of the memory of a GPU it shares
@@ -71,7 +72,8 @@ class TuneTrial(tune.Trainable):
 
     _writer: AsyncWriter | None = None
 
-    def setup(self, config: dict[str, Any]) -> None:
+    def setup(self, config: dict[str, Any], plugins: Shipment) -> None:
+        unpack(plugins)
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

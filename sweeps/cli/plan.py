@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from sweeps.cli.show import add_json, show_json
@@ -13,7 +14,7 @@ from sweeps.service.planning import estimate as estimating
 from sweeps.service.planning import plan as planning
 from sweeps.service.planning.estimate import Progress
 from sweeps.service.planning.plan import PlanRow
-from sweeps.service.planning.reuse import with_cached
+from sweeps.service.planning.reuse import cached
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.storage.open import sweep_folder
 from sweeps.service.study import RunOptions, Study
@@ -56,7 +57,7 @@ def show_plan(study: Study, options: RunOptions, *, as_json: bool, calibrate: bo
     }
     chosen = study.chosen({name: found.best for name, found in done.items() if found.best is not None})
     tracked = tracked_states(study.name, options.tracking_uri)
-    rows = with_cached(planning.plan(chosen, folder, tracked), study.name, options.tracking_uri)
+    rows = planning.plan(chosen, folder, tracked, partial(cached, study.name, options.tracking_uri))
     planned = {row.trial.signature for row in rows}
     asked = [t for found in progress.values() for t in found.trials if t.signature not in planned]
     searched = planning.rows_of(asked, folder, tracked)

@@ -17,7 +17,7 @@ from sweeps.service.driver.progress import ProgressDisplay
 from sweeps.service.planning import plan as planning
 from sweeps.service.planning.estimate import actual_against_plan, note_plan
 from sweeps.service.planning.prepare import prepare
-from sweeps.service.planning.reuse import adopt, check_same_data
+from sweeps.service.planning.reuse import check_same_data, reuse
 from sweeps.service.provenance import provenance_tags
 from sweeps.service.storage.files import SweepFolder, TrialFolder
 from sweeps.service.storage.open import sweep_folder
@@ -108,14 +108,13 @@ class Runner:
         note_plan(self.study, self.options, self.folder, self.sweep.uri)
         check_same_data(self.api, self.sweep.experiment_id, [search.base for search in self.study.searches])
         stopped = False
-        searches = [OptunaSource(search, self.folder, self._take_over_one) for search in self.study.searches]
+        searches = [OptunaSource(search, self.folder, self._reuse_one) for search in self.study.searches]
         try:
             if searches:
                 self._train(Interleaved(searches, self._seconds()), self._searched(searches), self._scheduler())
             chosen = {source.search.name: best_config(source) for source in searches} if self.study.cells else {}
             study = self.study.chosen(chosen)
-            self._take_over(study)
-            rows = planning.plan(study, self.folder, self.tracked)
+            rows = planning.plan(study, self.folder, self.tracked, self._reuse)
             pending = [row.trial for row in rows if not row.done]
             done = sum(row.done for row in rows) + self._searched(searches)
             if pending:
@@ -133,14 +132,13 @@ class Runner:
         self.api.set_terminated(self.sweep.parent_run_id, "FINISHED" if whole else "FAILED")
         return SweepResult(self.sweep, states, self.wall, self.training, self.concurrency, stopped)
 
-    def _take_over_one(self, trial: PlannedTrial) -> int:
-        return adopt(self.api, self.study.name, self.folder, [trial])
+    def _reuse_one(self, trial: PlannedTrial) -> set[str]:
+        return reuse(self.api, self.study.name, self.folder, [trial])
 
-    def _take_over(self, study: Study) -> None:
+    def _reuse(self, left: Sequence[PlannedTrial]) -> set[str]:
         """What other sweeps finished is not trained again; refused where this sweep's own data have changed since."""
-        pending = [row.trial for row in planning.plan(study, self.folder, self.tracked) if not row.done]
-        check_same_data(self.api, self.sweep.experiment_id, [trial.config for trial in pending])
-        adopt(self.api, study.name, self.folder, pending)
+        check_same_data(self.api, self.sweep.experiment_id, [trial.config for trial in left])
+        return reuse(self.api, self.study.name, self.folder, left)
 
     def _train(self, source: Any, done: int, scheduler: Any = None) -> None:
         from sweeps.service.driver.tune import run_trials

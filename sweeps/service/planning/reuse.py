@@ -16,7 +16,6 @@ from typing import Any
 
 from laresa.config import TrialConfig
 from laresa.errors import DataError
-from sweeps.service.planning.plan import PlanRow
 from sweeps.service.storage.files import SweepFolder, TrialFolder
 from sweeps.service.storage.outcome import describe_outcome
 from sweeps.service.study import PlannedTrial
@@ -75,20 +74,19 @@ def finished_elsewhere(api: Any, sweep: str, configs: Sequence[TrialConfig]) -> 
     return found
 
 
-def with_cached(rows: Sequence[PlanRow], sweep: str, uri: str | None) -> tuple[PlanRow, ...]:
-    """The plan's rows, those that would be adopted in state "cached"."""
-    uri, pending = reading_uri(uri), [row.trial.config for row in rows if not row.done]
-    if not pending or nothing_tracked(uri):
-        return tuple(rows)
-    found = finished_elsewhere(client(uri), sweep, pending)
-    return tuple(PlanRow(row.trial, "cached") if row.trial.signature in found else row for row in rows)
+def cached(sweep: str, uri: str | None, trials: Sequence[PlannedTrial]) -> set[str]:
+    """Signatures of those of the trials that another sweep finished; nothing is copied."""
+    uri = reading_uri(uri)
+    if not trials or nothing_tracked(uri):
+        return set()
+    return set(finished_elsewhere(client(uri), sweep, [trial.config for trial in trials]))
 
 
-def adopt(api: Any, sweep: str, folder: SweepFolder, trials: Iterable[PlannedTrial]) -> int:
-    """Take over what other sweeps finished of these trials; how many there were."""
+def reuse(api: Any, sweep: str, folder: SweepFolder, trials: Iterable[PlannedTrial]) -> set[str]:
+    """As `cached`, and what was found is copied to the sweep's storage; what can't be copied is not among them."""
     pending = {t.signature: t for t in trials if folder.trial(t.signature).outcome() is None}
     found = finished_elsewhere(api, sweep, [trial.config for trial in pending.values()])
-    return sum(_take_over(api, run, pending[signature], folder) for signature, run in found.items())
+    return {signature for signature, run in found.items() if _copy(api, run, pending[signature], folder)}
 
 
 def check_same_data(api: Any, experiment_id: str, configs: Iterable[TrialConfig]) -> None:
@@ -106,10 +104,10 @@ def check_same_data(api: Any, experiment_id: str, configs: Iterable[TrialConfig]
             )
 
 
-# ---------------------------------------------------------------------- taking over
+# ---------------------------------------------------------------------- copying
 
 
-def _take_over(api: Any, run: Any, trial: PlannedTrial, folder: SweepFolder) -> bool:
+def _copy(api: Any, run: Any, trial: PlannedTrial, folder: SweepFolder) -> bool:
     """Copy one run's artifacts and write its outcome, last; False (and it is trained) where artifacts are missing."""
     stored = folder.trial(trial.signature)
     attempt = stored.new_attempt()

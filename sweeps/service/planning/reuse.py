@@ -20,6 +20,7 @@ from sweeps.service.storage.files import SweepFolder, TrialFolder
 from sweeps.service.storage.outcome import describe_outcome
 from sweeps.service.study import PlannedTrial
 from sweeps.service.tracking.client import (
+    HISTORY,
     client,
     experiments,
     fetch_artifacts,
@@ -126,17 +127,17 @@ def _copy(api: Any, run: Any, trial: PlannedTrial, folder: SweepFolder) -> bool:
 
 
 def _copy_artifacts(api: Any, run_id: str, stored: TrialFolder) -> list[dict[str, Any]]:
-    """The files that `tracking.artifacts` sends, back in their place; the history among them."""
+    """The files that `write.artifacts` sends, back in their place, and the measurements by epoch."""
     with tempfile.TemporaryDirectory() as scratch:
         whole = fetch_artifacts(api, run_id, Path(scratch))
-        for name in ("config.json", "history.json", "latents.npz"):
+        for name in ("config.json", HISTORY, "latents.npz"):
             if not (whole / name).exists():
                 raise FileNotFoundError(f"{name} is missing")
         for name, place in ARTIFACTS.items():
             source = whole / (place or "") / name
             if source.exists():
                 shutil.copyfile(source, stored.root / name)
-        rows: list[dict[str, Any]] = json.loads((whole / "history.json").read_text())
+        rows: list[dict[str, Any]] = json.loads((whole / HISTORY).read_text())
     return rows
 
 

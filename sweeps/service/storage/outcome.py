@@ -16,7 +16,7 @@ def describe_outcome(
     error: str | None,
     provenance: Mapping[str, str],
 ) -> dict[str, Any]:
-    """What outcome.json holds."""
+    """What outcome.json holds. history: measurements by epoch, on storage here alone; the tracker has them from it."""
     return {
         "schema_version": 1,
         "signature": trial.signature,

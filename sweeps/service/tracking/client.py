@@ -22,6 +22,7 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 PAGE = 1000  # runs or experiments in one answer
+HISTORY = "history.json"  # the artifact that holds a trial's measurements by epoch
 VIEW = "laresa"  # the view of MLflow's runs table that `write` keeps on a sweep's experiment
 
 

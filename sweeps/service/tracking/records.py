@@ -13,7 +13,7 @@ from typing import Any
 from laresa.config import TrialConfig
 from laresa.errors import ConfigError, nearest
 from laresa.measurement import Measurement
-from sweeps.service.tracking.client import client, fetch_artifact, matching, reading_uri, run_or_none
+from sweeps.service.tracking.client import HISTORY, client, fetch_artifact, matching, reading_uri, run_or_none
 
 SCHEMA_VERSION = 1
 STATES = ("finished", "pruned", "failed", "interrupted", "running")
@@ -120,7 +120,7 @@ def with_history_of(uri: str, sweep: str, run: Any) -> TrialRecord:
     if record.state not in ("finished", "failed", "pruned"):
         return record
     with tempfile.TemporaryDirectory() as folder:
-        rows = json.loads(fetch_artifact(uri, run, "history.json", Path(folder)).read_text())
+        rows = json.loads(fetch_artifact(uri, run, HISTORY, Path(folder)).read_text())
     return dataclasses.replace(record, history=tuple(Measurement.from_dict(row) for row in rows))
 
 

@@ -15,13 +15,12 @@ from typing import Any
 from laresa.measurement import Measurement
 from sweeps.service.storage.files import TrialFolder
 from sweeps.service.study import PlannedTrial
-from sweeps.service.tracking.client import VIEW, make_experiment, matching, param_text, parent_run
+from sweeps.service.tracking.client import HISTORY, VIEW, make_experiment, matching, param_text, parent_run
 from sweeps.service.tracking.local_server import TrackingError
 
 STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "KILLED", "running": "RUNNING"}
 ARTIFACTS = {  # file of a concluded trial -> its artifact folder
     "config.json": None,
-    "history.json": None,
     "traceback.txt": None,
     "model.safetensors": "checkpoint",
     "latents.npz": None,
@@ -161,6 +160,7 @@ def deliver(api: Any, trial: TrialRun, folder: TrialFolder, *, after_epoch: int 
     run_id = open_trial(api, trial)
     history = [Measurement.from_dict(fields) for fields in outcome["history"]]
     log_measurements(api, run_id, [m for m in history if m.epoch > after_epoch])
+    api.log_text(run_id, json.dumps(outcome["history"], indent=1), HISTORY)  # before the state that promises it
     last = history[-1] if history else Measurement(0, {}, 0.0)
     final = [Metric(name, float(v), last.timestamp, last.epoch) for name, v in outcome["metrics"].items()]
     tags = {"laresa.state": outcome["state"], "laresa.attempts": str(outcome["attempts"]), **outcome["provenance"]}

@@ -1,4 +1,4 @@
-"""The cache across sweeps: what another sweep of the tracking store finished is taken over, never trained again.
+"""The result cache across sweeps: what another sweep of the tracking store finished is reused, never trained again.
 
 A run counts if its signature is the trial's, it finished, and its data set was the very same pictures (fingerprint).
 It is copied into this sweep's storage as an outcome; delivering that makes the run in this sweep.
@@ -17,7 +17,7 @@ from typing import Any
 from laresa.config import TrialConfig
 from laresa.errors import DataError
 from sweeps.service.storage.files import SweepFolder, TrialFolder
-from sweeps.service.storage.outcome import describe_outcome
+from sweeps.service.storage.outcome import REUSED_FROM, describe_outcome, reused_from
 from sweeps.service.study import PlannedTrial
 from sweeps.service.tracking.client import (
     HISTORY,
@@ -31,7 +31,7 @@ from sweeps.service.tracking.client import (
 )
 from sweeps.service.tracking.write import ARTIFACTS
 
-log = logging.getLogger("laresa.adopt")
+log = logging.getLogger("laresa.reuse")
 SINGLE_LOOKUPS = 8  # signatures up to this number are asked for one by one: tag filters know "=", but no list
 SHARED = ("dataset", "epochs", "backbone", "subset", "seed")  # more signatures: all runs that agree in what these share
 PROVENANCE = tuple(
@@ -115,11 +115,11 @@ def _copy(api: Any, run: Any, trial: PlannedTrial, folder: SweepFolder) -> bool:
     try:
         history = _copy_artifacts(api, run.info.run_id, stored)
     except OSError as error:
-        log.warning("run %s can't be taken over (%s): its trial is trained again", run.info.run_id, error)
+        log.warning("run %s can't be reused (%s): its trial is trained again", run.info.run_id, error)
         return False
     provenance = {name: value for name, value in run.data.tags.items() if name.startswith(PROVENANCE)}
     provenance["laresa.data_fingerprint"] = run.data.tags["laresa.data_fingerprint"]
-    provenance["laresa.adopted_from"] = run.data.tags.get("laresa.adopted_from", run.info.run_id)
+    provenance[REUSED_FROM] = reused_from(run.data.tags) or run.info.run_id
     measured = {name for row in history for name in row["metrics"]} | {"seconds/epoch"}
     metrics = {name: value for name, value in run.data.metrics.items() if name not in measured}
     attempt.conclude(describe_outcome(trial, "finished", metrics, history, None, provenance))
@@ -157,6 +157,6 @@ def _params(fields: Mapping[str, Any]) -> list[str]:
 
 
 def _finished(api: Any, experiment_ids: Sequence[str], conditions: Sequence[str]) -> Iterator[Any]:
-    """Finished trials, oldest first: an original before what was adopted from it."""
+    """Finished trials, oldest first: an original before what was made of it."""
     done = "attributes.status = 'FINISHED'", matching("tags.laresa.state", "finished")
     return trial_runs(api, experiment_ids, *done, *conditions)

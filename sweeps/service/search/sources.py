@@ -95,11 +95,11 @@ class OptunaSource:
     """Asks an Optuna study for configurations and tells it what became of them, across any number of restarts."""
 
     def __init__(
-        self, search: Search, folder: SweepFolder, take_over: Callable[[PlannedTrial], object] = lambda trial: None
+        self, search: Search, folder: SweepFolder, reuse: Callable[[PlannedTrial], object] = lambda trial: None
     ) -> None:
-        """take_over: called with what is suggested; it may put the outcome of an earlier sweep on storage."""
+        """reuse: called with what is suggested; it may put the outcome of an earlier sweep on storage."""
         check_search(search)
-        self.search, self._folder, self._take_over = search, folder, take_over
+        self.search, self._folder, self._reuse = search, folder, reuse
         folder.file(journal.NAME)  # the file is opened where it now is
         self.study = open_study(search, folder.root)
         self._numbers: dict[str, int] = {}  # signature -> trial number of the study
@@ -127,7 +127,7 @@ class OptunaSource:
             duplicate = self._numbers.get(planned.signature)
             self._numbers.setdefault(planned.signature, trial.number)
             if duplicate is None:
-                self._take_over(planned)
+                self._reuse(planned)
             outcome = self._folder.trial(planned.signature).outcome()
             if outcome is not None:
                 self._tell(trial.number, outcome)

@@ -7,6 +7,13 @@ from typing import Any
 
 from sweeps.service.study import PlannedTrial
 
+REUSED_FROM = "laresa.reused_from"  # tag: the run, in another sweep, whose result this is
+
+
+def reused_from(tags: Mapping[str, str]) -> str | None:
+    """The run that a result was copied from; None for one that was trained in its own sweep."""
+    return tags.get(REUSED_FROM) or tags.get("laresa.adopted_from")  # as it was called in sweeps before 0.2
+
 
 def describe_outcome(
     trial: PlannedTrial,

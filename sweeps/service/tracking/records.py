@@ -13,6 +13,7 @@ from typing import Any
 from laresa.config import TrialConfig
 from laresa.errors import ConfigError, nearest
 from laresa.measurement import Measurement
+from sweeps.service.storage.outcome import reused_from
 from sweeps.service.tracking.client import HISTORY, client, fetch_artifact, matching, reading_uri, run_or_none
 
 SCHEMA_VERSION = 1
@@ -93,6 +94,9 @@ def record_from(sweep: str, run: Any) -> TrialRecord:
     if not params:
         raise ConfigError(f"run {run.info.run_id} of sweep {sweep!r} has no parameters yet: run the sweep again")
     fields = {name: _parse(name, text) for name, text in params.items()}
+    provenance = {name.removeprefix("laresa."): text for name, text in tags.items() if name.startswith("laresa.")}
+    if (origin := reused_from(tags)) is not None:
+        provenance["reused_from"] = origin
     return TrialRecord(
         sweep=sweep,
         signature=tags["laresa.signature"],
@@ -102,7 +106,7 @@ def record_from(sweep: str, run: Any) -> TrialRecord:
         state=tags.get("laresa.state", "interrupted"),
         metrics=dict(run.data.metrics),
         error=tags.get("laresa.error"),
-        provenance={name.removeprefix("laresa."): value for name, value in tags.items() if name.startswith("laresa.")},
+        provenance=provenance,
     )
 
 

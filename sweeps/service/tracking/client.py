@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster.launch import healthy
 from laresa.errors import ConfigError, nearest
-from sweeps.service.tracking.local_server import LocalServer, TrackingError, healthy
+from sweeps.service.tracking.local_server import LocalServer, TrackingError
 
 # The client's own back-off lasts minutes; ours knows what still has to be sent.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")

@@ -23,10 +23,10 @@ CONFIG = {"epochs": 10, "seed": 3, "fold": 1}
 
 def test_the_first_signal_asks_and_the_second_interrupts():
     before = signal.getsignal(signal.SIGINT)
-    with GracefulInterrupt() as stopping:
-        assert not stopping.requested
+    with GracefulInterrupt() as interrupt:
+        assert not interrupt.requested
         signal.raise_signal(signal.SIGTERM)
-        assert stopping.requested
+        assert interrupt.requested
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
@@ -34,18 +34,18 @@ def test_the_first_signal_asks_and_the_second_interrupts():
 
 def test_a_log_file_gets_a_line_a_trial():
     text = io.StringIO()
-    watch = ProgressDisplay("toy", 1, 4, Console(file=text))
-    with watch:
-        watch.started("a", "ce", CONFIG)
-        watch.started("b", "ce+anchor", CONFIG)
-        watch.started("c", "ce+reg", CONFIG)
+    display = ProgressDisplay("toy", 1, 4, Console(file=text))
+    with display:
+        display.started("a", "ce", CONFIG)
+        display.started("b", "ce+anchor", CONFIG)
+        display.started("c", "ce+reg", CONFIG)
         for epoch in (1, 2):
-            watch.result("a", {"epoch": epoch, "val/top1": 0.25 * epoch, "state": "running"})
+            display.result("a", {"epoch": epoch, "val/top1": 0.25 * epoch, "state": "running"})
         done = {"val/top1": 0.5, "test/top1": 0.4, "best_epoch": 2.0, "state": "finished", "done": True}
-        watch.result("a", {"epoch": 2, **done})
-        watch.result("b", {"epoch": 1, "val/top1": 0.125, "state": "running"})
-        watch.pruned("b", {"metrics": {"best/val/top1": 0.125}})
-        watch.result("c", {"epoch": 0, "state": "failed", "error": "MemoryError: full", "done": True})
+        display.result("a", {"epoch": 2, **done})
+        display.result("b", {"epoch": 1, "val/top1": 0.125, "state": "running"})
+        display.pruned("b", {"metrics": {"best/val/top1": 0.125}})
+        display.result("c", {"epoch": 0, "state": "failed", "error": "MemoryError: full", "done": True})
     assert [line.partition(" (")[0] for line in text.getvalue().splitlines()] == [
         "toy: 4 trials, 1 finished before",
         "[  2/4] finished  ce, seed 3, fold 1: val 0.500, test 0.400, best epoch 2",
@@ -56,21 +56,21 @@ def test_a_log_file_gets_a_line_a_trial():
 
 def test_a_terminal_shows_states_the_best_speed_time_left_and_what_runs():
     console = Console(file=io.StringIO(), width=120)
-    watch = ProgressDisplay("toy", 0, 4, console)
-    assert watch.seconds_left() is None
-    watch.started("a", "ce", CONFIG)
-    watch.started("b", "ce+anchor", CONFIG)
-    watch._began -= 8.0  # four epochs in eight seconds
+    display = ProgressDisplay("toy", 0, 4, console)
+    assert display.seconds_left() is None
+    display.started("a", "ce", CONFIG)
+    display.started("b", "ce+anchor", CONFIG)
+    display._began -= 8.0  # four epochs in eight seconds
     for epoch in (1, 2, 3):
-        watch.result("a", {"epoch": epoch, "val/top1": 0.5 - 0.1 * epoch, "state": "running"})
-    watch.result("b", {"epoch": 7, "val/top1": 0.25, "state": "running"})  # resumed: its first result here
-    assert watch.seconds_left() == pytest.approx((2 * 10 + 7 + 3) * 2, rel=0.01)
-    console.print(watch.table())
+        display.result("a", {"epoch": epoch, "val/top1": 0.5 - 0.1 * epoch, "state": "running"})
+    display.result("b", {"epoch": 7, "val/top1": 0.25, "state": "running"})  # resumed: its first result here
+    assert display.seconds_left() == pytest.approx((2 * 10 + 7 + 3) * 2, rel=0.01)
+    console.print(display.table())
     shown = console.file.getvalue()
     for words in ("0 of 4 done", "2 running", "0.5 epochs/s", "best val 0.400: ce, seed 3, fold 1", "0.200", "7/10"):
         assert words in shown
-    watch.lost("b", "its worker died")
-    assert "1 interrupted" in watch.table().renderables[0].plain
+    display.lost("b", "its worker died")
+    assert "1 interrupted" in display.table().renderables[0].plain
 
 
 def test_clock():

@@ -89,10 +89,10 @@ def test_nothing_is_trained_on_storage_that_is_not_shared(tmp_path: Path, monkey
 
 def test_the_reason_is_told_once_after_thirty_seconds_without_a_trial(monkeypatch: pytest.MonkeyPatch):
     text = io.StringIO()
-    watch = ProgressDisplay("toy", 0, 2, Console(file=text, width=200))
+    display = ProgressDisplay("toy", 0, 2, Console(file=text, width=200))
     monkeypatch.setattr(tuning.ray, "cluster_resources", lambda: {"CPU": 8.0})
     monkeypatch.setattr(tuning.ray, "nodes", lambda: [{"Alive": False}, {"Alive": True}])
-    reporter = tuning.Reporter(watch, GracefulInterrupt(), {"CPU": 1, "GPU": 1})
+    reporter = tuning.Reporter(display, GracefulInterrupt(), {"CPU": 1, "GPU": 1})
     reporter.on_step_begin(1, [])
     assert "no trial has run" not in text.getvalue()
     for step in (2, 3):
@@ -101,12 +101,12 @@ def test_the_reason_is_told_once_after_thirty_seconds_without_a_trial(monkeypatc
     assert (
         text.getvalue().count("no trial has run for 30 s. One asks for 1 CPU, 1 GPU; the cluster has 8 CPU, 0 GPU") == 1
     )
-    watch.started("a", "ce", {"epochs": 2, "seed": 0, "fold": 0})
+    display.started("a", "ce", {"epochs": 2, "seed": 0, "fold": 0})
     reporter.on_step_begin(4, [])
     reporter._idle_since -= 31
     reporter.on_step_begin(5, [])
     assert text.getvalue().count("no trial has run") == 1  # one runs now
-    watch.left("a")
+    display.left("a")
     monkeypatch.setattr(tuning.ray, "nodes", lambda: [{"Alive": False}])
     reporter._idle_since -= 31
     with pytest.raises(KeyboardInterrupt):

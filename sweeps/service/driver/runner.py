@@ -144,15 +144,15 @@ class Runner:
         from sweeps.service.driver.tune import run_trials
 
         started = time.monotonic()
-        watch = ProgressDisplay(self.study.name, done, self.study.size)
-        ended = run_trials(source, self.sweep, self.folder, self.options, self.tags, watch, scheduler)
+        display = ProgressDisplay(self.study.name, done, self.study.size)
+        ended = run_trials(source, self.sweep, self.folder, self.options, self.tags, display, scheduler)
         self.concurrency = ended.concurrency
         self.wall += time.monotonic() - started
         self.training += ended.training_seconds
         if ended.stopped:
             raise KeyboardInterrupt
         if ended.oom_shared_gpu:
-            self._train_exclusive(source, ended.oom_shared_gpu, watch.done)
+            self._train_exclusive(source, ended.oom_shared_gpu, display.done)
 
     def _train_exclusive(self, source: Any, trials: Sequence[PlannedTrial], done: int) -> None:
         """What ran out of the memory of a shared GPU, with a whole one for each."""
@@ -160,8 +160,8 @@ class Runner:
         from sweeps.service.search.sources import Requeued
 
         options = replace(self.options, gpus_per_trial=1.0)
-        watch, started = ProgressDisplay(self.study.name, done, self.study.size), time.monotonic()
-        ended = run_trials(Requeued(trials, source), self.sweep, self.folder, options, self.tags, watch)
+        display, started = ProgressDisplay(self.study.name, done, self.study.size), time.monotonic()
+        ended = run_trials(Requeued(trials, source), self.sweep, self.folder, options, self.tags, display)
         self.wall += time.monotonic() - started
         self.training += ended.training_seconds
         if ended.stopped:

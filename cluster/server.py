@@ -11,15 +11,14 @@ import configparser
 import os
 import secrets
 import signal
-import subprocess
 import sys
 import time
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster import launch
+
 PERMISSIONS = ("READ", "EDIT", "MANAGE", "NO_PERMISSIONS")
-START_SECONDS = 120
 
 
 class ServerError(Exception):
@@ -53,12 +52,8 @@ class AuthenticatedServer:
         """What is run. It holds no secret."""
         names = [*self.allowed_hosts, self.host, "localhost", "127.0.0.1"]
         allowed = ",".join(dict.fromkeys(entry for name in names for entry in (name, f"{name}:{self.port}")))
-        return [
-            *(sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth"),
-            *("--host", self.host, "--port", str(self.port), "--allowed-hosts", allowed),
-            *("--artifacts-destination", self.artifacts or str(self.folder / "artifacts")),
-            *("--workers", "1"),  # with more, every call costs about 45 ms (uvicorn#3149)
-        ]
+        options = ("--allowed-hosts", allowed, "--artifacts-destination", self.artifacts or f"{self.folder}/artifacts")
+        return launch.command("basic-auth", self.host, self.port, *options)
 
     def environment(self) -> dict[str, str]:
         """The server's environment: secrets are read, or made once, and travel in it."""
@@ -66,27 +61,19 @@ class AuthenticatedServer:
             raise ServerError(f"host {self.host!r}: name the address to listen on, or the --allowed-hosts")
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         store = os.environ.get("MLFLOW_BACKEND_STORE_URI") or f"sqlite:///{self.folder / 'mlflow.db'}"
-        environment = {
-            **os.environ,
+        secret = {
             "MLFLOW_BACKEND_STORE_URI": store,
             "MLFLOW_AUTH_CONFIG_PATH": str(self._auth_config()),
             "MLFLOW_AUTH_ADMIN_USERNAME": os.environ.get("MLFLOW_AUTH_ADMIN_USERNAME", "admin"),
             "MLFLOW_AUTH_ADMIN_PASSWORD": self._secret("MLFLOW_AUTH_ADMIN_PASSWORD", "admin_password"),
             "MLFLOW_FLASK_SERVER_SECRET_KEY": self._secret("MLFLOW_FLASK_SERVER_SECRET_KEY", "session_key"),
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # two processes instead of ten
-            "MLFLOW_DISABLE_TELEMETRY": "true",
         }
-        environment.pop("MLFLOW_TRACKING_URI", None)
-        return environment
+        return launch.environment(secret)
 
     def healthy(self) -> bool:
         """Whether it answers. Needs no password."""
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
-        try:
-            with urllib.request.urlopen(f"http://{host}:{self.port}/health", timeout=3) as answer:
-                return bool(answer.status == 200)
-        except (OSError, ValueError):
-            return False
+        return launch.healthy(f"http://{host}:{self.port}")
 
     def run(self) -> int:
         """Become the server, until a signal ends it (under systemd, in a container)."""
@@ -97,23 +84,14 @@ class AuthenticatedServer:
         """Start it in the background and wait until it answers; its process id, None if it was up already."""
         if self.healthy():
             return None
-        environment = self.environment()
-        with self.log.open("ab") as log:
-            process = subprocess.Popen(
-                self.command(),
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + START_SECONDS
+        process = launch.spawn(self.command(), self.environment(), self.log)
+        deadline = time.monotonic() + launch.START_SECONDS
         while not self.healthy():
             if process.poll() is not None or time.monotonic() > deadline:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
-                tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-8:])
-                raise ServerError(f"MLflow did not start at {self.url}; end of {self.log}:\n{tail}")
+                end = launch.last_lines(self.log)
+                raise ServerError(f"MLflow did not start at {self.url}; end of {self.log}:\n{end}")
             time.sleep(0.2)
         return process.pid
 

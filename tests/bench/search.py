@@ -54,7 +54,7 @@ def pays() -> list[dict[str, object]]:
 def _search(options: list[str]) -> list[tuple[float, int]]:
     """(validation top-1, epochs) of each trial in the order asked; a pruned or failed one scores nothing.
 
-    In a home of its own: a search would take over what another one trained.
+    In a home of its own: a search would reuse what another one trained.
     """
     from sweeps import search
     from sweeps.options import run_options

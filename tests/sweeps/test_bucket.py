@@ -13,7 +13,7 @@ from optuna.distributions import FloatDistribution
 
 from laresa.config import TrialConfig
 from laresa.errors import ConfigError
-from sweeps.service.driver.nodes import Host, complain, look
+from sweeps.service.driver.nodes import Host, probe_storage, require_shared
 from sweeps.service.planning.plan import check_plan, plan, write_plan
 from sweeps.service.search.sources import OptunaSource
 from sweeps.service.storage import lease
@@ -248,11 +248,11 @@ def test_a_bucket_that_cant_be_used_is_named(s3: str, tmp_path: Path):
 def test_a_host_says_why_it_does_not_see_the_bucket(s3: str, tmp_path: Path):
     place = f"{s3}/{uuid.uuid4().hex}/toy"
     Bucket(place).write("marker", "")
-    assert look(place, "marker")[1] is None
+    assert probe_storage(place, "marker")[1] is None
     closed = "s3://laresa-tests/x?endpoint_override=127.0.0.1:9&scheme=http"
-    name, why, _ = look(closed, "marker")
+    name, why, _ = probe_storage(closed, "marker")
     with pytest.raises(StorageError, match=rf"not shared: {name} can't see it.*\({name}: .*NETWORK_CONNECTION"):
-        complain(closed, [Host(name, False, 0.0, 1.0, why)])
+        require_shared(closed, [Host(name, False, 0.0, 1.0, why)])
     with pytest.raises(BlindWorkerError, match="NETWORK_CONNECTION"):
         check_here(sweep_at(closed))
     with pytest.raises(BlindWorkerError, match="does not see"):

@@ -71,7 +71,7 @@ def test_what_is_unknown_is_said_and_how_to_know_it(tmp_path: Path):
 
 def test_plan_against_actual():
     own = {"provenance": {}, "history": [{"seconds": 2.0}, {"seconds": 3.0}]}
-    taken = {"provenance": {"laresa.adopted_from": "r"}, "history": [{"seconds": 9.0}]}
+    taken = {"provenance": {"laresa.reused_from": "r"}, "history": [{"seconds": 9.0}]}
     planned = {"trials": 2, "epochs": 4, "training seconds": 7200.0, "gpus_per_trial": 0.5}
     assert against_actual(planned, [own, taken]) == {
         "trials": (2.0, 2.0),
@@ -81,6 +81,8 @@ def test_plan_against_actual():
     }
     assert against_actual({"trials": 2, "epochs": 4, "gpus_per_trial": 0.5}, []) == {"trials": (2, 0), "epochs": (4, 0)}
     assert against_actual({}, [own]) == {}
+    older = {**taken, "provenance": {"laresa.adopted_from": "r"}}  # the tag's name in sweeps before 0.2
+    assert against_actual({"epochs": 4}, [own, older]) == {"epochs": (4, 2)}
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (90, "1.5 min"), (7200, "2.0 h")])

@@ -25,10 +25,10 @@ CONFIG = {"epochs": 10, "seed": 3, "fold": 1}
 
 def test_the_first_signal_asks_and_the_second_interrupts():
     before = signal.getsignal(signal.SIGINT)
-    with GracefulInterrupt() as stopping:
-        assert not stopping.requested
+    with GracefulInterrupt() as interrupt:
+        assert not interrupt.requested
         signal.raise_signal(signal.SIGTERM)
-        assert stopping.requested
+        assert interrupt.requested
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
@@ -45,21 +45,21 @@ def reported(**rows: dict) -> dict:
 
 def test_a_log_file_gets_a_line_a_trial():
     text = io.StringIO()
-    watch = ProgressDisplay("toy", 1, 4, Console(file=text))
-    with watch:
-        watch.started("group", [planned("a", "ce"), planned("b", "ce+anchor")])
-        watch.started("alone", [planned("c", "ce+reg")])
-        assert watch.groups == {"group", "alone"}
+    display = ProgressDisplay("toy", 1, 4, Console(file=text))
+    with display:
+        display.started("group", [planned("a", "ce"), planned("b", "ce+anchor")])
+        display.started("alone", [planned("c", "ce+reg")])
+        assert display.groups == {"group", "alone"}
         for epoch in (1, 2):
             row = {"epoch": epoch, "val/top1": 0.25 * epoch}
-            watch.result("group", reported(a=row, b={**row, "val/top1": 0.125}))
+            display.result("group", reported(a=row, b={**row, "val/top1": 0.125}))
         done = {"val/top1": 0.5, "test/top1": 0.4, "best_epoch": 2.0, "state": "finished", "done": True}
-        watch.result("group", reported(a={"epoch": 2, **done}, b={"epoch": 3, "val/top1": 0.1}))
-        watch.result("group", reported(a={"epoch": 2, **done}, b={"epoch": 4, "val/top1": 0.1}))  # a has ended
-        assert list(watch.running) == ["b", "c"]
-        watch.pruned("b", {"metrics": {"best/val/top1": 0.125}, "history": [{}] * 4})
+        display.result("group", reported(a={"epoch": 2, **done}, b={"epoch": 3, "val/top1": 0.1}))
+        display.result("group", reported(a={"epoch": 2, **done}, b={"epoch": 4, "val/top1": 0.1}))  # a has ended
+        assert list(display.running) == ["b", "c"]
+        display.pruned("b", {"metrics": {"best/val/top1": 0.125}, "history": [{}] * 4})
         failed = {"epoch": 0, "val/top1": math.nan, "state": "failed", "error": "MemoryError: full", "done": True}
-        watch.result("alone", reported(c=failed))
+        display.result("alone", reported(c=failed))
     assert [line.partition(" (")[0] for line in text.getvalue().splitlines()] == [
         "toy: 4 trials, 1 finished before",
         "[  2/4] finished  ce, seed 3, fold 1: val 0.500, test 0.400, best epoch 2",
@@ -70,36 +70,36 @@ def test_a_log_file_gets_a_line_a_trial():
 
 def test_a_terminal_shows_states_the_best_speed_time_left_and_what_runs():
     console = Console(file=io.StringIO(), width=120)
-    watch = ProgressDisplay("toy", 0, 4, console)
-    assert watch.seconds_left() is None
-    watch.started("one", [planned("a", "ce")])
-    watch.started("two", [planned("b", "ce+anchor")])
-    watch._began -= 8.0  # four epochs in eight seconds
+    display = ProgressDisplay("toy", 0, 4, console)
+    assert display.seconds_left() is None
+    display.started("one", [planned("a", "ce")])
+    display.started("two", [planned("b", "ce+anchor")])
+    display._began -= 8.0  # four epochs in eight seconds
     for epoch in (1, 2, 3):
-        watch.result("one", reported(a={"epoch": epoch, "val/top1": 0.5 - 0.1 * epoch}))
-    watch.result("two", reported(b={"epoch": 7, "val/top1": 0.25}))  # resumed: its first result here
-    assert watch.seconds_left() == pytest.approx((2 * 10 + 7 + 3) * 2, rel=0.01)
-    console.print(watch.table())
+        display.result("one", reported(a={"epoch": epoch, "val/top1": 0.5 - 0.1 * epoch}))
+    display.result("two", reported(b={"epoch": 7, "val/top1": 0.25}))  # resumed: its first result here
+    assert display.seconds_left() == pytest.approx((2 * 10 + 7 + 3) * 2, rel=0.01)
+    console.print(display.table())
     shown = console.file.getvalue()
     for words in ("0 of 4 done", "2 running", "0.5 epochs/s", "best val 0.400: ce, seed 3, fold 1", "0.200", "7/10"):
         assert words in shown
-    watch.lost("two", "its worker died")
-    assert "1 interrupted" in watch.table().renderables[0].plain
-    assert watch.groups == {"one"}
+    display.lost("two", "its worker died")
+    assert "1 interrupted" in display.table().renderables[0].plain
+    assert display.groups == {"one"}
 
 
 def test_searches_by_epochs_say_both_numbers_and_that_there_may_be_more():
     console = Console(file=io.StringIO(), width=120)
     now = Searched(trials=3, epochs=12, budget=40, left=28 + 20)
-    watch = ProgressDisplay("toy", 3, 4, console, searched=lambda: now)
+    display = ProgressDisplay("toy", 3, 4, console, searched=lambda: now)
     for name in ("a", "b"):
-        watch.started(name, [planned(name, "ce")])
-        watch.result(name, reported(**{name: {"epoch": 1, "val/top1": 0.25}}))
-    watch._began -= 2.0  # two epochs in two seconds, both of what still runs
-    assert watch.seconds_left() == pytest.approx(28 + 20 - 2, rel=0.01)
+        display.started(name, [planned(name, "ce")])
+        display.result(name, reported(**{name: {"epoch": 1, "val/top1": 0.25}}))
+    display._began -= 2.0  # two epochs in two seconds, both of what still runs
+    assert display.seconds_left() == pytest.approx(28 + 20 - 2, rel=0.01)
     for name in ("a", "b"):
-        watch.pruned(name, {"metrics": {"best/val/top1": 0.25}, "history": [{}]})
-    console.print(watch.table())
+        display.pruned(name, {"metrics": {"best/val/top1": 0.25}, "history": [{}]})
+    console.print(display.table())
     shown = console.file.getvalue()
     for words in ("toy: at least 4 trials", "[  5/5+] pruned", "5 of 5+ done", "searched: 3 trials, 12 of 40 epochs"):
         assert words in shown

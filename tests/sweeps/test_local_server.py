@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from cluster.launch import healthy
 from laresa.errors import ConfigError
 from sweeps.service.storage.files import write_json
-from sweeps.service.tracking.local_server import LocalServer, TrackingError, healthy
+from sweeps.service.tracking.local_server import LocalServer, TrackingError
 
 
 @pytest.fixture

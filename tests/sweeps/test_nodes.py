@@ -19,7 +19,7 @@ from sweeps import trials
 from sweeps.service.driver import runner
 from sweeps.service.driver import tune as tuning
 from sweeps.service.driver.interrupt import GracefulInterrupt
-from sweeps.service.driver.nodes import Host, ask, complain
+from sweeps.service.driver.nodes import Host, probe_nodes, require_shared
 from sweeps.service.driver.progress import ProgressDisplay
 from sweeps.service.driver.tune import explain_pending
 from sweeps.service.storage.files import StorageError, SweepFolder
@@ -31,16 +31,16 @@ from tests.sweeps.test_kills import assert_settled, kill_driver, start
 
 def test_a_host_that_does_not_see_the_storage_is_named(tmp_path: Path):
     sees, blind = Host("head", True, 0.1, 1.0), Host("worker-7", False, 0.0, 1.0)
-    complain(str(tmp_path), [sees])
+    require_shared(str(tmp_path), [sees])
     with pytest.raises(StorageError, match=r"is not shared: worker-7 can't see it\. Give --storage a folder"):
-        complain(str(tmp_path), [sees, blind])
+        require_shared(str(tmp_path), [sees, blind])
 
 
 def test_clocks_that_differ_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.WARNING, "laresa.nodes"):
-        complain(str(tmp_path), [Host("near", True, -6.0, 4.0)])  # its answer took up to four seconds to arrive
+        require_shared(str(tmp_path), [Host("near", True, -6.0, 4.0)])  # its answer took up to four seconds to arrive
         assert not caplog.messages
-        complain(str(tmp_path), [Host("ahead", True, 7.0, 1.0), Host("behind", True, -90.0, 4.0)])
+        require_shared(str(tmp_path), [Host("ahead", True, 7.0, 1.0), Host("behind", True, -90.0, 4.0)])
     assert ["the clock of ahead is +7 s off" in caplog.messages[0], "behind is -90 s" in caplog.messages[1]] == [
         True
     ] * 2
@@ -75,7 +75,7 @@ def test_nothing_is_trained_on_storage_that_is_not_shared(tmp_path: Path, monkey
 
     def blind(folder: SweepFolder) -> None:
         asked.append(folder.root)
-        complain(folder.place, [Host("worker-7", False, 0.0, 1.0)])
+        require_shared(folder.place, [Host("worker-7", False, 0.0, 1.0)])
 
     monkeypatch.setattr(runner, "connect", lambda: None)
     monkeypatch.setattr(runner, "require_shared_storage", blind)
@@ -89,10 +89,10 @@ def test_nothing_is_trained_on_storage_that_is_not_shared(tmp_path: Path, monkey
 
 def test_the_reason_is_told_once_after_thirty_seconds_without_a_trial(monkeypatch: pytest.MonkeyPatch):
     text = io.StringIO()
-    watch = ProgressDisplay("toy", 0, 2, Console(file=text, width=200))
+    display = ProgressDisplay("toy", 0, 2, Console(file=text, width=200))
     monkeypatch.setattr(tuning.ray, "cluster_resources", lambda: {"CPU": 8.0})
     monkeypatch.setattr(tuning.ray, "nodes", lambda: [{"Alive": False}, {"Alive": True}])
-    reporter = tuning.Reporter(watch, GracefulInterrupt(), {"CPU": 1, "GPU": 1})
+    reporter = tuning.Reporter(display, GracefulInterrupt(), {"CPU": 1, "GPU": 1})
     reporter.on_step_begin(1, [])
     assert "no trial has run" not in text.getvalue()
     for step in (2, 3):
@@ -102,12 +102,12 @@ def test_the_reason_is_told_once_after_thirty_seconds_without_a_trial(monkeypatc
         text.getvalue().count("no trial has run for 30 s. One asks for 1 CPU, 1 GPU; the cluster has 8 CPU, 0 GPU") == 1
     )
     planned = {"signature": "s", "arm": "ce", "config": {"epochs": 2, "seed": 0, "fold": 0}}
-    watch.started("a", [planned])
+    display.started("a", [planned])
     reporter.on_step_begin(4, [])
     reporter._idle_since -= 31
     reporter.on_step_begin(5, [])
     assert text.getvalue().count("no trial has run") == 1  # one runs now
-    watch.left("a")
+    display.left("a")
     monkeypatch.setattr(tuning.ray, "nodes", lambda: [{"Alive": False}])
     reporter._idle_since -= 31
     with pytest.raises(KeyboardInterrupt):
@@ -171,7 +171,7 @@ def test_every_node_is_asked(cluster: Cluster, tmp_path: Path):
     (tmp_path / "there").touch()
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     for place in (str(tmp_path), f"file://{tmp_path}"):
-        hosts = ask(nodes, place, "there")
+        hosts = probe_nodes(nodes, place, "there")
         assert len(nodes) == len(hosts) == 3
         assert all(host.sees and abs(host.ahead) < host.asking + 1 for host in hosts)
-    assert not any(host.sees for host in ask(nodes, str(tmp_path), "not there"))
+    assert not any(host.sees for host in probe_nodes(nodes, str(tmp_path), "not there"))

@@ -1,4 +1,4 @@
-"""The cache across sweeps: what one finished, another takes over; changed pictures are noticed."""
+"""The cache across sweeps: what one finished, another reuses; changed pictures are noticed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from laresa.config import TrialConfig
 from sweeps import trials
-from sweeps.service.planning import reuse as adopting
+from sweeps.service.planning import reuse as reusing
 from sweeps.service.search.sources import OptunaSource
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.storage.outcome import describe_outcome
@@ -35,7 +35,7 @@ def change(data: Path) -> None:
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(picture)
 
 
-def test_what_another_sweep_finished_is_taken_over(server: str, tmp_path: Path):
+def test_what_another_sweep_finished_is_reused(server: str, tmp_path: Path):
     data = draw_pictures(tmp_path / "shared")
     laresa("run", *options("first", data, "ce+anchor"), cwd=tmp_path)
     (original,) = trials("first", with_history=True)
@@ -46,7 +46,7 @@ def test_what_another_sweep_finished_is_taken_over(server: str, tmp_path: Path):
     assert "second: 2 trials, 1 finished before" in done.stderr
 
     taken = next(record for record in trials("second", with_history=True) if record.arm == "ce+anchor")
-    assert (taken.provenance["adopted_from"], taken.run_id != original.run_id) == (original.run_id, True)
+    assert (taken.provenance["reused_from"], taken.run_id != original.run_id) == (original.run_id, True)
     assert (taken.metrics, taken.history) == (original.metrics, original.history)
     for name in ("git_commit", "code", "device", "threads", "host", "data_fingerprint"):
         assert taken.provenance[name] == original.provenance[name]
@@ -56,7 +56,7 @@ def test_what_another_sweep_finished_is_taken_over(server: str, tmp_path: Path):
 
     # a third names the original, and not the one in between
     laresa("run", *options("third", data, "ce+anchor"), cwd=tmp_path)
-    assert trials("third")[0].provenance["adopted_from"] == original.run_id
+    assert trials("third")[0].provenance["reused_from"] == original.run_id
     assert record_of(trials("third")[0].run_id).history == original.history
 
 
@@ -65,17 +65,17 @@ def test_many_at_once_are_asked_for_by_what_they_share(server: str, tmp_path: Pa
     laresa("run", *options("some", data, "ce,ce+anchor"), cwd=tmp_path)
     configs = [record.config for record in trials("some")]
     more = [PlannedTrial("arm", config) for config in (*configs, configs[0].replace(lr=0.5))]
-    single = adopting.finished_elsewhere(client(server), "other", more)
-    monkeypatch.setattr(adopting, "SINGLE_LOOKUPS", 0)
-    shared = adopting.finished_elsewhere(client(server), "other", more)
+    single = reusing.finished_elsewhere(client(server), "other", more)
+    monkeypatch.setattr(reusing, "SINGLE_LOOKUPS", 0)
+    shared = reusing.finished_elsewhere(client(server), "other", more)
     assert set(single.same) == set(shared.same) == {config.signature() for config in configs}
-    assert adopting.finished_elsewhere(client(server), "some", more).same == {}  # its own runs are no other sweep's
+    assert reusing.finished_elsewhere(client(server), "some", more).same == {}  # its own runs are no other sweep's
 
 
 def test_a_quote_in_a_value_stays_inside_it():
-    assert adopting._params({"dataset": "it's", "seed": 1}) == ["params.`dataset` = 'it''s'", "params.`seed` = '1'"]
+    assert reusing._params({"dataset": "it's", "seed": 1}) == ["params.`dataset` = 'it''s'", "params.`seed` = '1'"]
     many = {str(seed): TrialConfig(seed=seed) for seed in range(20)}
-    (conditions,) = adopting._conditions(many)
+    (conditions,) = reusing._conditions(many)
     assert "params.`epochs` = '1000'" in conditions
     assert not any("seed" in condition for condition in conditions)
 
@@ -91,13 +91,13 @@ def test_changed_pictures_are_not_mixed_with_what_was_measured_before(tmp_path: 
     assert [record.arm for record in trials("before")] == ["ce"]
 
     laresa("run", *options("after", data, "ce"), cwd=tmp_path)  # the same signature on other pictures: no cache
-    assert "adopted_from" not in trials("after")[0].provenance
+    assert "reused_from" not in trials("after")[0].provenance
 
 
-def test_a_search_is_told_what_was_taken_over_and_trains_the_rest(tmp_path: Path):
+def test_a_search_is_told_what_was_reused_and_trains_the_rest(tmp_path: Path):
     folder, seen = SweepFolder(tmp_path), []
 
-    def take_over(trial: PlannedTrial) -> PlannedTrial:
+    def reuse(trial: PlannedTrial) -> PlannedTrial:
         seen.append(trial.signature)
         if len(seen) != 2:
             metrics = {"best/val/top1": 0.5}
@@ -107,7 +107,7 @@ def test_a_search_is_told_what_was_taken_over_and_trains_the_rest(tmp_path: Path
 
     space = {"lr": FloatDistribution(1e-4, 1e-2, log=True)}
     search = Search("search", TrialConfig(subset="ce"), space, trials=3, replicate=Replicate(0, 0))
-    source = OptunaSource(search, folder, take_over)
+    source = OptunaSource(search, folder, reuse)
     assert source.next().trials[0].signature == seen[1]
     assert source.next() is None
     assert (source.spent.told, len(set(seen)), source.finished) == (2, 3, True)

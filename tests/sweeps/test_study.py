@@ -132,6 +132,15 @@ def test_plan_tells_what_is_left(tmp_path: Path):
     assert [row.state for row in rows] == ["finished", "failed", "deliver", "resume", "new"]
     assert [row.done for row in rows] == [True, True, True, False, False]
 
+    def cached(left):
+        assert list(left) == [resumed, new]  # only what would be trained is looked for
+        return {new.signature}
+
+    tracked = {finished.signature: "finished", failed.signature: "failed"}
+    rows = plan(study, folder, tracked, cached)
+    assert [row.state for row in rows] == ["finished", "failed", "deliver", "resume", "cached"]
+    assert [row.done for row in rows] == [True, True, True, False, True]
+
 
 def searching(*arguments: str) -> Study:
     parser = argparse.ArgumentParser()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -81,8 +80,6 @@ def test_an_outcome_delivered_twice_is_the_same(server: str, tmp_path: Path):
     trial, api = opened(server, "delivered"), client(server)
     folder = SweepFolder(tmp_path).trial(trial.trial.key)
     history = [Measurement(epoch, {"val/top1": epoch / 10}, 1.0, 1000 + epoch).to_dict() for epoch in (1, 2, 3)]
-    folder.root.mkdir(parents=True, exist_ok=True)
-    (folder.root / "history.json").write_text(json.dumps(history))
     outcome = {"state": "finished", "metrics": {"test/top1": 0.5}, "history": history, "provenance": {}, "error": None}
     folder.new_attempt().conclude(outcome)
     first = tracking.deliver(api, trial, folder)

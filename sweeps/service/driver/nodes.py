@@ -47,10 +47,10 @@ def require_shared_storage(folder: SweepFolder) -> None:
     marker = f".seen-{uuid.uuid4().hex}"
     folder.write(marker, {})
     try:
-        hosts = ask([node["NodeID"] for node in nodes], folder.place, marker)
+        hosts = probe_nodes([node["NodeID"] for node in nodes], folder.place, marker)
     finally:
         folder.files.delete(folder.root / marker)
-    complain(folder.place, hosts)
+    require_shared(folder.place, hosts)
 
 
 def kept_away(shared: Path) -> dict[str, str]:
@@ -58,17 +58,17 @@ def kept_away(shared: Path) -> dict[str, str]:
     return {path.name: " ".join(path.read_text().split()) for path in sorted(shared.glob("nodes/*"))}
 
 
-def ask(nodes: list[str], place: str, marker: str) -> list[Host]:
+def probe_nodes(nodes: list[str], place: str, marker: str) -> list[Host]:
     """What each node says of a file in the sweep's folder; one that gives no answer is left to Ray to find dead."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    looking = ray.remote(num_cpus=0, max_retries=0)(look)
-    asked = [
-        looking.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(place, marker)
+    probe = ray.remote(num_cpus=0, max_retries=0)(probe_storage)
+    waiting = [
+        probe.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(place, marker)
         for node in nodes
     ]
-    began, hosts, waiting = time.time(), [], asked
+    began, hosts = time.time(), list[Host]()
     while waiting and time.time() - began < ANSWER:
         answered, waiting = ray.wait(waiting, timeout=1.0)
         for answer in answered:
@@ -84,7 +84,7 @@ def ask(nodes: list[str], place: str, marker: str) -> list[Host]:
     return hosts
 
 
-def look(place: str, marker: str) -> tuple[str, str | None, float]:
+def probe_storage(place: str, marker: str) -> tuple[str, str | None, float]:
     """On a host: (its name, why it does not see the file or None if it does, its time)."""
     deadline, folder = time.monotonic() + PATIENCE, sweep_at(place)
     try:
@@ -95,7 +95,8 @@ def look(place: str, marker: str) -> tuple[str, str | None, float]:
     return platform.node(), None if sees else "", time.time()
 
 
-def complain(place: str, hosts: list[Host]) -> None:
+def require_shared(place: str, hosts: list[Host]) -> None:
+    """StorageError where a host does not see the place; a warning for a clock that is off."""
     blind = sorted({host.name for host in hosts if not host.sees})
     if blind:
         why = "; ".join(sorted({f"{host.name}: {host.why}" for host in hosts if host.why}))

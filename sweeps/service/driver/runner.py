@@ -21,7 +21,7 @@ from sweeps.service.planning.code import CodeBook, code_tag, decide, keep_decisi
 from sweeps.service.planning.estimate import actual_against_plan, note_plan
 from sweeps.service.planning.gpus import on_cluster
 from sweeps.service.planning.prepare import prepare
-from sweeps.service.planning.reuse import adopt, check_same_data
+from sweeps.service.planning.reuse import check_same_data, reuse
 from sweeps.service.provenance import provenance_tags
 from sweeps.service.storage.files import SweepFolder, TrialFolder
 from sweeps.service.storage.open import sweep_folder
@@ -140,13 +140,14 @@ class Runner:
         check_same_data(self.api, self.sweep.experiment_id, [search.base for search in self.study.searches])
         stopped = False
         searches = [
-            OptunaSource(search, self.folder, self._take_over_one, lambda trial: self.study.find(trial))
+            OptunaSource(search, self.folder, self._reuse_one, lambda trial: self.study.find(trial))
             for search in self.study.searches
         ]
         try:
             chosen = self.study.chosen(self._search(searches)) if searches else self.study
-            study = self._take_over(self._decide_code(chosen))
-            rows = planning.plan(study, self.folder, self.tracked)
+            study = self._decide_code(chosen)
+            rows = planning.plan(study, self.folder, self.tracked, self._reuse_left)
+            study = replace(study, kept=self.study.kept)
             pending = [row.trial for row in rows if not row.done]
             done = sum(row.done for row in rows) + self._told(searches)
             if pending:
@@ -210,26 +211,26 @@ class Runner:
             self.book.write()
             self.api.set_tag(self.sweep.parent_run_id, code_tag(code), self.book.tags()[code_tag(code)])
 
-    def _adopt(self, trials: Sequence[PlannedTrial]) -> None:
+    def _reuse(self, trials: Sequence[PlannedTrial]) -> set[str]:
+        """Signatures of those that another sweep finished, whose outcomes are on storage now."""
         accept = self.options.accept_code
         self._note_code(trials)
-        taken = adopt(self.api, self.study.name, self.folder, trials, accept_code=accept)
+        taken = reuse(self.api, self.study.name, self.folder, trials, accept_code=accept)
         if marked := [trial for trial in taken if trial.accepted_by]:
             self.book.accept(marked)
             self.book.write()
             self.study = replace(self.study, kept=dict(self.book.accepted))
+        return {trial.signature for trial in taken}
 
-    def _take_over_one(self, trial: PlannedTrial) -> PlannedTrial:
+    def _reuse_one(self, trial: PlannedTrial) -> PlannedTrial:
         trial = self.study.find(trial)
-        self._adopt([trial])
+        self._reuse([trial])
         return self.study.find(trial)
 
-    def _take_over(self, study: Study) -> Study:
+    def _reuse_left(self, left: Sequence[PlannedTrial]) -> set[str]:
         """What other sweeps finished is not trained again; refused where this sweep's own data have changed since."""
-        pending = [row.trial for row in planning.plan(study, self.folder, self.tracked) if not row.done]
-        check_same_data(self.api, self.sweep.experiment_id, [trial.config for trial in pending])
-        self._adopt(pending)
-        return replace(study, kept=self.study.kept)
+        check_same_data(self.api, self.sweep.experiment_id, [trial.config for trial in left])
+        return self._reuse(left)
 
     def _train(
         self, source: Any, done: int, scheduler: Any = None, searched: Callable[[], Searched] | None = None
@@ -237,15 +238,15 @@ class Runner:
         from sweeps.service.driver.tune import run_trials
 
         started = time.monotonic()
-        watch = ProgressDisplay(self.study.name, done, self.total, searched=searched)
-        ended = run_trials(source, self.sweep, self.folder, self.options, self.tags, watch, scheduler)
+        display = ProgressDisplay(self.study.name, done, self.total, searched=searched)
+        ended = run_trials(source, self.sweep, self.folder, self.options, self.tags, display, scheduler)
         self.concurrency = ended.concurrency
         self.wall += time.monotonic() - started
         self.training += ended.training_seconds
         if ended.stopped:
             raise KeyboardInterrupt
         if ended.oom_shared_gpu:
-            self._train_exclusive(source, ended.oom_shared_gpu, watch.done)
+            self._train_exclusive(source, ended.oom_shared_gpu, display.done)
 
     def _train_exclusive(self, source: Any, trials: Sequence[PlannedTrial], done: int) -> None:
         """What ran out of the memory of a shared GPU, with a whole one for each."""
@@ -253,8 +254,8 @@ class Runner:
         from sweeps.service.search.sources import Requeued
 
         options = replace(self.options, gpus_per_trial=1.0)
-        watch, started = ProgressDisplay(self.study.name, done, self.total), time.monotonic()
-        ended = run_trials(Requeued(trials, source), self.sweep, self.folder, options, self.tags, watch)
+        display, started = ProgressDisplay(self.study.name, done, self.total), time.monotonic()
+        ended = run_trials(Requeued(trials, source), self.sweep, self.folder, options, self.tags, display)
         self.wall += time.monotonic() - started
         self.training += ended.training_seconds
         if ended.stopped:

@@ -47,10 +47,10 @@ class SourceSearch(Searcher):
     """
 
     def __init__(
-        self, source: Source, context: TrialContext, watch: ProgressDisplay, stopping: GracefulInterrupt
+        self, source: Source, context: TrialContext, display: ProgressDisplay, interrupt: GracefulInterrupt
     ) -> None:
         super().__init__(metric="val/top1", mode="max")
-        self._source, self._context, self._watch, self._stopping = source, context, watch, stopping
+        self._source, self._context, self._display, self._interrupt = source, context, display, interrupt
         self._given: dict[str, Group] = {}
         self.oom_shared_gpu: list[PlannedTrial] = []
 
@@ -58,7 +58,7 @@ class SourceSearch(Searcher):
         return {}  # for Tune's snapshots, which nobody restores
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if self._stopping.requested:
+        if self._interrupt.requested:
             return Searcher.FINISHED
         group = self._source.next()
         if group is None:  # what was given up without an outcome will tell the source nothing more
@@ -75,15 +75,15 @@ class SourceSearch(Searcher):
         last = {row["signature"]: row["state"] for row in (result or {}).get("trials", ())}
         for trial in group.trials:
             self._ended(trial, None if error else last.get(trial.signature))
-        self._watch.left(trial_id)
+        self._display.left(trial_id)
 
     def _ended(self, trial: PlannedTrial, state: str | None) -> None:
         """state: as its group's last result told; None where the group broke down."""
         stored = self._context.trial_folder(trial)
         outcome = stored.outcome()
-        if outcome is None and state == "running" and not self._stopping.requested:  # stopped, but not by the user
+        if outcome is None and state == "running" and not self._interrupt.requested:  # stopped, but not by the user
             outcome = conclude_pruned(stored, trial, self._context.tags)
-            self._watch.pruned(trial.signature, outcome)
+            self._display.pruned(trial.signature, outcome)
         if outcome is None and state == OOM_SHARED_GPU:
             self.oom_shared_gpu.append(trial)
         if outcome is not None:
@@ -117,29 +117,29 @@ def _why(trial: Any) -> str:
 class StopAfterEpoch(tune.Stopper):
     """Once the user has asked for it, a trial ends with the epoch it is in; what has not begun does not begin."""
 
-    def __init__(self, stopping: GracefulInterrupt, watch: ProgressDisplay) -> None:
-        self._stopping, self._watch = stopping, watch
+    def __init__(self, interrupt: GracefulInterrupt, display: ProgressDisplay) -> None:
+        self._interrupt, self._display = interrupt, display
         self._last: set[str] | None = None  # the groups that ran when it was asked
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return self._stopping.requested
+        return self._interrupt.requested
 
     def stop_all(self) -> bool:
-        if not self._stopping.requested:
+        if not self._interrupt.requested:
             return False
-        self._last = self._watch.groups if self._last is None else self._last & self._watch.groups
+        self._last = self._display.groups if self._last is None else self._last & self._display.groups
         return not self._last
 
 
 class Reporter(tune.Callback):
     """Tune's events for the ProgressDisplay, and the seconds spent inside training."""
 
-    def __init__(self, watch: ProgressDisplay, stopping: GracefulInterrupt, asks: Mapping[str, float]) -> None:
-        self.watch, self.training_seconds = watch, 0.0
-        self._stopping, self._said = stopping, False
+    def __init__(self, display: ProgressDisplay, interrupt: GracefulInterrupt, asks: Mapping[str, float]) -> None:
+        self.display, self.training_seconds = display, 0.0
+        self._interrupt, self._said = interrupt, False
         self._asks, self._idle_since, self._explained = asks, time.monotonic(), False
         self.most_running = 1
 
@@ -147,33 +147,34 @@ class Reporter(tune.Callback):
         return {}  # a terminal can't be pickled
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if self._stopping.requested and not self._said:
+        if self._interrupt.requested and not self._said:
             self._said = True
-            count = len(self.watch.running)
-            self.watch.say(f"stopping: {count} running trials end their epoch and keep it; Ctrl-C again stops at once")
-        if self.watch.running:
+            count = len(self.display.running)
+            kept = f"{count} running trials end their epoch and keep it"
+            self.display.say(f"stopping: {kept}; Ctrl-C again stops at once")
+        if self.display.running:
             self._idle_since, self._explained = time.monotonic(), False
         elif time.monotonic() - self._idle_since > PENDING_SECONDS:
             self._idle_since = time.monotonic()
             if not any(node["Alive"] for node in ray.nodes()):  # Tune would wait for ever
-                self.watch.say("the Ray that trains here has died; what was measured is kept")
+                self.display.say("the Ray that trains here has died; what was measured is kept")
                 raise KeyboardInterrupt
             if not self._explained:
                 self._explained = True
-                self.watch.say(explain_pending(self._asks, ray.cluster_resources()))
+                self.display.say(explain_pending(self._asks, ray.cluster_resources()))
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.watch.started(trial.trial_id, trial.config["trials"])
-        self.most_running = max(self.most_running, len(self.watch.groups))
+        self.display.started(trial.trial_id, trial.config["trials"])
+        self.most_running = max(self.most_running, len(self.display.groups))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         self.training_seconds += result.get("seconds", 0.0)
-        self.watch.result(trial.trial_id, result)
+        self.display.result(trial.trial_id, result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.watch.lost(trial.trial_id, _why(trial))
+        self.display.lost(trial.trial_id, _why(trial))
 
 
 @dataclass(frozen=True)
@@ -196,16 +197,16 @@ def run_trials(
     folder: SweepFolder,
     options: RunOptions,
     tags: Mapping[str, str],
-    watch: ProgressDisplay,
+    display: ProgressDisplay,
     scheduler: TrialScheduler | None = None,
 ) -> Ended:
     """Train what the source gives on the connected Ray."""
-    stopping = GracefulInterrupt()
+    interrupt = GracefulInterrupt()
     memory = options.gpu_memory_per_trial if options.gpus < 1 else None  # alone, it may have all there is
     context = TrialContext(sweep, folder.place, options.cpus_per_trial, tags, options.gpus, memory)
-    search = SourceSearch(source, context, watch, stopping)
+    search = SourceSearch(source, context, display, interrupt)
     asks = {"CPU": options.cpus_per_trial, "GPU": options.gpus}
-    reporter = Reporter(watch, stopping, asks)
+    reporter = Reporter(display, interrupt, asks)
     # Without a scheduler results are fetched a second's worth at a time; the tracker has every epoch from the worker.
     os.environ["TUNE_RESULT_BUFFER_LENGTH"] = "1000" if scheduler is None else "1"
     # An autoscaler brings hosts for trials that wait; a search is not asked far ahead of what it knows.
@@ -227,11 +228,11 @@ def run_trials(
                 name=sweep.sweep,
                 storage_path=scratch,
                 callbacks=[reporter],
-                stop=StopAfterEpoch(stopping, watch),
+                stop=StopAfterEpoch(interrupt, display),
                 failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
                 verbose=0,
             ),
         )
-        with stopping, watch:
+        with interrupt, display:
             tuner.fit()
-    return Ended(reporter.most_running, reporter.training_seconds, stopping.requested, tuple(search.oom_shared_gpu))
+    return Ended(reporter.most_running, reporter.training_seconds, interrupt.requested, tuple(search.oom_shared_gpu))

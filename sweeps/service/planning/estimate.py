@@ -17,6 +17,7 @@ from sweeps.service.search import journal
 from sweeps.service.search.budget import Spent, choose
 from sweeps.service.search.budget import spent as spent_by
 from sweeps.service.storage.files import SweepFolder
+from sweeps.service.storage.outcome import reused_from
 from sweeps.service.study import Choice, PlannedTrial, RunOptions, Search, Study
 from sweeps.service.tracking.client import client, experiments, matching, nothing_tracked, reading_uri, trial_runs
 
@@ -27,7 +28,7 @@ COST = (
     "input_size",
     "image_size",
 )  # the fields an epoch's time is taken to follow
-NEWEST = 200  # trials that an epoch's median is taken over
+NEWEST = 200  # trials whose epochs give the median
 CALIBRATION_EPOCHS = 2
 
 
@@ -244,10 +245,10 @@ def against_actual(
 ) -> dict[str, tuple[float, float]]:
     """name -> (planned, actual) for trials, epochs, training seconds and GPU-hours; what was not planned is left out.
 
-    A trial taken over from another sweep counts as a trial; its epochs and seconds were not spent here.
+    A trial reused from another sweep counts as a trial; its epochs and seconds were not spent here.
     """
     concluded = list(outcomes)
-    rows = [row for o in concluded if "laresa.adopted_from" not in o["provenance"] for row in o["history"]]
+    rows = [row for o in concluded if reused_from(o["provenance"]) is None for row in o["history"]]
     seconds = sum(row["seconds"] for row in rows)
     actual = {"trials": len(concluded), "epochs": len(rows), "training seconds": seconds}
     pairs = {name: (float(planned[name]), float(value)) for name, value in actual.items() if name in planned}

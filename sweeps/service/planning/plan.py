@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,12 +35,20 @@ class PlanRow:
         return {**fields, **said, "config": config.to_dict()}
 
 
-def plan(study: Study, folder: SweepFolder, tracked: Mapping[str, str]) -> tuple[PlanRow, ...]:
+def plan(
+    study: Study,
+    folder: SweepFolder,
+    tracked: Mapping[str, str],
+    cached: Callable[[Sequence[PlannedTrial]], Container[str]] = lambda left: (),
+) -> tuple[PlanRow, ...]:
     """One row a trial, in the order they would run.
 
     tracked: key -> state, of the runs the tracker holds for this sweep.
+    cached: given the trials that are left, the signatures of those that another sweep finished.
     """
-    return rows_of(study.trials(), folder, tracked)
+    rows = rows_of(study.trials(), folder, tracked)
+    found = cached([row.trial for row in rows if not row.done])
+    return tuple(PlanRow(row.trial, "cached") if row.trial.signature in found else row for row in rows)
 
 
 def rows_of(trials: Iterable[PlannedTrial], folder: SweepFolder, tracked: Mapping[str, str]) -> tuple[PlanRow, ...]:

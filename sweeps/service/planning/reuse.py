@@ -1,4 +1,4 @@
-"""The cache across sweeps: what another sweep of the tracking store finished is taken over, never trained again.
+"""The result cache across sweeps: what another sweep of the tracking store finished is reused, never trained again.
 
 A run counts if its signature is the trial's, it finished, its data set was the very same pictures (fingerprint), and
 the code that learned it is the code that is here; by other code it counts with --accept-code alone, and is marked.
@@ -21,9 +21,10 @@ from laresa.errors import DataError
 from sweeps.service.planning.code import changed, files_behind, named
 from sweeps.service.planning.plan import PlanRow
 from sweeps.service.storage.files import SweepFolder, TrialFolder
-from sweeps.service.storage.outcome import describe_outcome
+from sweeps.service.storage.outcome import REUSED_FROM, describe_outcome, reused_from
 from sweeps.service.study import PlannedTrial
 from sweeps.service.tracking.client import (
+    HISTORY,
     UNRECORDED,
     client,
     experiments,
@@ -36,7 +37,7 @@ from sweeps.service.tracking.client import (
 )
 from sweeps.service.tracking.write import ARTIFACTS
 
-log = logging.getLogger("laresa.adopt")
+log = logging.getLogger("laresa.reuse")
 SINGLE_LOOKUPS = 8  # signatures up to this number are asked for one by one: tag filters know "=", but no list
 SHARED = ("dataset", "epochs", "backbone", "subset", "seed")  # more signatures: all runs that agree in what these share
 PROVENANCE = tuple(
@@ -99,7 +100,7 @@ def finished_elsewhere(api: Any, sweep: str, trials: Iterable[PlannedTrial]) -> 
 def with_cached(
     rows: Sequence[PlanRow], sweep: str, uri: str | None, *, accept_code: bool = False
 ) -> tuple[tuple[PlanRow, ...], list[str]]:
-    """The plan's rows, those that would be adopted in state "cached", and what to say of those by other code."""
+    """The plan's rows, those that would be reused in state "cached", and what to say of those by other code."""
     uri, pending = reading_uri(uri), [row.trial for row in rows if row.state in ("new", "resume")]
     if not pending or nothing_tracked(uri):
         return tuple(rows), []
@@ -129,14 +130,14 @@ def _changed_files(api: Any, runs: Mapping[str, Any], trials: Iterable[PlannedTr
     return sorted(files)
 
 
-def adopt(
+def reuse(
     api: Any, sweep: str, folder: SweepFolder, trials: Iterable[PlannedTrial], *, accept_code: bool = False
 ) -> list[PlannedTrial]:
     """Take over what other sweeps finished of these trials, each under the code that learned it."""
     pending = {t.signature: t for t in trials if folder.trial(t.key).outcome() is None}
     runs = finished_elsewhere(api, sweep, pending.values()).usable(accept_code)
     found = [(run, replace(pending[s], code=run.data.tags.get("laresa.code", UNRECORDED))) for s, run in runs.items()]
-    return [trial for run, trial in found if _take_over(api, run, trial, folder)]
+    return [trial for run, trial in found if _copy(api, run, trial, folder)]
 
 
 def check_same_data(api: Any, experiment_id: str, configs: Iterable[TrialConfig]) -> None:
@@ -156,21 +157,21 @@ def check_same_data(api: Any, experiment_id: str, configs: Iterable[TrialConfig]
             )
 
 
-# ---------------------------------------------------------------------- taking over
+# ---------------------------------------------------------------------- copying
 
 
-def _take_over(api: Any, run: Any, trial: PlannedTrial, folder: SweepFolder) -> bool:
+def _copy(api: Any, run: Any, trial: PlannedTrial, folder: SweepFolder) -> bool:
     """Copy one run's artifacts and write its outcome, last; False (and it is trained) where artifacts are missing."""
     stored = folder.trial(trial.key)
     attempt = stored.new_attempt()
     try:
         history = _copy_artifacts(api, run.info.run_id, stored)
     except OSError as error:
-        log.warning("run %s can't be taken over (%s): its trial is trained again", run.info.run_id, error)
+        log.warning("run %s can't be reused (%s): its trial is trained again", run.info.run_id, error)
         return False
     provenance = {name: value for name, value in run.data.tags.items() if name.startswith(PROVENANCE)}
     provenance["laresa.data_fingerprint"] = run.data.tags["laresa.data_fingerprint"]
-    provenance["laresa.adopted_from"] = run.data.tags.get("laresa.adopted_from", run.info.run_id)
+    provenance[REUSED_FROM] = reused_from(run.data.tags) or run.info.run_id
     measured = {name for row in history for name in row["metrics"]} | {"seconds/epoch"}
     metrics = {name: value for name, value in run.data.metrics.items() if name not in measured}
     attempt.conclude(describe_outcome(trial, "finished", metrics, history, None, provenance))
@@ -178,17 +179,17 @@ def _take_over(api: Any, run: Any, trial: PlannedTrial, folder: SweepFolder) -> 
 
 
 def _copy_artifacts(api: Any, run_id: str, stored: TrialFolder) -> list[dict[str, Any]]:
-    """The files that `tracking.artifacts` sends, back in their place; the history among them."""
+    """The files that `write.artifacts` sends, back in their place, and the measurements by epoch."""
     with tempfile.TemporaryDirectory() as scratch:
         whole = fetch_artifacts(api, run_id, Path(scratch))
-        for name in ("config.json", "history.json", "latents.npz"):
+        for name in ("config.json", HISTORY):
             if not (whole / name).exists():
                 raise FileNotFoundError(f"{name} is missing")
         for name, place in ARTIFACTS.items():
             source = whole / (place or "") / name
             if source.exists():
                 shutil.copyfile(source, stored.root / name)
-        rows: list[dict[str, Any]] = json.loads((whole / "history.json").read_text())
+        rows: list[dict[str, Any]] = json.loads((whole / HISTORY).read_text())
     return rows
 
 
@@ -208,6 +209,6 @@ def _params(fields: Mapping[str, Any]) -> list[str]:
 
 
 def _finished(api: Any, experiment_ids: Sequence[str], conditions: Sequence[str]) -> Iterator[Any]:
-    """Finished trials, oldest first: an original before what was adopted from it."""
+    """Finished trials, oldest first: an original before what was made of it."""
     done = "attributes.status = 'FINISHED'", matching("tags.laresa.state", "finished")
     return trial_runs(api, experiment_ids, *done, *conditions)

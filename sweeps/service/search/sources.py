@@ -110,13 +110,13 @@ class OptunaSource:
         self,
         search: Search,
         folder: SweepFolder,
-        take_over: Callable[[PlannedTrial], PlannedTrial] = lambda trial: trial,
+        reuse: Callable[[PlannedTrial], PlannedTrial] = lambda trial: trial,
         find: Callable[[PlannedTrial], PlannedTrial] = lambda trial: trial,
     ) -> None:
-        """find: the trial under the code that the sweep has it by (`Study.find`). take_over: the same for what is
+        """find: the trial under the code that the sweep has it by (`Study.find`). reuse: the same for what is
         suggested; it may put the outcome of an earlier sweep on storage."""
         check_search(search)
-        self.search, self._folder, self._take_over, self._find = search, folder, take_over, find
+        self.search, self._folder, self._reuse, self._find = search, folder, reuse, find
         folder.file(journal.NAME)  # the file is opened where it now is
         self.study = open_study(search, folder.root)
         self._numbers: dict[str, int] = {}  # signature -> trial number of the study
@@ -148,7 +148,7 @@ class OptunaSource:
             duplicate = self._numbers.get(planned.signature)
             self._numbers.setdefault(planned.signature, trial.number)
             if duplicate is None:
-                planned = self._take_over(planned)
+                planned = self._reuse(planned)
             outcome = self._folder.trial(planned.key).outcome()
             if outcome is not None:
                 self._tell(trial.number, outcome)

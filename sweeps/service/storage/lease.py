@@ -1,4 +1,4 @@
-"""The right to drive a sweep whose storage has no lock: an object that its holder writes again and again.
+"""A heartbeat lease: mutual exclusion of drivers where storage has no lock; an object that its holder keeps writing.
 
 Who wants to drive puts an object of its own first and looks for others then. So of two who come at once at least one
 sees the other; it may be that both do, and both are refused. Ages are told by the store's own clock, whatever those of
@@ -33,7 +33,7 @@ FOLDER = "drivers"
 
 
 class Lease:
-    """One process's claim to a sweep in a bucket."""
+    """One driver's heartbeat lease on a sweep in a bucket."""
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket, self._name = bucket, f"{FOLDER}/{uuid.uuid4().hex}"

@@ -7,6 +7,13 @@ from typing import Any
 
 from sweeps.service.study import PlannedTrial
 
+REUSED_FROM = "laresa.reused_from"  # tag: the run, in another sweep, whose result this is
+
+
+def reused_from(tags: Mapping[str, str]) -> str | None:
+    """The run that a result was copied from; None for one that was trained in its own sweep."""
+    return tags.get(REUSED_FROM) or tags.get("laresa.adopted_from")  # as it was called in sweeps before 0.2
+
 
 def describe_outcome(
     trial: PlannedTrial,
@@ -16,7 +23,7 @@ def describe_outcome(
     error: str | None,
     provenance: Mapping[str, str],
 ) -> dict[str, Any]:
-    """What outcome.json holds."""
+    """What outcome.json holds. history: measurements by epoch, on storage here alone; the tracker has them from it."""
     return {
         "schema_version": 1,
         "signature": trial.signature,

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster.launch import healthy
 from laresa.config import write_text
 from laresa.errors import ConfigError, nearest
-from sweeps.service.tracking.local_server import LocalServer, TrackingError, healthy
+from sweeps.service.tracking.local_server import LocalServer, TrackingError
 
 # The client's own back-off lasts minutes; ours knows what still has to be sent.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -22,6 +23,7 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 PAGE = 1000  # runs or experiments in one answer
+HISTORY = "history.json"  # the artifact that holds a trial's measurements by epoch
 VIEW = "laresa"  # the view of MLflow's runs table that `write` keeps on a sweep's experiment
 
 

@@ -11,32 +11,20 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from cluster import launch
 from laresa.errors import ConfigError, LaresaError
 from sweeps.service.storage.files import home, read_json, write_json
-
-START_SECONDS = 120
 
 
 class TrackingError(LaresaError, ConnectionError):
     """The tracking server does not answer, or refuses."""
-
-
-def healthy(url: str, timeout: float = 3.0) -> bool:
-    """Whether an MLflow server answers at `url`."""
-    try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=timeout) as answer:
-            return answer.status == 200
-    except (OSError, ValueError):
-        return False
 
 
 class LocalServer:
@@ -72,13 +60,12 @@ class LocalServer:
     def wait(self, url: str) -> None:
         """TrackingError with the log's last lines if it does not answer in time."""
         state = read_json(self.folder / "server.json")
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + launch.START_SECONDS
         while not self._serves(state):
             if time.monotonic() > deadline or not self._alive(state["pid"]):
-                tail = (self.folder / "server.log").read_text(errors="replace").splitlines()[-8:]
                 raise TrackingError(
                     f"MLflow did not start at {url}; if its port was taken meanwhile, run the same command again. "
-                    f"End of {self.folder}/server.log:\n" + "\n".join(tail)
+                    f"End of {self.folder}/server.log:\n{launch.last_lines(self.folder / 'server.log')}"
                 )
             time.sleep(0.1)
 
@@ -97,20 +84,9 @@ class LocalServer:
             return True
 
     def _spawn(self, port: int) -> subprocess.Popen[bytes]:
-        environment = {
-            **os.environ,
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # two processes instead of ten
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-        }
-        environment.pop("MLFLOW_TRACKING_URI", None)
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-        command += ["--app-name", "laresa"]  # sweeps.service.tracking.mlflow_app
-        command += ["--backend-store-uri", self.store, "--artifacts-destination", str(self.folder / "artifacts")]
-        command += ["--workers", "1"]  # with more, every call costs about 45 ms (uvicorn#3149)
-        with (self.folder / "server.log").open("ab") as log:
-            return subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+        options = ("--backend-store-uri", self.store, "--artifacts-destination", str(self.folder / "artifacts"))
+        command = launch.command("laresa", "127.0.0.1", port, *options)  # laresa: sweeps.service.tracking.mlflow_app
+        return launch.spawn(command, launch.environment(), self.folder / "server.log")
 
     def _alive(self, pid: int) -> bool:
         """Whether `pid` is still our server, and not a process that took over its number."""
@@ -121,7 +97,7 @@ class LocalServer:
 
     def _serves(self, state: Mapping[str, Any]) -> bool:
         """Whether our server answers: it, and not the one of another home that was quicker to take the port."""
-        return self._alive(state["pid"]) and _listens(state["pid"], state["port"]) and healthy(state["url"])
+        return self._alive(state["pid"]) and _listens(state["pid"], state["port"]) and launch.healthy(state["url"])
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:

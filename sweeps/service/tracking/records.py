@@ -14,7 +14,16 @@ from laresa.config import TrialConfig, parse_text
 from laresa.errors import ConfigError, nearest
 from laresa.measurement import Measurement
 from sweeps.service.key import trial_key
-from sweeps.service.tracking.client import UNRECORDED, client, fetch_artifact, matching, reading_uri, run_or_none
+from sweeps.service.storage.outcome import reused_from
+from sweeps.service.tracking.client import (
+    HISTORY,
+    UNRECORDED,
+    client,
+    fetch_artifact,
+    matching,
+    reading_uri,
+    run_or_none,
+)
 
 SCHEMA_VERSION = 1
 STATES = ("finished", "pruned", "failed", "interrupted", "running")
@@ -117,6 +126,9 @@ def record_from(sweep: str, run: Any) -> TrialRecord:
     if not params:
         raise ConfigError(f"run {run.info.run_id} of sweep {sweep!r} has no parameters yet: run the sweep again")
     fields = {name: parse_text(text) for name, text in params.items()}
+    provenance = {name.removeprefix("laresa."): text for name, text in tags.items() if name.startswith("laresa.")}
+    if (origin := reused_from(tags)) is not None:
+        provenance["reused_from"] = origin
     return TrialRecord(
         sweep=sweep,
         signature=tags["laresa.signature"],
@@ -126,7 +138,7 @@ def record_from(sweep: str, run: Any) -> TrialRecord:
         state=tags.get("laresa.state", "interrupted"),
         metrics=dict(run.data.metrics),
         error=tags.get("laresa.error"),
-        provenance={name.removeprefix("laresa."): value for name, value in tags.items() if name.startswith("laresa.")},
+        provenance=provenance,
     )
 
 
@@ -136,7 +148,7 @@ def with_history_of(uri: str, sweep: str, run: Any) -> TrialRecord:
     if record.state not in ("finished", "failed", "pruned"):
         return record
     with tempfile.TemporaryDirectory() as folder:
-        rows = json.loads(fetch_artifact(uri, run, "history.json", Path(folder)).read_text())
+        rows = json.loads(fetch_artifact(uri, run, HISTORY, Path(folder)).read_text())
     return dataclasses.replace(record, history=tuple(Measurement.from_dict(row) for row in rows))
 
 

@@ -16,13 +16,12 @@ from laresa.config import write_text
 from laresa.measurement import Measurement
 from sweeps.service.storage.files import TrialFolder
 from sweeps.service.study import PlannedTrial
-from sweeps.service.tracking.client import SUPERSEDED, VIEW, make_experiment, matching, parent_run
+from sweeps.service.tracking.client import HISTORY, SUPERSEDED, VIEW, make_experiment, matching, parent_run
 from sweeps.service.tracking.local_server import TrackingError
 
 STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "KILLED", "running": "RUNNING"}
 ARTIFACTS = {  # file of a concluded trial -> its artifact folder
     "config.json": None,
-    "history.json": None,
     "traceback.txt": None,
     "model.safetensors": "checkpoint",
     "latents.npz": None,
@@ -175,6 +174,7 @@ def deliver(api: Any, trial: TrialRun, folder: TrialFolder, *, after_epoch: int 
     run_id = open_trial(api, trial)
     history = [Measurement.from_dict(fields) for fields in outcome["history"]]
     log_measurements(api, run_id, [m for m in history if m.epoch > after_epoch])
+    api.log_text(run_id, json.dumps(outcome["history"], indent=1), HISTORY)  # before the state that promises it
     last = history[-1] if history else Measurement(0, {}, 0.0)
     final = [Metric(name, float(v), last.timestamp, last.epoch) for name, v in outcome["metrics"].items()]
     tags = {"laresa.state": outcome["state"], "laresa.attempts": str(outcome["attempts"]), **outcome["provenance"]}

@@ -310,7 +310,6 @@ class Session:
 def _write_artifacts(member: Member, history: Sequence[Measurement]) -> None:
     config, root = member.trial.config, member.folder.root
     write_json(root / "config.json", config.to_dict())
-    write_json(root / "history.json", [measurement.to_dict() for measurement in history])
     if any("weight/entropy" in measurement.metrics for measurement in history):
         from sweeps.service.worker.weight_figure import draw_weights
 
@@ -325,7 +324,6 @@ def conclude_pruned(folder: TrialFolder, trial: PlannedTrial, tags: Mapping[str,
     metrics["best_epoch"] = float(state["best_epoch"])
     metrics["seconds/train"] = sum(row["seconds"] for row in state["history"])
     write_json(folder.root / "config.json", trial.config.to_dict())
-    write_json(folder.root / "history.json", state["history"])
     provenance = {"laresa.data_fingerprint": state["fingerprint"]}
     outcome = describe_outcome(trial, "pruned", metrics, state["history"], None, provenance)
     folder.newest_attempt().conclude(outcome)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sweeps.service.study import PlannedTrial
+if TYPE_CHECKING:
+    from sweeps.service.study import PlannedTrial
 
 REUSED_FROM = "laresa.reused_from"  # tag: the run, in another sweep, whose result this is
 

@@ -61,9 +61,16 @@ def evaluate(
     found["classes_without_samples"] = float(len(tree.names) - len(np.unique(y_N)))
     for metric in (mistake_severity, hierarchical_distance, sibling_accuracy):
         found[metric.__name__] = NAN if tree.flat else metric(pred_N, y_N, tree)
+    return found | evaluate_own(logits_NC, z_ND, y_N, tree)
+
+
+def evaluate_own(logits_NC: Array, z_ND: Array | None, y_N: Array, tree: Taxonomy) -> dict[str, float]:
+    """The metrics of plugins. ConfigError: one gives no number."""
+    found = {}
+    arrays = _numpy(logits_NC), None if z_ND is None else _numpy(z_ND), _numpy(y_N)
     for name, own in table("METRICS").items():
         fn = own.fn if isinstance(own, Metric) else own
-        value = fn(logits_NC, z_ND, y_N, tree)
+        value = fn(*arrays, tree)
         if not isinstance(value, (int, float, np.floating)):
             raise ConfigError(f"metric {name!r} gave {type(value).__name__}: expected a number")
         found[name] = float(value)

@@ -42,7 +42,7 @@ from laresa.fields import Doc, Range
 from laresa.labels import LabelEmbeddings, embeddings_of
 from laresa.measurement import Measurement
 from laresa.methods import Result
-from laresa.metrics import evaluate
+from laresa.metrics import evaluate, evaluate_own
 from laresa.seeds import derive_seed, seed_everything
 from laresa.seeds import generator as generator_for
 
@@ -120,8 +120,10 @@ class Loop:
         seed_everything(derive_seed(self.config.seed, number, "network"))
         self.model.train()
         metrics = {name: float(value) for name, value in self.train_epoch(number).items()}
-        logits_NC, _ = self.forward(self._val)
+        logits_NC, z_ND = self.forward(self._val)
         y_N = self._val.labels.to(self.device)
+        if number == 1:
+            evaluate_own(logits_NC, z_ND, y_N, self.data.taxonomy)  # one that fails fails now, not after the last epoch
         top1 = (logits_NC.argmax(1) == y_N).double().mean().item()
         metrics |= {"val/top1": top1, "val/loss": nn.functional.cross_entropy(logits_NC, y_N).item()}
         measurement = Measurement(number, metrics, time.perf_counter() - started, int(time.time() * 1000))

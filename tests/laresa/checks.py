@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from laresa.methods import Result
 from laresa.taxonomy import Taxonomy
 
 N, D = 5, 4
@@ -56,3 +57,10 @@ def assert_same(loss: Callable[[Tensor], Tensor], naive: Callable[[Tensor], Tens
 def naive_mass(p: Tensor, tree: Taxonomy, node: int) -> Tensor:
     """Probability of a node and all below it."""
     return sum((p[j] for j in range(len(p)) if node in tree.path(j)), p.new_zeros(()))
+
+
+def learned(result: Result) -> dict[str, object]:
+    """What a trial learnt, without when and how fast."""
+    epochs = [(m.epoch, dict(m.metrics)) for m in result.history]
+    metrics = {name: value for name, value in result.metrics.items() if name != "seconds/train"}
+    return {"epochs": epochs, "metrics": metrics, "weights": {k: v.tolist() for k, v in result.weights.items()}}

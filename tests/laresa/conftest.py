@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
 import pytest
 import torch
 
+from laresa import plugins
 from laresa.config import TrialConfig
 from laresa.data import Dataset, Split
 from laresa.taxonomy import Taxonomy
@@ -34,3 +39,16 @@ def config() -> TrialConfig:
     return TrialConfig(
         dataset="tiny", backbone="test_vit", input_size=32, batch_size=16, epochs=4, patience=4, lr=1e-3, seed=1
     )
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Iterator[Callable[..., plugins.Plugin]]:
+    """plugin(source, name="mine"): the file name.py, written and loaded; forgotten after the test."""
+
+    def load(source: str, name: str = "mine") -> plugins.Plugin:
+        path = tmp_path / f"{name}.py"
+        path.write_text(textwrap.dedent(source))
+        return plugins.load(str(path))
+
+    with plugins.isolated():
+        yield load

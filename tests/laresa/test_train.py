@@ -12,20 +12,16 @@ from laresa import checkpoint
 from laresa.config import TrialConfig
 from laresa.data import Dataset
 from laresa.errors import CheckpointError, ConfigError, NonFiniteLossError
+from laresa.methods import Result
+from laresa.methods.end_to_end import EndToEnd
 from laresa.model import build_model
-from laresa.training import Result, Trainer, fit, train
+from laresa.training import fit, train
+from tests.laresa.checks import learned
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def learned(result: Result) -> dict[str, object]:
-    """What a trial learnt, without when and how fast."""
-    epochs = [(m.epoch, dict(m.metrics)) for m in result.history]
-    metrics = {name: value for name, value in result.metrics.items() if name != "seconds/train"}
-    return {"epochs": epochs, "metrics": metrics, "weights": {k: v.tolist() for k, v in result.weights.items()}}
-
-
-def run_to_end(trainer: Trainer) -> Result:
+def run_to_end(trainer: EndToEnd) -> Result:
     while not trainer.finished:
         trainer.epoch()
     return trainer.result()
@@ -79,14 +75,14 @@ def test_one_seed_repeats_and_two_differ(tiny: Dataset, config: TrialConfig):
 
 
 def test_shuffled_labels_change_learning_and_not_the_yardstick(tiny: Dataset, config: TrialConfig):
-    trainer = Trainer(config, dataset=tiny, device="cpu")
-    control = Trainer(config.replace(shuffle_labels=True), dataset=tiny, device="cpu")
+    trainer = EndToEnd(config, tiny, "cpu")
+    control = EndToEnd(config.replace(shuffle_labels=True), tiny, "cpu")
     assert torch.equal(trainer.labels.fine_CD, control.labels.fine_CD)
-    assert not torch.equal(trainer.objective.table, control.objective.table)
+    assert not torch.equal(trainer.objective.level_0, control.objective.level_0)
 
 
 def test_early_stopping_keeps_the_best_epoch(tiny: Dataset, config: TrialConfig):
-    trainer = Trainer(config.replace(patience=2, epochs=50), dataset=tiny, device="cpu")
+    trainer = EndToEnd(config.replace(patience=2, epochs=50), tiny, "cpu")
     result = run_to_end(trainer)
     top1 = [m.metrics["val/top1"] for m in result.history]
     assert result.best_epoch == top1.index(max(top1)) + 1
@@ -94,12 +90,12 @@ def test_early_stopping_keeps_the_best_epoch(tiny: Dataset, config: TrialConfig)
     assert result.metrics["best/val/top1"] == max(top1)
     model = trainer.model
     model.load_state_dict(dict(result.weights))
-    logits, _ = trainer._forward(tiny.test)
+    logits, _ = trainer.forward(tiny.test)
     assert (logits.argmax(1) == tiny.test.labels).float().mean().item() == pytest.approx(result.metrics["test/top1"])
 
 
 def test_cosine_schedule_ends_low_and_changes_learning(tiny: Dataset, config: TrialConfig):
-    trainer = Trainer(config.replace(schedule="cosine"), dataset=tiny, device="cpu")
+    trainer = EndToEnd(config.replace(schedule="cosine"), tiny, "cpu")
     rates = []
     while not trainer.finished:
         trainer.epoch()
@@ -108,7 +104,7 @@ def test_cosine_schedule_ends_low_and_changes_learning(tiny: Dataset, config: Tr
 
 
 def test_non_finite_loss_names_step_and_term(tiny: Dataset, config: TrialConfig):
-    trainer = Trainer(config.replace(lr=1e30), dataset=tiny, device="cpu")
+    trainer = EndToEnd(config.replace(lr=1e30), tiny, "cpu")
     with pytest.raises(NonFiniteLossError, match=r"at step [234] of epoch 1: .*(ce|variance|center) = (nan|inf)"):
         run_to_end(trainer)
 
@@ -117,7 +113,7 @@ def test_full_disk_leaves_the_checkpoint_before_it_intact(
     tiny: Dataset, config: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     file = tmp_path / "checkpoint.safetensors"
-    trainer = Trainer(config, dataset=tiny, device="cpu")
+    trainer = EndToEnd(config, tiny, "cpu")
     trainer.epoch()
     trainer.save(file)
     before = file.read_bytes()
@@ -136,30 +132,32 @@ def test_full_disk_leaves_the_checkpoint_before_it_intact(
 
 def test_a_checkpoint_of_another_trial_or_data_set_is_refused(tiny: Dataset, config: TrialConfig, tmp_path: Path):
     file = tmp_path / "checkpoint.safetensors"
-    trainer = Trainer(config, dataset=tiny, device="cpu")
+    trainer = EndToEnd(config, tiny, "cpu")
     trainer.epoch()
     trainer.save(file)
     with pytest.raises(CheckpointError, match="signature"):
-        Trainer(config.replace(lr=0.5), dataset=tiny, device="cpu").restore(file)
+        EndToEnd(config.replace(lr=0.5), tiny, "cpu").restore(file)
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="can't be read"):
         trainer.restore(file)
 
 
 def test_every_image_is_seen_once_an_epoch_and_no_batch_has_one_image(tiny: Dataset, config: TrialConfig):
-    trainer = Trainer(config.replace(batch_size=49), dataset=tiny, device="cpu")  # 50 images: 49 + 1 would break norm
-    sizes = [len(labels) for _, labels, _ in trainer._batches(1)]
-    assert sizes == [25, 25]
+    trainer = EndToEnd(config.replace(batch_size=49), tiny, "cpu")  # 50 images: 49 + 1 would break norm
+    batches = list(trainer.batches(1))
+    assert [len(images) for images, _ in batches] == [25, 25]
+    seen = torch.cat([y_N for _, y_N in batches])
+    assert torch.equal(seen.bincount(), tiny.train.labels.bincount())
 
 
 def test_unknown_backbone_and_size_that_does_not_fit(tiny: Dataset, config: TrialConfig):
     with pytest.raises(ConfigError, match="did you mean 'resnet50'"):
-        build_model("resnet5O", pretrained=False, input_size=32, latent_dim=8, classes=2)
+        build_model("resnet5O", pretrained=False, input_size=32, latent_dim=8, outputs=2)
     with pytest.raises(ConfigError, match=r"33 px.*input_size"):
-        build_model("test_vit", pretrained=False, input_size=33, latent_dim=8, classes=2)
+        build_model("test_vit", pretrained=False, input_size=33, latent_dim=8, outputs=2)
 
 
 def test_pretrained_weights_that_cant_be_had_are_explained(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match="no pretrained weights of 'test_vit'"):
-        build_model("test_vit", pretrained=True, input_size=32, latent_dim=8, classes=2)
+        build_model("test_vit", pretrained=True, input_size=32, latent_dim=8, outputs=2)

@@ -55,6 +55,8 @@ def test_a_file_travels_with_what_it_imports_from_beside_it(folder: Path):
 
 def test_a_worker_of_another_sweep_knows_the_other_plugins_only(folder: Path):
     first = pack([plugins.load("my_study.py")])
+    sys.path.remove(str(folder))  # the worker's host has no such folder
+    del sys.modules["my_gammas"]
     unpack(first)
     other = folder / "other"
     other.mkdir()

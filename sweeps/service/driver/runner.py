@@ -12,20 +12,21 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from laresa.errors import LaresaError
+from sweeps.service.driver.code import SweepCode
 from sweeps.service.driver.nodes import require_shared_storage
 from sweeps.service.driver.progress import ProgressDisplay
 from sweeps.service.planning import plan as planning
-from sweeps.service.planning.code import CodeBook, code_tag, decide, keep_decision, planned_now
+from sweeps.service.planning.code import CodeBook, decide, keep_decision, planned_now
 from sweeps.service.planning.estimate import actual_against_plan, note_plan
 from sweeps.service.planning.prepare import prepare
-from sweeps.service.planning.reuse import adopt, check_same_data
+from sweeps.service.planning.reuse import check_same_data
 from sweeps.service.provenance import provenance_tags
 from sweeps.service.storage.files import SweepFolder, TrialFolder
 from sweeps.service.storage.open import sweep_folder
 from sweeps.service.study import PlannedTrial, RunOptions, Study
 from sweeps.service.tracking import write as tracking
 from sweeps.service.tracking.local_server import LocalServer
-from sweeps.service.tracking.records import states_of, tracked_runs, tracked_states
+from sweeps.service.tracking.records import tracked_runs, tracked_states
 from sweeps.service.tracking.write import SweepRun, TrialRun
 from sweeps.service.worker.gpu_memory import packed
 
@@ -82,7 +83,8 @@ def run(study: Study, options: RunOptions) -> SweepResult:
             planning.write_plan(study, folder)
             keep_decision(study, book, planned, folder)
             sweep = tracking.open_sweep(uri, study.name, {**describe(study), **book.tags()})
-            return Runner(study, options, folder, sweep, book, runs).run()
+            code = SweepCode(tracking.client(uri), sweep, folder, options, book, runs)
+            return Runner(study, options, folder, sweep, code).run()
         finally:
             disconnect()
 
@@ -101,19 +103,10 @@ class Runner:
     """One run of a sweep: its searches, then its fixed plan, then the settling of what the tracker shows."""
 
     def __init__(
-        self,
-        study: Study,
-        options: RunOptions,
-        folder: SweepFolder,
-        sweep: SweepRun,
-        book: CodeBook,
-        runs: Mapping[str, Any],
+        self, study: Study, options: RunOptions, folder: SweepFolder, sweep: SweepRun, code: SweepCode
     ) -> None:
-        """runs: what the tracker holds of this sweep, by key."""
-        self.study, self.options, self.folder, self.sweep = study, options, folder, sweep
+        self.study, self.options, self.folder, self.sweep, self.code = study, options, folder, sweep, code
         self.api, self.tags = tracking.client(sweep.uri), provenance_tags()
-        self.book, self.runs = book, runs
-        self._mark_code()
         self.wall = self.training = 0.0
         self.concurrency = 1
         self.halved: list[PlannedTrial] = []  # planned here, in place of what a whole GPU was too small for
@@ -124,16 +117,17 @@ class Runner:
         note_plan(self.study, self.options, self.folder, self.sweep.uri)
         check_same_data(self.api, self.sweep.experiment_id, [search.base for search in self.study.searches])
         stopped = False
-        searches = [
-            OptunaSource(search, self.folder, self._take_over_one, lambda trial: self.study.find(trial))
-            for search in self.study.searches
-        ]
+        take_over, find = self._take_over_one, self.study.find
+        searches = [OptunaSource(search, self.folder, take_over, find) for search in self.study.searches]
         try:
             if searches:
                 self._train(Interleaved(searches, self._seconds()), self._searched(searches), self._scheduler())
             chosen = {source.search.name: best_config(source) for source in searches} if self.study.cells else {}
-            study = self._take_over(self._decide_code(self.study.chosen(chosen)))
-            rows = planning.plan(study, self.folder, self.tracked)
+            study = self.study.chosen(chosen)
+            if searches:
+                self.code.decide(study)
+            self._take_over(study)
+            rows = planning.plan(study, self.folder, self.code.tracked)
             pending = [row.trial for row in rows if not row.done]
             done = sum(row.done for row in rows) + self._searched(searches)
             if pending:
@@ -151,46 +145,15 @@ class Runner:
         self.api.set_terminated(self.sweep.parent_run_id, "FINISHED" if whole else "FAILED")
         return SweepResult(self.sweep, states, self.wall, self.training, self.concurrency, stopped)
 
-    def _decide_code(self, study: Study) -> Study:
-        """As before the searches, now that it is known what they chose."""
-        if study.searches:
-            planned, keys = replace(study, kept={}).trials(), {*self.folder.keys(), *self.runs}
-            study = decide(study, self.book, planned, keys, self.options)
-            self._note_code(planned)
-            self.book.write()
-            self._mark_code()
-        return study
-
-    def _mark_code(self) -> None:
-        tracking.mark_code(self.api, self.runs, self.book.accepted_keys(), self.book.superseded)
-        self.tracked = states_of({key: run for key, run in self.runs.items() if key not in self.book.superseded})
-
-    def _note_code(self, trials: Iterable[PlannedTrial]) -> None:
-        """A search may ask for what is learned by files that nothing before it needed."""
-        for code in self.book.note(trials):
-            self.book.write()
-            self.api.set_tag(self.sweep.parent_run_id, code_tag(code), self.book.tags()[code_tag(code)])
-
-    def _adopt(self, trials: Sequence[PlannedTrial]) -> None:
-        accept = self.options.accept_code
-        self._note_code(trials)
-        taken = adopt(self.api, self.study.name, self.folder, trials, accept_code=accept)
-        if marked := [trial for trial in taken if trial.accepted_by]:
-            self.book.accept(marked)
-            self.book.write()
-            self.study = replace(self.study, kept=dict(self.book.accepted))
-
     def _take_over_one(self, trial: PlannedTrial) -> PlannedTrial:
-        trial = self.study.find(trial)
-        self._adopt([trial])
+        self.code.adopt([trial])
         return self.study.find(trial)
 
-    def _take_over(self, study: Study) -> Study:
+    def _take_over(self, study: Study) -> None:
         """What other sweeps finished is not trained again; refused where this sweep's own data have changed since."""
-        pending = [row.trial for row in planning.plan(study, self.folder, self.tracked) if not row.done]
+        pending = [row.trial for row in planning.plan(study, self.folder, self.code.tracked) if not row.done]
         check_same_data(self.api, self.sweep.experiment_id, [trial.config for trial in pending])
-        self._adopt(pending)
-        return replace(study, kept=self.study.kept)
+        self.code.adopt(pending)
 
     def _train(self, source: Any, done: int, scheduler: Any = None) -> None:
         from sweeps.service.driver.tune import run_trials

@@ -116,7 +116,7 @@ def _decided(
     """The study as `laresa run` would have it, and the trials for which it would ask about other code."""
     if options.accept_code or options.retrain:
         return decide(study, book, planned, keys, options), ()
-    return replace(study, kept=dict(book.accepted)), other_code(book, planned, keys, accepted_too=False)
+    return replace(study, kept=book.accepted), other_code(book, planned, keys, accepted_too=False)
 
 
 def device_here(options: RunOptions, study: Study) -> tuple[RunOptions, str]:

@@ -181,7 +181,8 @@ class Study:
     """Searches, then a fixed plan: every cell on every replicate.
 
     A cell whose arm has a search of that name is run with the configuration its search chose.
-    kept: signature -> (code, accepted by) of what this sweep has by other code, and the user accepted.
+    kept: signature -> (code, accepted by) of what this sweep has by other code, and the user accepted; it grows with
+    what is accepted while the sweep runs.
     """
 
     name: str

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from laresa.errors import LaresaError
 from laresa.plugins import loaded
+from sweeps.service.driver.code import SweepCode
 from sweeps.service.driver.nodes import require_shared_storage
 from sweeps.service.driver.progress import ProgressDisplay
 from sweeps.service.planning import plan as planning
-from sweeps.service.planning.code import CodeBook, code_tag, decide, keep_decision, planned_now
+from sweeps.service.planning.code import CodeBook, decide, keep_decision, planned_now
 from sweeps.service.planning.estimate import actual_against_plan, note_plan
 from sweeps.service.planning.gpus import on_cluster
 from sweeps.service.planning.prepare import prepare
-from sweeps.service.planning.reuse import check_same_data, reuse
+from sweeps.service.planning.reuse import check_same_data
 from sweeps.service.provenance import provenance_tags
 from sweeps.service.storage.files import SweepFolder, TrialFolder
 from sweeps.service.storage.open import sweep_folder
@@ -29,7 +30,7 @@ from sweeps.service.study import Choice, PlannedTrial, RunOptions, Study
 from sweeps.service.tracking import write as tracking
 from sweeps.service.tracking.client import check, client
 from sweeps.service.tracking.local_server import LocalServer
-from sweeps.service.tracking.sweep import states_of, tracked_runs, tracked_states
+from sweeps.service.tracking.sweep import tracked_runs, tracked_states
 from sweeps.service.tracking.write import SweepRun, TrialRun
 from sweeps.service.worker.plugins import pack
 
@@ -95,8 +96,9 @@ def run(study: Study, options: RunOptions) -> SweepResult:
             planning.write_plan(study, folder)
             keep_decision(study, book, planned, folder)
             sweep = tracking.open_sweep(uri, study.name, {**describe(study), **book.tags()})
-            tracking.keep_plugins(client(uri), sweep, shipment.files, shipment.digests)
-            return Runner(study, options, folder, sweep, book, runs).run()
+            api = client(uri)
+            tracking.keep_plugins(api, sweep, shipment.files, shipment.digests)
+            return Runner(study, options, folder, sweep, SweepCode(api, sweep, folder, options, book, runs)).run()
         finally:
             disconnect()
 
@@ -115,19 +117,10 @@ class Runner:
     """One run of a sweep: its searches, then its fixed plan, then the settling of what the tracker shows."""
 
     def __init__(
-        self,
-        study: Study,
-        options: RunOptions,
-        folder: SweepFolder,
-        sweep: SweepRun,
-        book: CodeBook,
-        runs: Mapping[str, Any],
+        self, study: Study, options: RunOptions, folder: SweepFolder, sweep: SweepRun, code: SweepCode
     ) -> None:
-        """runs: what the tracker holds of this sweep, by key."""
-        self.study, self.options, self.folder, self.sweep = study, options, folder, sweep
+        self.study, self.options, self.folder, self.sweep, self.code = study, options, folder, sweep, code
         self.api, self.tags = client(sweep.uri), provenance_tags()
-        self.book, self.runs = book, runs
-        self._mark_code()
         self.wall = self.training = 0.0
         self.concurrency = 1
         self.total, self.searched = study.size, list[str]()
@@ -139,15 +132,13 @@ class Runner:
         note_plan(self.study, self.options, self.folder, self.sweep.uri)
         check_same_data(self.api, self.sweep.experiment_id, [search.base for search in self.study.searches])
         stopped = False
-        searches = [
-            OptunaSource(search, self.folder, self._reuse_one, lambda trial: self.study.find(trial))
-            for search in self.study.searches
-        ]
+        reuse_one, find = self._reuse_one, self.study.find
+        searches = [OptunaSource(search, self.folder, reuse_one, find) for search in self.study.searches]
         try:
-            chosen = self.study.chosen(self._search(searches)) if searches else self.study
-            study = self._decide_code(chosen)
-            rows = planning.plan(study, self.folder, self.tracked, self._reuse_left)
-            study = replace(study, kept=self.study.kept)
+            study = self.study.chosen(self._search(searches)) if searches else self.study
+            if searches:
+                self.code.decide(study)
+            rows = planning.plan(study, self.folder, self.code.tracked, self._reuse_left)
             pending = [row.trial for row in rows if not row.done]
             done = sum(row.done for row in rows) + self._told(searches)
             if pending:
@@ -191,46 +182,14 @@ class Runner:
 
         return {s.search.name: choose(s.study, s.search) for s in sources} if self.study.cells else {}
 
-    def _decide_code(self, study: Study) -> Study:
-        """As before the searches, now that it is known what they chose."""
-        if study.searches:
-            planned, keys = replace(study, kept={}).trials(), {*self.folder.keys(), *self.runs}
-            study = decide(study, self.book, planned, keys, self.options)
-            self._note_code(planned)
-            self.book.write()
-            self._mark_code()
-        return study
-
-    def _mark_code(self) -> None:
-        tracking.mark_code(self.api, self.runs, self.book.accepted_keys(), self.book.superseded)
-        self.tracked = states_of({key: run for key, run in self.runs.items() if key not in self.book.superseded})
-
-    def _note_code(self, trials: Iterable[PlannedTrial]) -> None:
-        """A search may ask for what is learned by files that nothing before it needed."""
-        for code in self.book.note(trials):
-            self.book.write()
-            self.api.set_tag(self.sweep.parent_run_id, code_tag(code), self.book.tags()[code_tag(code)])
-
-    def _reuse(self, trials: Sequence[PlannedTrial]) -> set[str]:
-        """Signatures of those that another sweep finished, whose outcomes are on storage now."""
-        accept = self.options.accept_code
-        self._note_code(trials)
-        taken = reuse(self.api, self.study.name, self.folder, trials, accept_code=accept)
-        if marked := [trial for trial in taken if trial.accepted_by]:
-            self.book.accept(marked)
-            self.book.write()
-            self.study = replace(self.study, kept=dict(self.book.accepted))
-        return {trial.signature for trial in taken}
-
     def _reuse_one(self, trial: PlannedTrial) -> PlannedTrial:
-        trial = self.study.find(trial)
-        self._reuse([trial])
+        self.code.reuse([trial])
         return self.study.find(trial)
 
     def _reuse_left(self, left: Sequence[PlannedTrial]) -> set[str]:
         """What other sweeps finished is not trained again; refused where this sweep's own data have changed since."""
         check_same_data(self.api, self.sweep.experiment_id, [trial.config for trial in left])
-        return self._reuse(left)
+        return self.code.reuse(left)
 
     def _train(
         self, source: Any, done: int, scheduler: Any = None, searched: Callable[[], Searched] | None = None

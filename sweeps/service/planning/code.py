@@ -129,7 +129,7 @@ def decide(
         book.accept(replace(other.trial, code=other.codes[-1]) for other in found)
     else:
         book.supersede(found)
-    study = replace(study, kept=dict(book.accepted))
+    study = replace(study, kept=book.accepted)
     if book.superseded:  # the code that learned it may be back
         book.superseded -= {study.find(trial).key for trial in planned}
     return study

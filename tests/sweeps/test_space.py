@@ -42,16 +42,12 @@ def test_a_field_is_asked_for_only_where_it_has_an_effect():
         config = suggest(trial, default_space(), BASE)
         asked = set(trial.params)
         seen.add(config.subset)
-        assert ("margin" in asked) == ("triplet" in config.parts)
+        assert ("triplet.margin" in asked) == ("triplet" in config.parts)
         assert ("weighting" in asked) == (config.subset != "ce")
-        logits = {name.partition("/")[2] for name in asked if name.startswith("alpha_init/")}
-        expected = (
-            set()
-            if config.alpha_init is None
-            else set(config.terms) - ({"ce"} if config.weighting == "ce_outside" else set())
-        )
-        assert logits == expected
-        assert config.margin == trial.params.get("margin")
+        logits = {name.partition(".")[2] for name in asked if name.startswith("alpha_init.")}
+        without = {"fixed": config.terms, "base_outside": ("ce",), None: ("ce",)}.get(config.weighting, ())
+        assert logits == set(config.terms) - set(without)
+        assert config.resolved.get("triplet.margin") == trial.params.get("triplet.margin")
         assert as_params(config, default_space()) == trial.params
     assert seen == set(SUBSETS)
 
@@ -60,11 +56,13 @@ def test_a_field_is_asked_for_only_where_it_has_an_effect():
     ("space", "message"),
     [
         ({"learning_rate": FloatDistribution(0, 1)}, "unknown field 'learning_rate'"),
-        ({"lr": FloatDistribution(-1.0, 1.0)}, r"lr=-1.0: expected a number > 0"),
-        ({"lr": CategoricalDistribution(["fast"])}, r"lr='fast' is str"),
+        ({"lr": FloatDistribution(-1.0, 1.0)}, r"lr=-1.0: expected greater than 0"),
+        ({"lr": CategoricalDistribution(["fast"])}, r"lr='fast': expected a valid number"),
         ({"subset": CategoricalDistribution(["ce", "ce+ancor"])}, "did you mean 'anchor'"),
-        ({"alpha_init": FloatDistribution(0, 1)}, "space: 'alpha_init'"),
-        ({"alpha_init/anchr": FloatDistribution(0, 1)}, "did you mean 'alpha_init/anchor'"),
+        ({"alpha_init": FloatDistribution(0, 1)}, r"'alpha_init' is several numbers: .*as alpha_init\.TERM"),
+        ({"alpha_init.anchr": FloatDistribution(0, 1)}, r"unknown field 'alpha_init\.anchr'"),
+        ({"anchor.beta": FloatDistribution(0, 1)}, r"several numbers: .*as anchor\.beta\.0"),
+        ({"margin": FloatDistribution(0.1, 1)}, r"expected the full name 'triplet\.margin'"),
         ({"seed": IntDistribution(0, 9)}, "is a replicate's, not a search dimension"),
     ],
 )
@@ -178,7 +176,7 @@ def tell(folder: SweepFolder, source: OptunaSource, trial: PlannedTrial, epochs:
         for epoch in range(1, epochs + 1)
     ]
     outcome = {"state": state, "metrics": {"best/val/top1": 0.1 * epochs}, "history": history}
-    folder.trial(trial.signature).new_attempt().conclude(outcome)
+    folder.trial(trial.key).new_attempt().conclude(outcome)
     source.concluded(trial, outcome)
 
 

@@ -30,7 +30,7 @@ def test_ablation_is_eight_subsets_control_and_remedy_on_three_paired_replicates
     assert [cell.arm for cell in study.cells] == [
         *SUBSETS,
         "ce+anchor+triplet+reg, shuffled labels",
-        "ce+anchor+triplet+reg, ce_outside weights",
+        "ce+anchor+triplet+reg, base_outside weights",
     ]
     assert study.replicates == (Replicate(0, 0), Replicate(1, 1), Replicate(2, 2))
     trials = study.trials()
@@ -38,8 +38,8 @@ def test_ablation_is_eight_subsets_control_and_remedy_on_three_paired_replicates
     assert [trial.config.seed for trial in trials] == [0] * 10 + [1] * 10 + [2] * 10  # pairs are whole early
     control, remedy = study.cells[8].config, study.cells[9].config
     assert control.replace(shuffle_labels=False) == study.cells[7].config
-    assert remedy.weighting == "ce_outside"
-    assert remedy.alpha_init == (1.0,) * 4
+    assert remedy.weighting == "base_outside"
+    assert remedy.alpha_init == (1.0,) * 4  # of all but ce
 
 
 def test_bare_ablation_tunes_every_arm_on_one_budget_and_on_data_that_no_replicate_is_tested_on():
@@ -52,9 +52,9 @@ def test_bare_ablation_tunes_every_arm_on_one_budget_and_on_data_that_no_replica
     assert all(search.first == (search.base,) for search in study.searches)  # the given settings are asked first
     spaces = {search.name: sorted(search.space) for search in study.searches}
     assert spaces["ce"] == ["lr"]
-    assert spaces["ce+anchor"] == ["alpha_init/anchor", "alpha_init/ce", "lr"]
-    assert {"margin", "alpha_init/variance"} <= set(spaces["ce+triplet+reg"])
-    assert "alpha_init/ce" not in spaces[f"{SUBSETS[-1]}, ce_outside weights"]
+    assert spaces["ce+anchor"] == ["alpha_init.anchor", "alpha_init.ce", "lr"]
+    assert {"triplet.margin", "alpha_init.variance"} <= set(spaces["ce+triplet+reg"])
+    assert "alpha_init.ce" not in spaces[f"{SUBSETS[-1]}, base_outside weights"]
     chosen = Choice(study.searches[0].replicate.of(study.cells[0].config.replace(lr=0.5)), "pruned")
     first, second = study.chosen({"ce": chosen}).trials()[:2]
     assert (first.config.lr, first.config.fold, first.config.exchange_splits, first.chosen) == (0.5, 0, None, "pruned")
@@ -102,7 +102,7 @@ def test_options_reach_every_arm():
         (["--seeds", "0", "--folds", "6"], r"'emoji120' has folds 0 to 5"),
         (["--set", "lr"], r"expected FIELD=VALUE"),
         (["--set", "learning_rate=1"], r"unknown field 'learning_rate'"),
-        (["--set", "lr=-1"], r"lr=-1.0: expected a number > 0"),
+        (["--set", "lr=-1"], r"lr=-1: expected greater than 0"),
         (["--tune", "-1"], r"--tune -1: expected trials for each arm, or 0"),
         (["--set", "exchange_splits=true"], r"--set exchange_splits: it is the searches' own"),
         (["--subsets", "ce,ce"], r"arm given more than once: ce"),
@@ -116,7 +116,7 @@ def test_bad_options_are_named(arguments, message):
 
 
 def test_two_arms_of_one_configuration_are_refused():
-    cells = (Cell("a", TrialConfig(subset="ce")), Cell("b", TrialConfig(subset="ce", margin=3)))
+    cells = (Cell("a", TrialConfig(subset="ce")), Cell("b", TrialConfig(subset="ce", margin=3.0)))
     with pytest.raises(ConfigError, match="'a' and 'b' are the same configuration"):
         Study("s", cells, (Replicate(0, 0),))
 
@@ -136,7 +136,7 @@ def test_plan_tells_what_is_left(tmp_path: Path):
         assert list(left) == [resumed, new]  # only what would be trained is looked for
         return {new.signature}
 
-    tracked = {finished.signature: "finished", failed.signature: "failed"}
+    tracked = {finished.key: "finished", failed.key: "failed"}
     rows = plan(study, folder, tracked, cached)
     assert [row.state for row in rows] == ["finished", "failed", "deliver", "resume", "cached"]
     assert [row.done for row in rows] == [True, True, True, False, True]

@@ -30,6 +30,12 @@ def pack(parts: Mapping[str, Stateful]) -> dict[str, Tensor]:
         if isinstance(part, nn.Module):
             tensors |= {f"{name}/{key}": value for key, value in part.state_dict().items()}
             continue
+        for index, group in enumerate(part.param_groups):  # lr, which a loop may have changed
+            numbers = {key: value for key, value in group.items() if isinstance(value, float)}
+            tensors |= {
+                f"{name}/group-{index}/{key}": torch.tensor(value, dtype=torch.float64)
+                for key, value in numbers.items()
+            }
         for index, slots in part.state_dict()["state"].items():
             tensors |= {
                 f"{name}/{index}/{key}": torch.as_tensor(value) for key, value in slots.items() if value is not None
@@ -50,7 +56,10 @@ def _unpack_optimizer(tensors: Mapping[str, Tensor], optimizer: torch.optim.Opti
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, slot = name.split("/")
-        state.setdefault(int(index), {})[slot] = value
+        if index.startswith("group-"):
+            optimizer.param_groups[int(index.removeprefix("group-"))][slot] = value.item()
+        else:
+            state.setdefault(int(index), {})[slot] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     for parameter, slots in optimizer.state.items():
         for name, value in slots.items():

@@ -72,6 +72,14 @@ class TrialConfig:
     field that has an effect, defaults filled in: equal learning, equal `resolved`, equal signature.
     Attributes read it (`config.epochs`; None for one of ABSENT without effect), `config["triplet.margin"]` too.
 
+    >>> config = TrialConfig(subset="triplet+ce", margin=0.5, **{"alpha_init.ce": 2})
+    >>> config.given
+    {'subset': 'triplet+ce', 'triplet.margin': 0.5, 'alpha_init.ce': 2.0}
+    >>> config.subset, config.values("triplet"), config.alpha_init
+    ('ce+triplet', {'margin': 0.5, 'negatives': 'uniform'}, (2.0, 1.0))
+    >>> config.replace(subset="ce") == TrialConfig(subset="ce")  # what has no effect makes no other configuration
+    True
+
     ConfigError: an unknown name, a value that its field does not take; when resolved, what does not fit together.
     """
 

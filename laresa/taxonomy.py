@@ -34,6 +34,12 @@ class Taxonomy:
     notes: what a reader of results must know about this mapping; printed by `laresa data check`.
 
     A level is a node's height: the longest way down to a leaf (leaves 0). No root is added: tops stay apart.
+
+    >>> tree = Taxonomy.from_groups({"pet": ["cat", "dog"], "tool": ["saw"]})
+    >>> tree.names, tree.internal, tree.parents.tolist()
+    (('cat', 'dog', 'saw'), ('pet', 'tool'), [3, 3, 4, -1, -1])
+    >>> tree.lca_height(0, 1), tree.lca_height(0, 2)  # a cat and a dog are pets; a cat and a saw are nothing in common
+    (1, 2)
     """
 
     names: tuple[str, ...]

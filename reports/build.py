@@ -13,7 +13,7 @@ from reports import beside, candidates, comparisons, figures, formats, tables
 from reports.figures import Saved
 from reports.formats import Table
 from reports.html import Page, SearchPart, to_html
-from reports.latent_map import PAPER_PANELS, Latents, latent_figure
+from reports.latent_map import Latents, latent_figure
 from reports.select import BEST_VALIDATION, Block, SelectionRule, budget, to_blocks
 from reports.summary import code_note, summarise
 from sweeps.service.tracking.records import TrialRecord
@@ -47,28 +47,30 @@ def build_report(
     tracking_url: str | None = None,
     plan: Mapping[str, tuple[float, float]] | None = None,
     rule: SelectionRule = BEST_VALIDATION,
-    latent_arms: Sequence[str] | None = PAPER_PANELS,
+    arms: Sequence[str] = (),
+    latent_arms: Sequence[str] | None = None,
     space: Space | None = None,
     objectives: Sequence[str] = ("val/top1",),
 ) -> Report:
     """Write report.html, tables/*.{md,tex,csv} and figures/*.{svg,png} under `out`, replacing what has the same name.
 
     latents: gives a trial's test latents (the arrays of latents.npz) or None; asked only for the panels drawn.
-    plan: name -> (planned, actual), for a table of its own. latent_arms: the arms with a UMAP panel; None for all.
+    plan: name -> (planned, actual), for a table of its own. arms: the study's, in its order; the first that is a base
+    term alone is the baseline. latent_arms: the arms with a UMAP panel; None for a choice of the figure's own.
     space: what the search trials were drawn from, for their pictures; objectives: what they were searched by.
     Arms are compared over evidence trials only.
     Raises DataError where `records` is empty.
     """
     evidence, searched = candidates.split(records)
-    blocks = () if searched and not evidence else to_blocks(evidence, rule)
+    blocks = () if searched and not evidence else to_blocks(evidence, rule, arms)
     rng = np.random.default_rng(RESAMPLING_SEED)
     context = tables.Context(blocks, rule, budget(evidence), candidates.describe(searched))
-    against_ce = comparisons.against_baseline(blocks, rng)
+    against_base = comparisons.against_baseline(blocks, rng)
     variants = comparisons.variants(blocks, rng)
-    made = _tables(context, against_ce, variants, plan, rng)
+    made = _tables(context, against_base, variants, plan, rng)
     drawn = _draw(blocks, latents, latent_arms, out / "figures")
     part = _search_part(searched, space, objectives, rule, out / "figures") if searched else None
-    summary = (*summarise(blocks, against_ce, variants), *candidates.sentences(searched))
+    summary = (*summarise(blocks, against_base, variants), *candidates.sentences(searched))
     summary = summary if blocks else (*summary, candidates.NO_EVIDENCE)
     summary = (*summary, *code_note(records))
     searched_tables, all_figures = (part.tables, (*drawn, *part.figures)) if part else ((), drawn)
@@ -107,7 +109,7 @@ def _search_part(
 
 def _tables(
     context: tables.Context,
-    against_ce: Sequence[comparisons.Comparison],
+    against_base: Sequence[comparisons.Comparison],
     variants: Sequence[comparisons.Comparison],
     plan: Mapping[str, tuple[float, float]] | None,
     rng: np.random.Generator,
@@ -115,9 +117,9 @@ def _tables(
     """Every table that has something to say, in reading order."""
     made = [
         tables.top1_table(context) if context.blocks else None,
-        comparisons.baseline_table(context, against_ce),
+        comparisons.baseline_table(context, against_base),
         comparisons.variants_table(context, variants),
-        comparisons.pooled_table(context, against_ce, rng),
+        comparisons.pooled_table(context, against_base, rng),
         tables.latent_table(context) if context.blocks else None,
         tables.correlation_table(context) if context.blocks else None,
         tables.peak_table(context) if context.blocks else None,
@@ -133,11 +135,12 @@ def _draw(
 ) -> tuple[Saved, ...]:
     """Every figure that has something to show; with several blocks each has its own, numbered and named after it."""
     saved = []
+    weights, learned = figures.weight_looks(blocks), figures.learned_looks(blocks)
     for number, block in enumerate(blocks, start=1):
         drawings = (
             figures.top1_figure(block),
-            figures.weights_figure(block),
-            figures.betas_figure(block),
+            figures.weights_figure(block, weights),
+            *(figures.learned_figure(block, tensor, looks) for tensor, looks in learned.items()),
             latent_figure(block, latents, latent_arms),
             figures.validation_figure(block),
         )

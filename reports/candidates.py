@@ -67,18 +67,22 @@ def is_scored(trial: TrialRecord) -> bool:
 
 # ---------------------------------------------------------------------------------------------------- words
 def varied(trials: Sequence[TrialRecord]) -> list[str]:
-    """The fields with several values, in the order of TrialConfig. None is no value: there the field has no effect."""
+    """The fields with several values: subset first, the components' (dotted) last, else by name.
+
+    Where a field is missing (None in sweeps of 0.1) it has no effect, and that is no value.
+    """
     seen: dict[str, set[str]] = {}
     for trial in trials:
         for name, setting in trial.config.to_dict().items():
             seen.setdefault(name, set()).update([] if setting is None else [json.dumps(setting)])
-    return [name for name, settings in seen.items() if len(settings) > 1]
+    several = [name for name, settings in seen.items() if len(settings) > 1]
+    return sorted(several, key=lambda name: (name != "subset", "." in name, name))
 
 
 def configuration(trial: TrialRecord, names: Sequence[str]) -> str:
-    """ "lr 0.0012, margin 0.31": the named fields that have an effect in this trial."""
+    """ "lr 0.0012, triplet.margin 0.31": the named fields that have an effect in this trial."""
     fields = trial.config.to_dict()
-    return ", ".join(f"{name} {_short(fields[name])}" for name in names if fields[name] is not None) or MISSING
+    return ", ".join(f"{name} {_short(fields[name])}" for name in names if fields.get(name) is not None) or MISSING
 
 
 def _short(setting: Any) -> str:

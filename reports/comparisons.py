@@ -1,4 +1,4 @@
-"""Is a difference more than luck? Every arm against `ce`, variants against the arm they vary, and over all blocks."""
+"""Is a difference more than luck? Arms against the baseline, variants against what they vary, all blocks pooled."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from reports.formats import MISSING, Cell, Column, Rows, Table, probability, signed
-from reports.select import BASELINE, TEST, Arm, Block
+from reports.select import TEST, Arm, Block
 from reports.statistics import (
     ALPHA,
     Floats,
@@ -58,8 +58,8 @@ class Comparison:
 
 
 def against_baseline(blocks: Iterable[Block], rng: np.random.Generator) -> list[Comparison]:
-    """Every other arm against `ce` of its block."""
-    pairs = [(block, arm, block.arm(BASELINE)) for block in blocks for arm in block.arms if arm.label != BASELINE]
+    """Every other arm against the baseline of its block."""
+    pairs = [(b, arm, b.arm(b.baseline)) for b in blocks for arm in b.arms if arm.label != b.baseline]
     return _compare(pairs, rng)
 
 
@@ -105,8 +105,8 @@ NOTES = (
 
 
 def baseline_table(context: Context, found: Sequence[Comparison]) -> Table | None:
-    """Every arm against `ce`; None where there is nothing to compare."""
-    return _table(context, "comparisons", f"Test top-1 against {BASELINE}", found)
+    """Every arm against the baseline; None where there is nothing to compare."""
+    return _table(context, "comparisons", f"Test top-1 against {context.baseline}", found)
 
 
 def variants_table(context: Context, found: Sequence[Comparison]) -> Table | None:
@@ -191,7 +191,7 @@ def _short_of_pairs(found: Sequence[Comparison]) -> list[str]:
 
 
 def pooled_table(context: Context, found: Sequence[Comparison], rng: np.random.Generator) -> Table | None:
-    """Each arm against `ce` over all blocks; None unless there are several."""
+    """Each arm against the baseline over all blocks; None unless there are several."""
     rows = []
     for label in dict.fromkeys(comparison.arm for comparison in found):
         groups = [c.points for c in found if c.arm == label and c.n]
@@ -214,7 +214,7 @@ def pooled_table(context: Context, found: Sequence[Comparison], rng: np.random.G
         "sd between: of the pairs' true differences, by the method of moments; sd within: of replicates in a pair.",
     )
     blocks = (Rows("all data sets and backbones", (), tuple(rows)),)
-    title = f"Test top-1 against {BASELINE}, pooled"
+    title = f"Test top-1 against {context.baseline}, pooled"
     return Table("pooled", title, columns, blocks, context.notes(*notes), block_keys=()) if rows else None
 
 

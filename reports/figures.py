@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -15,21 +17,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from reports.select import BASELINE, COLLAPSE_WEIGHT, TEST, Arm, Block, collapse_step
+from reports.select import COLLAPSE_WEIGHT, TEST, Arm, Block, collapse_step
 
-# Okabe and Ito (2008): eight colours that stay apart for every common kind of colour blindness.
+# After Okabe and Ito (2008): colours that stay apart for every common kind of colour blindness.
 BLACK, BLUE, SKY, GREEN = "#000000", "#0072B2", "#56B4E9", "#009E73"
 ORANGE, VERMILION, PURPLE, GREY = "#E69F00", "#D55E00", "#CC79A7", "#767676"
-TERM_COLORS = {
-    "ce": BLUE,
-    "anchor": VERMILION,
-    "triplet": GREEN,
-    "center": PURPLE,
-    "variance": ORANGE,
-    "reg": SKY,
-    "fine": BLUE,
-    "coarse": VERMILION,
-}
+Line = Literal["-", "--", ":"]
+PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, "#8c6d31", GREY)
+LINE_STYLES: tuple[Line, ...] = ("-", "--", ":")  # as often the palette is gone through; what comes then is not drawn
+WEIGHT, ENTROPY = "weight/", "weight/entropy"
+NOT_LEARNED = ("train/", "val/", "test/", "best/", WEIGHT)
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 10,
@@ -44,6 +41,7 @@ STYLE: dict[Any, Any] = {
 }
 LINES = "Thin lines: replicates; thick: their mean, as long as at least half of them still train."
 Curve = tuple[np.ndarray, np.ndarray]  # epochs, values
+Look = tuple[str, Line]  # colour, kind of line
 
 
 @dataclass(frozen=True)
@@ -98,12 +96,13 @@ def mean_curve(several: Sequence[Curve]) -> Curve:
     return np.array(kept), np.array([np.mean(values[epoch]) for epoch in kept])
 
 
-def plot_curves(ax: Axes, several: Sequence[Curve], color: str, scale: float = 1.0) -> None:
+def plot_curves(ax: Axes, several: Sequence[Curve], look: Look, scale: float = 1.0) -> None:
     """Thin: each replicate; thick: their mean."""
+    color, style = look
     for epochs, values in several:
-        ax.plot(epochs, scale * values, color=color, linewidth=0.7, alpha=0.45)
+        ax.plot(epochs, scale * values, color=color, linestyle=style, linewidth=0.7, alpha=0.45)
     epochs, values = mean_curve(several)
-    ax.plot(epochs, scale * values, color=color, linewidth=2.2)
+    ax.plot(epochs, scale * values, color=color, linestyle=style, linewidth=2.2)
 
 
 def panels(titles: Sequence[str], *, x: str, y: str, height: float = 2.3) -> tuple[Figure, list[Axes]]:
@@ -125,64 +124,111 @@ def panels(titles: Sequence[str], *, x: str, y: str, height: float = 2.3) -> tup
     return figure, grid[:count]
 
 
-def legend(figure: Figure, entries: Iterable[tuple[str, str]], columns: int = 6) -> None:
-    handles = [Line2D([], [], color=color, linewidth=2.2, label=name) for name, color in entries]
+def legend(figure: Figure, looks: Mapping[str, Look], columns: int = 6) -> None:
+    handles = [
+        Line2D([], [], color=color, linestyle=style, linewidth=2.2, label=name)
+        for name, (color, style) in looks.items()
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
+# ---------------------------------------------------------------------------------------------------- names and looks
+def weight_looks(blocks: Iterable[Block]) -> dict[str, Look]:
+    """How each weight (`weight/ce`) is drawn, in all blocks the same: by the order in which the histories name them."""
+    return _looks(name for name in _measured(blocks) if name.startswith(WEIGHT) and name != ENTROPY)
+
+
+def learned_looks(blocks: Iterable[Block]) -> dict[str, dict[str, Look]]:
+    """Learned tensor -> how each of its numbers is drawn, in all blocks the same."""
+    found: dict[str, list[str]] = {}
+    for name in _measured(blocks):
+        if (tensor := tensor_of(name)) is not None:
+            found.setdefault(tensor, []).append(name)
+    return {tensor: _looks(names) for tensor, names in found.items()}
+
+
+def tensor_of(metric: str) -> str | None:
+    """The learned tensor that a metric is a number of: beta/fine -> beta, angular.scale.0 -> angular.scale; else None.
+
+    By the name alone, for the plugin that knows may be absent.
+    """
+    if metric.startswith(NOT_LEARNED):
+        return None
+    if "/" in metric:
+        return metric.rpartition("/")[0]
+    parts = metric.split(".")
+    return ".".join(parts[:2]) if len(parts) > 1 else None
+
+
+def _measured(blocks: Iterable[Block]) -> Iterator[str]:
+    """What was measured by epoch in the trials that count, in the order of arms; each name once."""
+    trials = (trial for block in blocks for arm in block.arms for trial in arm.chosen.values())
+    return iter(dict.fromkeys(name for trial in trials for epoch in trial.history for name in epoch.metrics))
+
+
+def _looks(names: Iterable[str]) -> dict[str, Look]:
+    looks = ((color, style) for style, color in itertools.product(LINE_STYLES, PALETTE))
+    return dict(zip(names, looks, strict=False))
+
+
 # ---------------------------------------------------------------------------------------------------- the figures
-def weights_figure(block: Block) -> Drawing | None:
+def weights_figure(block: Block, looks: Mapping[str, Look]) -> Drawing | None:
     """alpha: each term's share of the loss over the epochs, a panel for each arm with several terms."""
-    figure = _shares(block, "weight/", lambda arm: arm.trials[0].config.terms, "weight")
+    figure = _by_epoch(block, looks, "weight", least=2)
     if figure is None:
         return None
     for ax in figure.axes:
         ax.axhline(COLLAPSE_WEIGHT, color=BLACK, linewidth=1, linestyle=":")
+        ax.set_ylim(-0.02, 1.02)
     caption = (
         f"Weight of each loss term over the epochs. {LINES} "
-        f"Dotted: {COLLAPSE_WEIGHT}; where the weight of ce falls under it, the trial counts as collapsed."
+        f"Dotted: {COLLAPSE_WEIGHT}; where the weight of the base term falls under it, the trial counts as collapsed."
     )
     return Drawing("weights", "Loss weights over epochs", caption, "Loss weights by epoch, a panel an arm", figure)
 
 
-def betas_figure(block: Block) -> Drawing | None:
-    """beta: how the anchor loss is shared between the fine and the coarse label."""
-    figure = _shares(block, "beta/", lambda arm: ("fine", "coarse"), "share")
+def learned_figure(block: Block, tensor: str, looks: Mapping[str, Look]) -> Drawing | None:
+    """The numbers of one learned tensor over the epochs, a panel for each arm that has it."""
+    figure = _by_epoch(block, looks, tensor)
     if figure is None:
         return None
-    caption = f"Share of the fine and of the coarse label in the anchor loss (beta) over the epochs. {LINES}"
-    return Drawing("betas", "Anchor shares over epochs", caption, "Anchor shares by epoch, a panel an arm", figure)
+    name = re.sub(r"[^\w.]+", "-", f"learned-{tensor}")  # a file's
+    caption = f"{tensor}, learned beside the network, over the epochs. {LINES}"
+    if len(looks) == len(LINE_STYLES) * len(PALETTE):
+        caption += f" At most {len(looks)} numbers of it are drawn."
+    return Drawing(name, f"{tensor} over epochs", caption, f"{tensor} by epoch, a panel an arm", figure)
 
 
-def _shares(block: Block, prefix: str, names: Callable[[Arm], Sequence[str]], label: str) -> Figure | None:
-    """Panels of the arms in which at least two of the names were measured; None where there is no such arm."""
-    drawn = {arm.label: {name: curves(arm, prefix + name) for name in names(arm)} for arm in block.arms}
-    drawn = {arm: found for arm, found in drawn.items() if sum(map(bool, found.values())) > 1}
+def _by_epoch(block: Block, looks: Mapping[str, Look], label: str, least: int = 1) -> Figure | None:
+    """Panels of the arms in which at least so many of the metrics were measured; None where there is no such arm."""
+    measured = {arm.label: {name: several for name in looks if (several := curves(arm, name))} for arm in block.arms}
+    drawn = {arm: found for arm, found in measured.items() if len(found) >= least}
     if not drawn:
         return None
     with mpl.rc_context(STYLE):
         figure, axes = panels(list(drawn), x="epoch", y=label)
         for ax, found in zip(axes, drawn.values(), strict=True):
             for name, several in found.items():
-                plot_curves(ax, several, TERM_COLORS.get(name, GREY))
-            ax.set_ylim(-0.02, 1.02)
-        legend(figure, [(n, c) for n, c in TERM_COLORS.items() if any(n in found for found in drawn.values())])
+                plot_curves(ax, several, looks[name])
+        shown = {name: look for name, look in looks.items() if any(name in found for found in drawn.values())}
+        legend(figure, {name.removeprefix(WEIGHT): look for name, look in shown.items()})
     return figure
 
 
 def validation_figure(block: Block) -> Drawing | None:
-    """Validation top-1 over the epochs, a panel an arm, with the mean of `ce` in each for comparison."""
+    """Validation top-1 over the epochs, a panel an arm, with the mean of the baseline in each for comparison."""
     drawn = {arm.label: found for arm in block.arms if (found := curves(arm, "val/top1"))}
     if not drawn:
         return None
     with mpl.rc_context(STYLE):
         figure, axes = panels(list(drawn), x="epoch", y="validation top-1 [%]")
         for ax, (label, several) in zip(axes, drawn.items(), strict=True):
-            if label != BASELINE and BASELINE in drawn:
-                epochs, values = mean_curve(drawn[BASELINE])
+            if label != block.baseline and block.baseline in drawn:
+                epochs, values = mean_curve(drawn[block.baseline])
                 ax.plot(epochs, 100 * values, color=BLACK, linewidth=1, linestyle="--")
-            plot_curves(ax, several, BLUE, scale=100)
-    caption = f"Validation top-1 over the epochs. {LINES} Dashed: the mean of ce. Finished trials only."
+            plot_curves(ax, several, (BLUE, "-"), scale=100)
+    dashed = f" Dashed: the mean of {block.baseline}." if block.baseline in drawn else ""
+    caption = f"Validation top-1 over the epochs. {LINES}{dashed} Finished trials only."
     return Drawing("validation", "Validation curves", caption, "Validation top-1 by epoch, a panel an arm", figure)
 
 

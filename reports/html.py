@@ -28,8 +28,8 @@ HOW_TO_READ = {
     ".031 at n = 6. Holm's correction accounts for the number of comparisons in a table.",
     "best of several": "The arm with the highest mean looks better than it is, for luck helped to pick it. "
     "Folds may share training images, so replicates are not fully independent either.",
-    "collapsed (†)": "A learned softmax weighting drifts to the smallest loss term. Once the weight of cross-entropy "
-    "is under 0.05 the trial is flagged: from then on it is hardly trained to classify.",
+    "collapsed (†)": "A learned softmax weighting drifts to the smallest loss term. Once the weight of the base term, "
+    "which trains the classifier, is under 0.05 the trial is flagged: from then on it hardly learns to classify.",
     "NN-hit, silhouette": "Whether fine classes of one coarse class lie together in the latent space; "
     "higher is better.",
     "correlation": "Whether distances between class centroids follow the distances between the classes' names.",

@@ -133,7 +133,7 @@ def table(found: Sequence[Scope], named: bool) -> Table | None:
     columns = (Column("parameter", ("parameter",), "l"), *(Column(name, (key(name),)) for name in EVALUATORS))
     notes = (
         "Shares of each column within a block sum to 1. What all have: parameters that every trial of the block has; "
-        "conditional ones too: also those that some trials lack, such as the margin, which fANOVA can't take.",
+        "conditional ones too: also those that some trials lack, such as a term's own fields, which fANOVA can't take.",
         "fANOVA: share of the variance of validation top-1 that a forest attributes to the parameter alone; "
         f"PED-ANOVA: how far the best {TOP_SHARE:.0%} of the trials prefer some of its values.",
         f"No block where fewer than {ENOUGH} trials have finished. With some tens of trials the ranks are rough; "

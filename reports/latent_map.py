@@ -17,14 +17,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from reports.figures import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, STYLE, VERMILION, Drawing
-from reports.select import FULL, Arm, Block, Replicate
+from reports.figures import BLACK, PALETTE, STYLE, Drawing
+from reports.published import BASELINE, LARESA
+from reports.select import Arm, Block, Replicate
 from sweeps.service.tracking.records import TrialRecord
 
-PAPER_PANELS = ("ce", "ce+anchor+reg", "ce+triplet+reg", FULL)  # as LARESA, Fig. 3
+PAPER_PANELS = (BASELINE, "ce+anchor+reg", "ce+triplet+reg", LARESA)  # as LARESA, Fig. 3
+MOST_PANELS = 6
 NEIGHBORS, MIN_DISTANCE, SEED = 15, 0.1, 0
 FEWEST_POINTS, MOST_POINTS = 10, 2000
-COLORS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, "#8c6d31", GREY)
 MARKERS = "os^Dv"  # 8 colours x 5 shapes keep 40 coarse classes apart
 
 Floats = npt.NDArray[np.float32]
@@ -44,9 +45,15 @@ class Points:
     coarse_names: tuple[str, ...]
 
 
-def latent_figure(block: Block, latents: Latents, arms: Sequence[str] | None = PAPER_PANELS) -> Drawing | None:
-    """One panel for each arm of `arms` (None: for all) that has latents; None where no arm has any."""
-    wanted = [arm for arm in block.arms if arms is None or arm.label in arms]
+def latent_figure(block: Block, latents: Latents, arms: Sequence[str] | None = None) -> Drawing | None:
+    """One panel for each arm of `arms` that has latents; None where no arm has any.
+
+    arms: None for the paper's four where the block has them all, else for the first MOST_PANELS with a result.
+    """
+    if arms is None:
+        measured = [arm.label for arm in block.arms if arm.chosen]
+        arms = PAPER_PANELS if all(map(block.arm, PAPER_PANELS)) else measured[:MOST_PANELS]
+    wanted = [arm for arm in block.arms if arm.label in arms]
     key = _common_replicate(wanted)
     if key is None:
         return None
@@ -167,7 +174,7 @@ def _panel(ax: Axes, label: str, points: Points) -> None:
     map_M2 = embed(np.concatenate([points.latents, points.centroids]))
     latent_N2, centroid_P2 = map_M2[: len(points.latents)], map_M2[len(points.latents) :]
     for group in range(len(points.coarse_names)):
-        color, marker = COLORS[group % len(COLORS)], MARKERS[group // len(COLORS) % len(MARKERS)]
+        color, marker = PALETTE[group % len(PALETTE)], MARKERS[group // len(PALETTE) % len(MARKERS)]
         mine = latent_N2[points.parents[points.classes] == group]
         centers = centroid_P2[points.parents[points.centroid_classes] == group]
         # Many points in an SVG file are slow to show: the dots become one picture in it, the text stays text.
@@ -182,7 +189,7 @@ def _panel(ax: Axes, label: str, points: Points) -> None:
 def _legend(drawn: Sequence[Points]) -> tuple[list[Line2D], list[str]]:
     names = max((list(points.coarse_names) for points in drawn), key=len)
     handles = [
-        Line2D([], [], linestyle="", color=COLORS[k % len(COLORS)], marker=MARKERS[k // len(COLORS) % len(MARKERS)])
+        Line2D([], [], linestyle="", color=PALETTE[k % len(PALETTE)], marker=MARKERS[k // len(PALETTE) % len(MARKERS)])
         for k in range(len(names))
     ]
     return handles, names

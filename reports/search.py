@@ -17,12 +17,12 @@ from optuna.visualization import matplotlib as pictures
 
 from laresa.measurement import better
 from reports.candidates import by_search, is_scored
-from reports.figures import BLACK, BLUE, GREY, TERM_COLORS, Drawing, legend
+from reports.figures import BLUE, GREY, PALETTE, Drawing, Look, legend
 from reports.importance import ENOUGH, EVALUATORS, Scope, Space, finished, key, rebuild, scopes, varied_params
 from reports.select import value
 from sweeps.service.tracking.records import TrialRecord
 
-MOST = 8  # searches with pictures
+MOST = len(PALETTE)  # searches with pictures
 PANELS = 5  # of a slice plot
 AXIS = "validation top-1 [%]"
 
@@ -88,11 +88,11 @@ def _history(studies: Sequence[optuna.Study]) -> Drawing:
         if old := ax.get_legend():
             old.remove()
         # Optuna's ten colours come in pairs and run out at the sixth study; two collections a study: dots, infeasible.
-        colors = [*dict.fromkeys(TERM_COLORS.values()), GREY, BLACK]
-        for index, (line, color) in enumerate(zip(ax.lines, colors, strict=False)):
+        for index, (line, color) in enumerate(zip(ax.lines, PALETTE, strict=False)):
             line.set(color=color, alpha=1, linewidth=1.8)
             ax.collections[2 * index].set(color=color, alpha=0.4)
-        legend(figure, [(study.study_name, color) for study, color in zip(studies, colors, strict=False)], columns=4)
+        names = [study.study_name for study in studies]
+        legend(figure, {name: (color, "-") for name, color in zip(names, PALETTE, strict=False)}, columns=4)
     caption = "A dot for every finished trial in the order of their start, the line their best so far. Pruned: no dot."
     return Drawing("search-history", "Optimisation history", caption, "Validation top-1 by trial", figure)
 
@@ -177,6 +177,7 @@ def _intermediate(study: optuna.Study, stem: str) -> list[Drawing]:
         grey = line.get_label() in pruned
         line.set(color=GREY if grey else BLUE, linewidth=0.9, marker="", zorder=1 if grey else 2)
     ax.set(xlabel="epoch", ylabel=AXIS)
-    legend(figure, [("finished", BLUE), ("pruned", GREY)] if pruned else [("finished", BLUE)])
+    looks: dict[str, Look] = {"finished": (BLUE, "-"), **({"pruned": (GREY, "-")} if pruned else {})}
+    legend(figure, looks)
     caption = "Validation top-1 over the epochs of every trial; grey: stopped early by the scheduler."
     return [Drawing(f"{stem}-intermediate", "Intermediate values", caption, "Validation top-1 by epoch", figure)]

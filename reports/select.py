@@ -6,12 +6,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from laresa.config import SUBSETS
 from laresa.errors import DataError
 from sweeps.service.tracking.records import TrialRecord
 
-BASELINE = "ce"
-FULL = "ce+anchor+triplet+reg"
+USUAL = "ce"  # the baseline where the study's own order of arms is not known
 TEST = "test/top1"
 COLLAPSE_WEIGHT = 0.05  # under it a trial has collapsed; as in laresa.weighting, whose import needs torch
 
@@ -55,7 +53,7 @@ def usable(trial: TrialRecord) -> bool:
 
 
 def collapse_step(trial: TrialRecord) -> int | None:
-    """The first step at which the weight of cross-entropy was under COLLAPSE_WEIGHT; None if it never was."""
+    """The first step at which the weight of the base term was under COLLAPSE_WEIGHT; None if it never was."""
     step = value(trial, "collapse_step", missing=-1.0)
     return int(step) if step >= 0 else None
 
@@ -97,11 +95,15 @@ class Arm:
 
 @dataclass(frozen=True)
 class Block:
-    """The arms that may be compared: one data set, one backbone."""
+    """The arms that may be compared: one data set, one backbone.
+
+    baseline: label of the arm that the others are held against, the same in all blocks, and perhaps none of this one's.
+    """
 
     dataset: str
     backbone: str
     arms: tuple[Arm, ...]
+    baseline: str | None = None
 
     @property
     def title(self) -> str:
@@ -111,30 +113,50 @@ class Block:
     def trials(self) -> tuple[TrialRecord, ...]:
         return tuple(trial for arm in self.arms for trial in arm.trials)
 
-    def arm(self, label: str) -> Arm | None:
+    def arm(self, label: str | None) -> Arm | None:
         return next((arm for arm in self.arms if arm.label == label), None)
 
 
-def to_blocks(records: Iterable[TrialRecord], rule: SelectionRule = BEST_VALIDATION) -> tuple[Block, ...]:
-    """Records by data set and backbone, arms in the paper's order, then as they come.
+def to_blocks(
+    records: Iterable[TrialRecord], rule: SelectionRule = BEST_VALIDATION, order: Sequence[str] = ()
+) -> tuple[Block, ...]:
+    """Records by data set and backbone, arms in the study's order, then as they come.
 
+    order: the study's arms; where it is not known, the baseline comes first.
     Raises DataError where there is no record at all.
     """
     groups: dict[tuple[str, str], dict[str, list[TrialRecord]]] = {}
+    alone: set[str] = set()
     for record in records:
         arms = groups.setdefault((record.config.dataset, record.config.backbone), {})
         arms.setdefault(record.arm, []).append(record)
+        alone |= set() if "+" in record.config.subset else {record.arm}
     if not groups:
         raise DataError("no trial records: nothing to report. Has the sweep started, and is its name spelt right?")
+    baseline = _baseline(alone, order)
+    known = order or (baseline,)
     return tuple(
-        Block(dataset, backbone, tuple(_to_arm(label, arms[label], rule) for label in sorted(arms, key=_paper_order)))
+        Block(
+            dataset,
+            backbone,
+            # Stable: what the study does not name stays in the order in which it came.
+            tuple(
+                _to_arm(label, arms[label], rule)
+                for label in sorted(arms, key=lambda label: known.index(label) if label in known else len(known))
+            ),
+            baseline,
+        )
         for (dataset, backbone), arms in groups.items()
     )
 
 
-def _paper_order(label: str) -> int:
-    """Stable sorting by this keeps arms of other studies in the order in which they came."""
-    return SUBSETS.index(label) if label in SUBSETS else len(SUBSETS)
+def _baseline(alone: Iterable[str], order: Sequence[str]) -> str | None:
+    """The study's first arm that is a base term alone; without its order the usual one, else the first by name.
+
+    alone: labels of all arms whose subset is one term.
+    """
+    ranked = sorted(alone, key=lambda label: (label != USUAL, label))
+    return next((label for label in order if label in ranked), ranked[0] if ranked else None)
 
 
 def _to_arm(label: str, trials: Sequence[TrialRecord], rule: SelectionRule) -> Arm:

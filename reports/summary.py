@@ -8,23 +8,23 @@ from collections.abc import Sequence
 
 from reports.comparisons import Comparison, interval, significance_note
 from reports.formats import probability, signed, spread
-from reports.select import BASELINE, TEST, Arm, Block
+from reports.select import TEST, Arm, Block
 from reports.statistics import ALPHA, mean_sd, smallest_p
 from sweeps.service.tracking.records import TrialRecord
 
 
 def summarise(
-    blocks: Sequence[Block], against_ce: Sequence[Comparison], variants: Sequence[Comparison]
+    blocks: Sequence[Block], against_base: Sequence[Comparison], variants: Sequence[Comparison]
 ) -> tuple[str, ...]:
     """Sentences in plain text, block by block; then what failed and what collapsed."""
-    sentences = [sentence for block in blocks for sentence in _block(block, blocks, against_ce, variants)]
-    if against_ce and (note := significance_note(against_ce)):
+    sentences = [sentence for block in blocks for sentence in _block(block, blocks, against_base, variants)]
+    if against_base and (note := significance_note(against_base)):
         sentences.append(note)
     return (*sentences, *_troubles(blocks))
 
 
 def _block(
-    block: Block, blocks: Sequence[Block], against_ce: Sequence[Comparison], variants: Sequence[Comparison]
+    block: Block, blocks: Sequence[Block], against_base: Sequence[Comparison], variants: Sequence[Comparison]
 ) -> list[str]:
     where = f"On {block.dataset} with {block.backbone}" if len(blocks) > 1 else "On test"
     ranked = sorted((arm for arm in block.arms if arm.values(TEST)), key=_mean, reverse=True)
@@ -32,9 +32,9 @@ def _block(
         return [f"{where}: no trial has finished with a test result yet."]
     best = ranked[0]
     headline = f"{where}, {best.label} has the best mean top-1: {_score(best)} % (n = {len(best.values(TEST))})"
-    own = [c for c in against_ce if c.block is block and c.n]
+    own = [c for c in against_base if c.block is block and c.n]
     gains = [_gain(c, len(ranked)) for c in own if c.arm == best.label]
-    if best.label == BASELINE and len(ranked) > 1:
+    if best.label == block.baseline and len(ranked) > 1:
         gains = [f"No arm beats it; the next is {ranked[1].label} with {_score(ranked[1])} %."]
     return [
         " ".join([f"{headline}.", *gains]),
@@ -93,6 +93,6 @@ def _troubles(blocks: Sequence[Block]) -> list[str]:
         sentences.append(f"{lost} of {len(trials)} trials gave no test result ({listed}).")
     if collapsed:
         sentences.append(
-            f"In {collapsed} of {len(trials)} trials the weighting collapsed: cross-entropy's weight fell under 0.05."
+            f"In {collapsed} of {len(trials)} trials the weighting collapsed: the base term's weight fell under 0.05."
         )
     return sentences

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from reports.formats import MISSING, Cell, Column, Rows, Table, signed, spread
-from reports.select import BASELINE, TEST, Arm, Block, Budget, SelectionRule, usable
+from reports.select import TEST, Arm, Block, Budget, SelectionRule, usable
 from reports.statistics import mean_sd, paired_differences
 from sweeps.service.tracking.records import STATES, TrialRecord
 
@@ -117,6 +117,11 @@ class Context:
     search: str = ""
 
     @property
+    def baseline(self) -> str | None:
+        """The arm that the others are held against; None: no arm is a base term alone."""
+        return self.blocks[0].baseline if self.blocks else None
+
+    @property
     def n(self) -> str:
         """Replicates an arm: "3", or "2 to 3" where arms differ."""
         sizes = sorted({len(arm.chosen) for block in self.blocks for arm in block.arms})
@@ -168,28 +173,32 @@ def _table(
 
 
 def top1_table(context: Context) -> Table:
-    """Test top-1 by arm, with the paired gain over `ce` and the count of collapsed trials."""
+    """Test top-1 by arm, with the paired gain over the baseline and the count of collapsed trials."""
+    gain, said = "gain [points]", "Gain: none, for no arm is a base term alone."
+    if context.baseline is not None:
+        gain = f"gain over {context.baseline} [points]"
+        said = f"Gain: mean ± deviation of the differences to {context.baseline}, paired by seed and fold."
     columns = (
         ARM,
         quantity_column(TOP1),
-        Column("gain over ce [points]", ("gain_mean", "gain_sd", "n_pairs")),
+        Column(gain, ("gain_mean", "gain_sd", "n_pairs")),
         COUNT,
         Column("collapsed", ("collapsed",)),
     )
     choices = {how for block in context.blocks for arm in block.arms for how in arm.choices}
     notes: tuple[str, ...] = (
         SEED_AND_FOLD,
-        f"Gain: mean ± deviation of the differences to {BASELINE}, paired by seed and fold.",
+        said,
         COUNTS,
         "Bold: the best mean of a block, underlined: the second.",
-        "†k: in k trials the weighting collapsed, the weight of cross-entropy falling under 0.05.",
+        "†k: in k trials the weighting collapsed, the weight of the base term falling under 0.05.",
         *(note for how, (_, note) in NOT_FINISHED.items() if how in choices),
     )
     return _table(context, "top1", "Test top-1 by arm", columns, _top1_rows, notes)
 
 
 def _top1_rows(block: Block) -> list[Row]:
-    baseline = block.arm(BASELINE)
+    baseline = block.arm(block.baseline)
     rows = [
         (
             chosen_cell(arm),

@@ -33,6 +33,14 @@ def hace_loss(
 
     logits_NV: one logit a NODE. y_N: leaves. dilution in (0, 1]; 1 keeps all on the leaf.
     ValueError: another dilution.
+
+    >>> from laresa import Taxonomy
+    >>> tree = Taxonomy.from_groups({"pet": ["cat", "dog"], "tool": ["saw"]})
+    >>> cat = torch.tensor([[9.0, 0, 0, 0, 0]])  # all its mass on the cat
+    >>> hace_loss(cat, torch.tensor([0]), tree, dilution=0.7).round(decimals=2)
+    tensor([0.])
+    >>> hace_loss(cat, torch.tensor([1]), tree, dilution=0.7) < hace_loss(cat, torch.tensor([2]), tree, dilution=0.7)
+    tensor([True])
     """
     if not isinstance(dilution, Tensor) and not 0 < dilution <= 1:
         raise ValueError(f"dilution={dilution!r}: expected a number in (0, 1]")

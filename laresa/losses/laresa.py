@@ -39,6 +39,10 @@ def triplet_loss(z_ND: Tensor, positive_ND: Tensor, negative_ND: Tensor, *, marg
     """max(0, margin + d(z, e_y) - d(z, e_neg)), d = 1 - cos, per sample (N). LARESA Eq. 2.
 
     positive_ND, negative_ND: embeddings of each sample's class and of another one, of any length but zero.
+
+    >>> z, own, other = torch.tensor([[2.0, 0]]), torch.tensor([[3.0, 0]]), torch.tensor([[0.0, 5]])
+    >>> triplet_loss(z, own, other, margin=0.2), triplet_loss(z, other, own, margin=0.2)
+    (tensor([0.]), tensor([1.2000]))
     """
     unit_ND = unit(z_ND)
     positive_N, negative_N = ((unit_ND * normalize(other, dim=-1)).sum(-1) for other in (positive_ND, negative_ND))

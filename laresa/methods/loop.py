@@ -221,7 +221,16 @@ class Loop:
 
     # ------------------------------------------------------------------ checkpoints
     def save(self, path: Path) -> None:
-        """Modules and optimisers among the attributes, the best weights and the history, in one file."""
+        """Modules and optimisers among the attributes, the best weights and the history, in one file.
+
+        ConfigError: an attribute is a scheduler of torch's, which a resumed run would begin anew.
+        """
+        for name, value in vars(self).items():
+            if isinstance(value, torch.optim.lr_scheduler.LRScheduler):
+                raise ConfigError(
+                    f"method={self.config.method!r}: {name} is a {type(value).__name__}, which no checkpoint keeps: "
+                    "set the optimizer's lr from the epoch's number instead"
+                )
         tensors = checkpoint.pack(self._stateful())
         tensors |= {f"best/{name}": value for name, value in self.best_weights.items()}
         checkpoint.save(path, tensors, self.state())

@@ -40,6 +40,7 @@ def write_report(name: str, tracking_uri: str | None, out: Path) -> Report:
         title=name,
         tracking_url=sweep.url,
         plan=sweep.plan,
+        arms=sweep.arms,
         space=sweep.space,
         objectives=sweep.objectives,
     )

@@ -15,6 +15,7 @@ import pytest
 from tests.cluster import hosts as pretend
 from tests.cluster.hosts import Hosts
 from tests.cluster.site import LARESA, Site, nodes, wait
+from tests.readme import write_files
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = 11
@@ -157,7 +158,9 @@ def test_a_host_that_came_back_with_an_empty_disk_joins_again(site: Site):
 
 def test_submit_explains_itself(site: Site):
     """The exit code of the study; a wrong key; a head whose cable is out, within a minute."""
-    given = [LARESA, "submit", str(site.yaml), "ablation"]
+    write_files(site.hosts.state)
+    plugin = ("--plugin", str(site.hosts.state / "my_terms.py"), "--subsets", "ce+angular")  # known there, or refused
+    given = [LARESA, "submit", str(site.yaml), "ablation", *plugin]
     said = site.run(*given, "--sweep", "a b; touch /mnt/laresa/executed", timeout=60, expect=2)
     assert "sweep name 'a b; touch /mnt/laresa/executed'" in said  # arrived whole
     assert not (site.hosts.shared / "executed").exists()
@@ -180,7 +183,12 @@ def test_the_head_dies_and_is_rebuilt(site: Site):
     site.run("ray", "down", "-y", str(site.yaml), timeout=90, expect=None)  # else ray up takes its notes for the truth
     site.run("ray", "up", "-y", str(site.yaml), timeout=120)
     before = [outcome["attempts"] for outcome in outcomes(site.hosts)]
-    said = site.run("ray", "submit", str(site.yaml), "sweeps/ablation.py", *STUDY, timeout=120)
+    study = site.hosts.state / "own_study.py"  # the same study as the user's own file
+    study.write_text(
+        "import sweeps\nfrom sweeps.ablation import add_options, build\n"
+        "if __name__ == '__main__':\n    sweeps.main(__file__)\n"
+    )
+    said = site.run("ray", "submit", str(site.yaml), str(study), *STUDY, timeout=120)
     assert "4 finished" in said
     assert [outcome["attempts"] for outcome in outcomes(site.hosts)] == before
     best = site.run(LARESA, "best", "power", "--tracking-uri", site.server, timeout=60, **site.password())

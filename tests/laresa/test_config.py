@@ -19,7 +19,6 @@ from laresa.config import (
     all_fields,
     core_fields,
     full_name,
-    parse_field,
     parse_text,
     write_text,
 )
@@ -168,7 +167,7 @@ def test_nothing_is_lost_and_equal_learning_is_equal(fields: dict[str, Any]) -> 
     assert TrialConfig.from_record(plain) == config
     assert TrialConfig.from_record(plain).signature() == config.signature()
     texts = {name: write_text(value) for name, value in config.resolved.items()}
-    assert TrialConfig(**{name: parse_field(name, text) for name, text in texts.items()}) == config
+    assert TrialConfig(**{name: parse_text(text) for name, text in texts.items()}) == config
 
 
 def test_what_was_given_stays_as_given_under_another_subset() -> None:
@@ -291,12 +290,3 @@ def test_text_is_read_back(value: Any) -> None:
     text = write_text(value)
     assert parse_text(text) == value
     assert type(parse_text(text)) is type(value)
-
-
-def test_parse_field() -> None:
-    assert parse_field("lr", "0.1") == 0.1
-    assert parse_field("alpha_init", "[1, 2]") == [1, 2]
-    assert parse_field("subset", "ce+reg") == "ce+reg"
-    assert parse_field("alpha_init.reg", "1") == 1
-    with pytest.raises(ConfigError, match=r"'marginn' of TrialConfig; did you mean 'triplet.margin'"):
-        parse_field("marginn", "1")

@@ -277,6 +277,21 @@ def test_a_user_s_loop_in_25_lines_trains_resumes_and_reports(
         start((config, config), tiny, "cpu")
 
 
+@pytest.mark.parametrize("change", ["group['lr'] *= 0.5", "torch.optim.lr_scheduler.StepLR(self.optimizer, 1)"])
+def test_a_loop_that_changes_its_learning_rate_resumes_or_is_refused(
+    plugin: Load, tiny: Dataset, config: TrialConfig, tmp_path: Path, change: str
+) -> None:
+    by_hand = "for group in self.optimizer.param_groups: " + change
+    source = LOOP.replace("losses = []", by_hand if "group" in change else f"losses, self.steps = [], {change}")
+    plugin(source.replace(by_hand, f"losses = []\n            {by_hand}"))
+    config, file = config.replace(method="linear", lr=0.01), tmp_path / "checkpoint"
+    if "group" in change:
+        assert learned(resumed_after(2, config, tiny, file)) == learned(fit(config, dataset=tiny))
+    else:
+        with pytest.raises(ConfigError, match=r"method='linear': steps is a StepLR, which no checkpoint keeps"):
+            next(train(config, dataset=tiny, save_to=file))
+
+
 OWN = """
     import json
     import torch

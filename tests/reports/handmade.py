@@ -32,21 +32,77 @@ def record(
 ) -> TrialRecord:
     """One trial; `top1` is its test top-1 (None: it has none)."""
     fields = {"subset": arm.split(",")[0], "seed": seed, "epochs": 10, **config}
-    trial = TrialConfig(**fields)
+    return kept(
+        TrialConfig(**fields),
+        arm,
+        top1,
+        metrics,
+        state=state,
+        error=error,
+        history=history,
+        provenance=provenance or {},
+    )
+
+
+def kept(
+    trial: TrialConfig, arm: str, top1: float | None, metrics: Mapping[str, float] | None = None, **more: Any
+) -> TrialRecord:
+    """As `record`, of a configuration as it is."""
     measured = {"test/top1": top1, "best/val/top1": top1, "best_epoch": 4.0, "seconds/train": 2.0}
-    kept = {} if top1 is None else measured
     return TrialRecord(
         sweep="hand",
         signature=trial.signature(),
         run_id=f"run-{trial.signature()}",
         arm=arm,
         config=trial,
-        state=state,
-        metrics={**kept, **(metrics or {})},
-        history=history,
-        error=error,
-        provenance=provenance or {},
+        metrics={**({} if top1 is None else measured), **(metrics or {})},
+        **{"state": "finished", **more},
     )
+
+
+READ = {"dataset": "emoji120", "backbone": "test_resnet", "fold": 0, "epochs": 10}  # what every trial has
+
+
+def read(
+    subset: str, top1: float, *, seed: int = 0, metrics: Mapping[str, float] | None = None, **fields: Any
+) -> TrialRecord:
+    """A record as it comes from the tracker, of components that need not be here. metrics: of each of two epochs."""
+    trial = TrialConfig.from_record({**READ, "subset": subset, "seed": seed, **fields})
+    history = tuple(Measurement(epoch, {"val/top1": top1, **(metrics or {})}, 1.0) for epoch in (1, 2))
+    return kept(trial, subset, top1, history=history)
+
+
+def unheard() -> list[TrialRecord]:
+    """Base terms and a term, all of plugins that nobody has here, with a learned tensor of three numbers."""
+    metrics = {"weight/own_base": 0.75, "weight/unheard": 0.25, "weight/entropy": 0.56}
+    metrics |= {f"unheard.scale.{index}": 20.0 + index for index in range(3)}
+    fields = {"unheard.x": 2.0, "unheard.several": [1, 2]}
+    return [
+        trial
+        for seed in (0, 1)
+        for trial in (
+            read("other_base", 0.7, seed=seed),
+            read("own_base", 0.5, seed=seed),
+            read("own_base+unheard", 0.6, seed=seed, metrics=metrics, **fields),
+        )
+    ]
+
+
+def of_version_0_1(subset: str, top1: float, seed: int = 0, **fields: Any) -> TrialRecord:
+    """A trial as 0.1 wrote it: every field, null where it has no effect, numbers of several terms as one list."""
+    several = subset != "ce"
+    old = {
+        "margin": 0.2 if "triplet" in subset else None,
+        "group_reg": False if "reg" in subset else None,
+        "weighting": "ce_outside" if several else None,
+        "alpha_init": [1.0] * 4 if several else None,
+        "beta_init": [1.0, 1.0] if "anchor" in subset else None,
+        "aux_scale": 1.0 if several else None,
+        "latent_dim": None,
+        "lr": 1e-3,
+    }
+    weights = {"weight/ce": 0.5, "weight/reg": 0.5, "beta/fine": 0.6, "beta/coarse": 0.4} if several else {}
+    return read(subset, top1, seed=seed, metrics=weights, **{**old, **fields})
 
 
 def study(seeds: int = 3, epochs: int = 60, arms: tuple[str, ...] = SUBSETS, **config: Any) -> list[TrialRecord]:
@@ -57,7 +113,7 @@ def study(seeds: int = 3, epochs: int = 60, arms: tuple[str, ...] = SUBSETS, **c
     if FULL in arms:
         rows += [
             (f"{FULL}, shuffled labels", {"shuffle_labels": True}),
-            (f"{FULL}, ce outside", {"weighting": "ce_outside"}),
+            (f"{FULL}, base_outside weights", {"weighting": "base_outside"}),
         ]
     return [
         _drawn(rng, arm, seed, epochs, base.get(arm, 0.69), {**fields, **config})
@@ -91,12 +147,7 @@ def _drawn(
         "torch": "2.14.1",
         "data_fingerprint": "9f1c77aa20e4",
     }
-    return record(arm, level, seed=seed, history=history, metrics=metrics, provenance=provenance, **made_fields(made))
-
-
-def made_fields(made: TrialRecord) -> dict[str, Any]:
-    fields = made.config.to_dict()
-    return {name: value for name, value in fields.items() if name not in ("subset", "seed")}
+    return kept(made.config, arm, level, history=history, metrics=metrics, provenance=provenance)
 
 
 def _history(
@@ -109,7 +160,7 @@ def _history(
         weights = np.exp(logits) / np.exp(logits).sum()
         metrics = {f"weight/{term}": float(w) for term, w in zip(config.terms, weights, strict=True)}
         metrics |= {"train/loss": 3 / epoch, "val/top1": level * (1 - math.exp(-epoch / 8)) + 0.01 * rng.normal()}
-        if config.beta_init is not None:
+        if "anchor" in config.parts:
             fine = 1 / (1 + math.exp(-epoch / 30))
             metrics |= {"beta/fine": fine, "beta/coarse": 1 - fine}
         if collapse < 0 and metrics["weight/ce"] < 0.05:
@@ -134,8 +185,8 @@ def latents(trial: TrialRecord, n: int = 150, classes: int = 30, groups: int = 6
     }
 
 
-def context(records: list[TrialRecord]) -> tables.Context:
-    return tables.Context(to_blocks(records), BEST_VALIDATION, budget(records))
+def context(records: list[TrialRecord], order: tuple[str, ...] = ()) -> tables.Context:
+    return tables.Context(to_blocks(records, order=order), BEST_VALIDATION, budget(records))
 
 
 def by_hand() -> list[TrialRecord]:
@@ -150,7 +201,7 @@ def by_hand() -> list[TrialRecord]:
     return [*ce, *anchor, failed, *full]
 
 
-def found_against_ce(records: list[TrialRecord]) -> tuple[tables.Context, list[comparisons.Comparison]]:
+def found_against_base(records: list[TrialRecord]) -> tuple[tables.Context, list[comparisons.Comparison]]:
     made = context(records)
     return made, comparisons.against_baseline(made.blocks, np.random.default_rng(0))
 

@@ -15,12 +15,28 @@ from laresa.measurement import Measurement
 from reports import figures, latent_map
 from reports.select import Block, to_blocks
 from sweeps.service.tracking.records import TrialRecord
-from tests.reports.handmade import FULL, latents, record, study
+from tests.reports.handmade import FULL, latents, record, study, unheard
 
 
 def only_block(records: list[TrialRecord]) -> Block:
     (block,) = to_blocks(records)
     return block
+
+
+def weights(block: Block) -> figures.Drawing | None:
+    return figures.weights_figure(block, figures.weight_looks([block]))
+
+
+def learned(block: Block) -> list[figures.Drawing | None]:
+    return [figures.learned_figure(block, name, looks) for name, looks in figures.learned_looks([block]).items()]
+
+
+def legend_of(drawing: figures.Drawing | None) -> dict[str, str]:
+    """name -> colour."""
+    assert drawing is not None
+    (legend,) = drawing.figure.legends
+    lines = zip(legend.get_texts(), legend.get_lines(), strict=True)
+    return {text.get_text(): line.get_color() for text, line in lines}
 
 
 def curve(values: dict[int, float], metric: str = "val/top1") -> tuple[Measurement, ...]:
@@ -64,40 +80,80 @@ def test_top1_has_a_dot_for_every_replicate_and_hollow_ones_for_collapse() -> No
 
 
 def test_weights_have_a_panel_for_each_arm_with_several_terms() -> None:
-    drawing = figures.weights_figure(only_block(study(2, 8)))
+    drawing = weights(only_block(study(2, 8)))
     assert drawing is not None
     titles = [ax.get_title(loc="left").replace("\n", " ") for ax in drawing.figure.axes]
-    assert titles == [*SUBSETS[1:], f"{FULL}, shuffled labels", f"{FULL}, ce outside"]
+    assert titles == [*SUBSETS[1:], f"{FULL}, shuffled labels", f"{FULL}, base_outside weights"]
     full = drawing.figure.axes[titles.index(FULL)]
     assert len(full.lines) == 5 * (2 + 1) + 1  # five terms: two replicates and their mean; the dotted threshold
     assert full.lines[-1].get_ydata()[0] == 0.05
-    (legend,) = drawing.figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["ce", "anchor", "triplet", "center", "variance"]
+    assert set(legend_of(drawing)) == {"ce", "anchor", "triplet", "center", "variance"}
 
 
-def test_betas_have_a_panel_for_each_arm_with_an_anchor() -> None:
-    drawing = figures.betas_figure(only_block(study(2, 8)))
+def test_learned_numbers_have_a_panel_for_each_arm_that_learns_them() -> None:
+    (drawing,) = learned(only_block(study(2, 8)))
     assert drawing is not None
+    assert drawing.name == "learned-beta"
     assert len(drawing.figure.axes) == 6
-    assert figures.betas_figure(only_block([record("ce", 0.5)])) is None
+    assert list(legend_of(drawing)) == ["beta/fine", "beta/coarse"]
+    assert learned(only_block([record("ce", 0.5)])) == []
 
 
-def test_validation_shows_ce_beside_every_other_arm() -> None:
+def test_names_come_from_the_histories_and_so_do_those_of_an_absent_plugin() -> None:
+    block = only_block(unheard())
+    assert list(legend_of(weights(block))) == ["own_base", "unheard"]  # the entropy is no weight
+    (drawing,) = learned(block)
+    assert drawing is not None
+    assert (drawing.name, drawing.figure.axes[0].get_ylabel()) == ("learned-unheard.scale", "unheard.scale")
+    assert [line.get_ydata()[0] for line in drawing.figure.axes[0].lines[::3]] == [20, 21, 22]
+
+
+def test_metrics_are_told_from_learned_tensors_by_their_names() -> None:
+    names = ("beta/fine", "angular.scale", "angular.scale.12", "train/loss_a.b", "val/my.own", "weight/ce", "gradnorm")
+    assert [figures.tensor_of(name) for name in names] == ["beta", "angular.scale", "angular.scale", *[None] * 4]
+
+
+def test_a_term_has_its_colour_in_all_of_a_reports_figures() -> None:
+    second = study(2, 4, arms=("ce", "ce+triplet"), dataset="cifar100")
+    blocks = to_blocks([*study(2, 4, arms=("ce", "ce+anchor", "ce+reg")), *second])
+    looks = figures.weight_looks(blocks)
+    found = [legend_of(figures.weights_figure(block, looks)) for block in blocks]
+    assert [list(colors) for colors in found] == [["ce", "anchor", "center", "variance"], ["ce", "triplet"]]
+    assert found[0]["ce"] == found[1]["ce"] == figures.PALETTE[0]
+    assert len({*found[0].values(), *found[1].values()}) == 5
+
+
+def test_more_numbers_than_colours_get_other_lines_and_the_last_are_left_out() -> None:
+    many = {f"unheard.scale.{index}": float(index) for index in range(40)}
+    trial = record("ce", 0.5, history=(Measurement(1, many, 1.0), Measurement(2, many, 1.0)))
+    (looks,) = figures.learned_looks([only_block([trial])]).values()
+    assert len(set(looks.values())) == len(looks) == 24
+    (drawing,) = learned(only_block([trial]))
+    assert drawing is not None
+    assert drawing.caption.endswith("At most 24 numbers of it are drawn.")
+
+
+def test_validation_shows_the_baseline_beside_every_other_arm() -> None:
     drawing = figures.validation_figure(only_block(study(3, 8, arms=("ce", "ce+reg"))))
     assert drawing is not None
     assert [len(ax.lines) for ax in drawing.figure.axes] == [3 + 1, 3 + 1 + 1]
     assert max(drawing.figure.axes[0].lines[0].get_ydata()) > 1  # percent
+    assert "Dashed: the mean of ce." in drawing.caption
+    other = figures.validation_figure(only_block(study(3, 8, arms=("ce+anchor", "ce+reg"))))
+    assert other is not None
+    assert [len(ax.lines) for ax in other.figure.axes] == [3 + 1, 3 + 1]
+    assert "Dashed" not in other.caption
 
 
 def test_nothing_to_draw_gives_no_figure() -> None:
     block = only_block([record("ce", None, state="failed")])
-    assert figures.top1_figure(block) is figures.weights_figure(block) is figures.validation_figure(block) is None
+    assert figures.top1_figure(block) is weights(block) is figures.validation_figure(block) is None
     assert latent_map.latent_figure(block, latents) is None
 
 
 def test_saved_figures_are_the_same_bytes_each_time(tmp_path: Path) -> None:
     block = only_block(study(2, 6, arms=("ce", "ce+anchor")))
-    first, second = (figures.save(figures.weights_figure(block), tmp_path / name) for name in "ab")
+    first, second = (figures.save(weights(block), tmp_path / name) for name in "ab")
     assert first.svg.read_bytes() == second.svg.read_bytes()
     assert first.svg.read_text(encoding="utf-8").startswith("<?xml")
     assert Image.open(first.png).width == 840  # 5.6 inches at 150 dots
@@ -118,6 +174,13 @@ def test_latent_panels_show_every_point_and_every_centroid() -> None:
     assert "one replicate (seed 0, fold 0)" in drawing.caption
     assert "UMAP is lossy" in drawing.caption
     assert "Without latents: ce." in drawing.caption
+
+
+def test_latent_panels_of_arms_that_are_not_the_papers() -> None:
+    block = only_block([record(f"ce, {n}", 0.5) for n in range(8)] + [record("ce, late", None, state="failed")])
+    asked: list[str] = []
+    latent_map.latent_figure(block, lambda trial: asked.append(trial.arm))
+    assert asked == [f"ce, {n}" for n in range(latent_map.MOST_PANELS)]
 
 
 def test_embedding_is_repeatable_and_keeps_clusters() -> None:

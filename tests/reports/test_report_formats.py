@@ -14,7 +14,7 @@ import pytest
 
 from reports import beside, comparisons, formats, tables
 from reports.formats import Cell, Column, Rows, Table, to_csv, to_document, to_latex, to_markdown
-from tests.reports.handmade import by_hand, found_against_ce, record
+from tests.reports.handmade import by_hand, found_against_base, record
 
 NASTY = r"50% of_a & b #1 {x} $y$ ~^\ <u> | [z] *s* 日本 é “q” – −"
 
@@ -52,7 +52,7 @@ def test_signed(number: float, text: str) -> None:
 
 
 def all_tables() -> list[Table]:
-    made, found = found_against_ce(
+    made, found = found_against_base(
         [*by_hand(), *(record("ce", 0.7, seed=s, dataset="cifar100", backbone="resnet50") for s in (0, 1))]
     )
     candidates = [

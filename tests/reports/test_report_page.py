@@ -10,11 +10,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from optuna.distributions import FloatDistribution
 
 from laresa.errors import DataError
-from reports import Report, build_report
+from reports import Report, build_report, candidates, importance
 from reports.html import duration, shared
-from tests.reports.handmade import FULL, latents, record, study
+from tests.reports.handmade import FULL, latents, of_version_0_1, record, study
 
 EVIL = "<script>alert('x')</script> & \"q\""
 VOID = {"meta", "img", "br", "hr"}
@@ -76,7 +77,7 @@ def test_every_file_it_names_is_there(whole: Report) -> None:
     assert {path.suffix for path in whole.tables} == {".md", ".tex", ".csv"}
     names = ["top1", "comparisons", "variants", "latents", "correlations", "epochs", "plan", "failures"]
     assert [path.stem for path in whole.tables if path.suffix == ".csv"] == names
-    drawn = ["top1", "weights", "betas", "latents", "validation"]
+    drawn = ["top1", "weights", "learned-beta", "latents", "validation"]
     assert [path.stem for path in whole.figures if path.suffix == ".svg"] == drawn
     assert sorted(whole.html.parent.rglob("*.*")) == sorted(whole.files)
 
@@ -177,7 +178,7 @@ def test_two_blocks_have_figures_of_their_own(tmp_path: Path) -> None:
     records = study(2, 4, arms=("ce", "ce+anchor")) + study(2, 4, arms=("ce",), dataset="cifar100", backbone="resnet50")
     report = build_report(records, tmp_path, latents=nothing, title="t", tracking_url="sqlite:///x.db")
     stems = [path.stem for path in report.figures if path.suffix == ".svg"]
-    assert stems == ["top1-1", "weights-1", "betas-1", "validation-1", "top1-2", "validation-2"]
+    assert stems == ["top1-1", "weights-1", "learned-beta-1", "validation-1", "top1-2", "validation-2"]
     text, reader = read(report)
     assert "published" in {path.stem for path in report.tables}
     assert "Validation curves (cifar100, resnet50)" in text
@@ -196,6 +197,53 @@ def test_small_words() -> None:
     assert shared(["a", "b", "a"]) == "a (2 trials), b (1 trial)"
 
 
-def test_reports_need_neither_scheduler_nor_torch() -> None:
-    code = "import sys, reports; print(*{'torch', 'ray', 'umap'} & set(sys.modules))"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == ""
+WITHOUT_PLUGIN = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from optuna.distributions import FloatDistribution
+from reports import build_report
+from tests.reports.handmade import read, unheard
+
+searched = [
+    replace(read("own_base+unheard", 0.5, **{"unheard.x": x}), arm="search", provenance={"role": "search"})
+    for x in (1.25, 0.5)
+]
+space = {"unheard.x": FloatDistribution(0, 2)}
+build_report(unheard() + searched, Path(sys.argv[1]), latents=lambda _: None, title="t", space=space,
+             arms=("own_base", "own_base+unheard"), objectives=("val/top1", "val/unheard"))
+print(*{"torch", "ray", "mlflow", "umap"} & set(sys.modules))
+"""
+
+
+def test_a_report_needs_no_scheduler_no_torch_and_no_plugin(tmp_path: Path) -> None:
+    run = [sys.executable, "-c", WITHOUT_PLUGIN, str(tmp_path)]
+    assert subprocess.check_output(run, text=True).strip() == ""
+    text = (tmp_path / "report.html").read_text()
+    assert "other_base has the best mean top-1: 70.0 ± 0.0 % (n = 2). That is +20.0 points over own_base" in text
+    assert "unheard.x 1.25" in text
+    assert {"weights", "learned-unheard.scale"} <= {path.stem for path in tmp_path.rglob("*.svg")}
+
+
+def test_a_sweep_of_0_1_stays_readable(tmp_path: Path) -> None:
+    arms = {"ce": 0.5, "ce+triplet": 0.6, FULL: 0.4}
+    records = [of_version_0_1(arm, top1, seed=seed) for arm, top1 in arms.items() for seed in (0, 1)]
+    made = build_report(records, tmp_path, latents=nothing, title="t", arms=tuple(arms))
+    assert made.summary[0].startswith(
+        "On test, ce+triplet has the best mean top-1: 60.0 ± 0.0 % (n = 2). That is +10.0"
+    )
+    assert {"weights", "learned-beta"} <= {path.stem for path in made.figures}
+
+
+def test_a_search_of_0_1_stays_readable() -> None:
+    space = {
+        "margin": FloatDistribution(0, 0.8),
+        "aux_scale": FloatDistribution(0, 2),
+        "alpha_init/ce": FloatDistribution(0, 1),  # of a list: it has no axis of its own any more
+    }
+    trials = [of_version_0_1("ce", 0.5), of_version_0_1("ce+triplet", 0.6, margin=0.5)]
+    study = importance.rebuild("search", trials, space)
+    assert [trial.params for trial in study.trials] == [{}, {"margin": 0.5, "aux_scale": 1.0}]
+    assert candidates.varied(trials) == ["subset"]  # where the margin has no effect it has no value
+    assert candidates.configuration(trials[0], ["margin", "alpha_init", "lr"]) == "lr 0.001"
+    assert candidates.configuration(trials[1], ["margin", "alpha_init"]) == "margin 0.5, alpha_init (1, 1, 1, 1)"

@@ -18,12 +18,12 @@ from reports.formats import to_csv, to_markdown
 from reports.select import BEST_VALIDATION
 from sweeps.service.tracking.records import TrialRecord
 from sweeps.service.tracking.sweep import Sweep
-from tests.reports.handmade import column, found_against_ce, record
+from tests.reports.handmade import column, found_against_base, record
 
 SPACE = {
     "subset": CategoricalDistribution(("ce", "ce+triplet")),
     "lr": FloatDistribution(1e-4, 1e-2, log=True),
-    "margin": FloatDistribution(0.05, 0.8),
+    "triplet.margin": FloatDistribution(0.05, 0.8),
 }
 
 
@@ -58,7 +58,7 @@ def many(count: int = 14, arm: str = "search") -> list[TrialRecord]:
             state="pruned" if i % 7 == 6 else "finished",
             subset="ce+triplet" if i % 3 else "ce",
             lr=0.0002 * (i + 1),
-            **({"margin": 0.05 + 0.025 * i} if i % 3 else {}),
+            **({"triplet.margin": 0.05 + 0.025 * i} if i % 3 else {}),
         )
         for i in range(count)
     ]
@@ -127,12 +127,22 @@ def test_a_setting_outside_the_space_leaves_the_trial_without_it() -> None:
     assert [trial.params for trial in study.trials] == [{"subset": "ce"}, {"lr": 0.001}]
 
 
+def test_one_number_of_several_is_a_parameter() -> None:
+    space = {"anchor.beta.1": FloatDistribution(0, 2), "alpha_init.anchor": FloatDistribution(-1, 3)}
+    chosen = tried(0.5, subset="ce+anchor", **{"anchor.beta": [1.0, 0.5], "alpha_init.anchor": 2.0})
+    study = importance.rebuild("search", [chosen, tried(0.5)], space)
+    assert [trial.params for trial in study.trials] == [{"anchor.beta.1": 0.5, "alpha_init.anchor": 2.0}, {}]
+    assert candidates.configuration(chosen, ["anchor.beta", "alpha_init.anchor", "triplet.margin"]) == (
+        "anchor.beta (1, 0.5), alpha_init.anchor 2"
+    )
+
+
 def test_importance_says_over_which_trials_and_parameters() -> None:
     found = importance.scopes("search", many(28), SPACE)
     assert [(scope.title, scope.params) for scope in found] == [
         ("all 24 finished trials, what all have", ("subset", "lr")),
-        ("all 24 finished trials, conditional ones too", ("subset", "lr", "margin")),
-        ("the 16 with ce+triplet, what all have", ("lr", "margin")),
+        ("all 24 finished trials, conditional ones too", ("subset", "lr", "triplet.margin")),
+        ("the 16 with ce+triplet, what all have", ("lr", "triplet.margin")),
     ]
     table = importance.table(found, named=False)
     assert table is not None
@@ -200,7 +210,7 @@ def test_a_row_that_lost_replicates_is_told_how_many_it_needs() -> None:
     from reports.comparisons import baseline_table
 
     rows = [record(arm, 0.5 + 0.01 * s, seed=s) for arm in ("ce", "ce+reg") for s in range(10)]
-    context, found = found_against_ce([*rows, *(record("ce+anchor", 0.5, seed=s) for s in range(3))])
+    context, found = found_against_base([*rows, *(record("ce+anchor", 0.5, seed=s) for s in range(3))])
     table = baseline_table(context, found)
     assert table is not None
     assert table.verdict == (
@@ -222,10 +232,15 @@ class ParentOf:
 
 def test_space_and_plan_are_read_once_from_the_sweeps_tags() -> None:
     space = json.dumps({name: distribution_to_json(distribution) for name, distribution in SPACE.items()})
-    api = ParentOf(space=space, plan='{"trials": [60, 57], "GPU-hours": [1.5, 1.25]}', objectives='["val/loss"]')
+    api = ParentOf(
+        space=space,
+        plan='{"trials": [60, 57], "GPU-hours": [1.5, 1.25]}',
+        objectives='["val/loss"]',
+        arms='["hace", "ce"]',
+    )
     sweep = Sweep("hand", "http://nowhere", "1", api)
     assert sweep.space == SPACE
     assert sweep.plan == {"trials": (60, 57), "GPU-hours": (1.5, 1.25)}
-    assert (sweep.objectives, sweep.left, api.asked) == (("val/loss",), False, 1)
+    assert (sweep.objectives, sweep.arms, sweep.left, api.asked) == (("val/loss",), ("hace", "ce"), False, 1)
     bare = Sweep("hand", "http://nowhere", "1", ParentOf())
-    assert (bare.space, bare.plan, bare.objectives) == (None, None, ("val/top1",))
+    assert (bare.space, bare.plan, bare.objectives, bare.arms) == (None, None, ("val/top1",), ())

@@ -9,7 +9,7 @@ import pytest
 from laresa.errors import DataError
 from laresa.measurement import Measurement
 from reports.select import BEST_VALIDATION, budget, collapse_step, to_blocks
-from tests.reports.handmade import FULL, record
+from tests.reports.handmade import FULL, read, record
 
 
 def test_no_records_is_an_error_that_says_so() -> None:
@@ -17,10 +17,30 @@ def test_no_records_is_an_error_that_says_so() -> None:
         to_blocks([])
 
 
-def test_arms_come_in_the_papers_order_then_as_they_came() -> None:
+def test_arms_come_in_the_studys_order_then_as_they_came() -> None:
     labels = [f"{FULL}, zeta", FULL, "ce+reg", f"{FULL}, alpha", "ce"]
-    (block,) = to_blocks([record(label) for label in labels])
-    assert [arm.label for arm in block.arms] == ["ce", "ce+reg", FULL, f"{FULL}, zeta", f"{FULL}, alpha"]
+    trials = [record(label) for label in labels]
+    (block,) = to_blocks(trials, order=("ce+reg", "ce+anchor", "ce", FULL))
+    assert [arm.label for arm in block.arms] == ["ce+reg", "ce", FULL, f"{FULL}, zeta", f"{FULL}, alpha"]
+    (block,) = to_blocks(trials)
+    assert [arm.label for arm in block.arms] == ["ce", *labels[:-1]]
+
+
+@pytest.mark.parametrize(
+    ("subsets", "order", "baseline"),
+    [
+        (("hace", "ce", "ce+reg"), ("ce+reg", "hace", "ce"), "hace"),  # the study's first base term alone
+        (("hace", "ce"), (), "ce"),
+        (("own_base", "hxe", "own_base+unheard"), (), "hxe"),
+        (("hace", "ce+reg"), ("ce", "ce+reg"), "hace"),  # ce has not started yet
+        (("ce+reg", "ce+anchor"), ("ce+reg", "ce+anchor"), None),
+    ],
+)
+def test_the_baseline_is_a_base_term_alone(
+    subsets: tuple[str, ...], order: tuple[str, ...], baseline: str | None
+) -> None:
+    (block,) = to_blocks([read(subset, 0.5) for subset in subsets], order=order)
+    assert block.baseline == baseline
 
 
 def test_blocks_are_data_set_and_backbone() -> None:

@@ -11,7 +11,7 @@ from reports import beside, comparisons, tables
 from reports.formats import to_csv, to_latex, to_markdown
 from reports.published import published
 from sweeps.service.tracking.records import TrialRecord
-from tests.reports.handmade import FULL, by_hand, column, context, found_against_ce, record, study
+from tests.reports.handmade import FULL, by_hand, column, context, found_against_base, record, study, unheard
 
 
 # ------------------------------------------------------------------------------------------------ exact cells
@@ -57,7 +57,7 @@ def test_an_arm_without_a_finished_trial_in_its_search_is_marked() -> None:
 
 
 def test_every_table_says_n_plus_minus_rule_and_budget() -> None:
-    made, found = found_against_ce(by_hand())
+    made, found = found_against_base(by_hand())
     several = [
         tables.top1_table(made),
         tables.latent_table(made),
@@ -85,7 +85,20 @@ def test_a_gain_is_paired_and_says_when_pairs_are_fewer() -> None:
 
 
 def test_without_the_baseline_there_is_no_gain() -> None:
-    assert column(tables.top1_table(context([record("ce+reg", 0.5)])), "gain over ce [points]") == ["–"]
+    table = tables.top1_table(context([record("ce+reg", 0.5)]))
+    assert column(table, "gain [points]") == ["–"]
+    assert "Gain: none, for no arm is a base term alone." in table.notes
+    made, found = found_against_base([record("ce+reg", 0.5), record("ce+anchor", 0.5)])
+    assert comparisons.baseline_table(made, found) is None
+
+
+def test_every_arm_is_held_against_the_studys_own_base_term() -> None:
+    made = context(unheard(), order=("own_base", "own_base+unheard"))
+    assert column(tables.top1_table(made), "gain over own_base [points]") == ["baseline", "+10.0 ± 0.0", "+20.0 ± 0.0"]
+    table = comparisons.baseline_table(made, comparisons.against_baseline(made.blocks, np.random.default_rng(0)))
+    assert table is not None
+    assert table.title == "Test top-1 against own_base"
+    assert column(table, "against") == ["own_base", "own_base"]
 
 
 def test_equal_means_share_the_mark_and_a_single_row_has_none() -> None:
@@ -133,7 +146,7 @@ def test_failures_by_state_with_the_errors_first_line() -> None:
 
 # ------------------------------------------------------------------------------------------------ comparisons
 def test_three_pairs_get_no_star_and_are_told_so() -> None:
-    made, found = found_against_ce(by_hand())
+    made, found = found_against_base(by_hand())
     table = comparisons.baseline_table(made, found)
     assert table is not None
     assert column(table, "pairs") == ["2", "3"]
@@ -157,7 +170,7 @@ def six_pairs(arms: tuple[str, ...]) -> list[TrialRecord]:
 
 
 def test_six_pairs_can_be_significant_alone() -> None:
-    made, found = found_against_ce(six_pairs(("ce+reg",)))
+    made, found = found_against_base(six_pairs(("ce+reg",)))
     table = comparisons.baseline_table(made, found)
     assert table is not None
     assert column(table, "p (Holm)") == ["0.031*"]
@@ -166,7 +179,7 @@ def test_six_pairs_can_be_significant_alone() -> None:
 
 def test_six_pairs_can_not_be_significant_among_seven() -> None:
     arms = ("ce+reg", "ce+anchor", "ce+anchor+reg", "ce+triplet", "ce+triplet+reg", "ce+anchor+triplet", FULL)
-    made, found = found_against_ce(six_pairs(arms))
+    made, found = found_against_base(six_pairs(arms))
     table = comparisons.baseline_table(made, found)
     assert table is not None
     assert column(table, "p") == ["0.031"] * 7
@@ -188,7 +201,7 @@ def test_controls_and_remedies_are_compared_with_the_arm_they_vary() -> None:
 def test_equal_accuracies_differ_by_nothing_at_all() -> None:
     """0.1 + 0.2 - 0.3 is not 0 in floating point; as a difference it would count as a sign."""
     trials = [record("ce", 0.3, seed=s) for s in range(3)] + [record("ce+reg", 0.1 + 0.2, seed=s) for s in range(3)]
-    _, (found,) = found_against_ce(trials)
+    _, (found,) = found_against_base(trials)
     assert (found.mean, found.p, found.better) == (0.0, 1.0, 0.5)
 
 
@@ -196,7 +209,7 @@ def test_pooled_over_blocks() -> None:
     trials = [record("ce", 0.5, seed=s, dataset=d) for s in (0, 1) for d in ("a", "b")]
     trials += [record("ce+reg", top1, seed=s, dataset="a") for s, top1 in enumerate((0.51, 0.53))]
     trials += [record("ce+reg", top1, seed=s, dataset="b") for s, top1 in enumerate((0.52, 0.56))]
-    made, found = found_against_ce(trials)
+    made, found = found_against_base(trials)
     table = comparisons.pooled_table(made, found, np.random.default_rng(0))
     assert table is not None
     assert column(table, "difference [points]") == ["+3.0"]
@@ -247,7 +260,7 @@ def test_plan_against_actual() -> None:
 
 
 def test_no_cell_of_a_large_study_says_nan() -> None:
-    made, found = found_against_ce(study(2, 8))
+    made, found = found_against_base(study(2, 8))
     for table in (tables.top1_table(made), tables.correlation_table(made), comparisons.baseline_table(made, found)):
         assert table is not None
         assert "nan" not in to_markdown(table)

@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-TERMS = '''
-"""my_terms.py"""
-from typing import Annotated
-from laresa.fields import Range
+from tests.readme import FILES
 
-def angular(batch, *, gamma: Annotated[float, Range(0.5, 8, log=True)] = 2.0):
-    """Angular pull to the class's text, per sample (N)."""
-    return (1 - batch.cosines("fine")) ** gamma
-
-TERMS = {"angular": angular}
-'''
+TERMS = FILES["my_terms.py"]
 STUDY = '''
 """Does the pull need the triplet?"""
 import sweeps
@@ -39,6 +31,6 @@ if __name__ == "__main__":
 
 def write_plugins(folder: Path) -> None:
     """my_terms.py; my_study.py, which imports my_gammas.py from beside it."""
-    (folder / "my_terms.py").write_text(TERMS.lstrip())
+    (folder / "my_terms.py").write_text(TERMS)
     (folder / "my_study.py").write_text(STUDY.lstrip())
     (folder / "my_gammas.py").write_text('GAMMAS = "1,3"\n')

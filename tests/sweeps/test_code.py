@@ -23,7 +23,7 @@ from sweeps.service.planning.plan import plan
 from sweeps.service.search.sources import OptunaSource
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import Cell, PlannedTrial, Replicate, RunOptions, Search, Study
-from sweeps.service.tracking.write import client
+from sweeps.service.tracking.client import client
 from sweeps.service.worker import checks
 from tests.sweeps.conftest import QUICK, laresa
 

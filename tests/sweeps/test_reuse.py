@@ -11,15 +11,18 @@ from optuna.distributions import FloatDistribution
 from PIL import Image
 
 from laresa.config import TrialConfig
+from laresa.measurement import Measurement
 from sweeps import trials
 from sweeps.service.planning import reuse as reusing
 from sweeps.service.search.sources import OptunaSource
-from sweeps.service.storage.files import SweepFolder
+from sweeps.service.storage.files import SweepFolder, write_json
 from sweeps.service.storage.outcome import describe_outcome
 from sweeps.service.study import PlannedTrial, Replicate, Search
+from sweeps.service.tracking import write as tracking
 from sweeps.service.tracking.client import client
 from sweeps.service.tracking.records import record_of
 from sweeps.service.tracking.sweep import Sweep
+from sweeps.service.tracking.write import TrialRun
 from tests.sweeps.conftest import QUICK, draw_pictures, laresa
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("server")]
@@ -58,6 +61,32 @@ def test_what_another_sweep_finished_is_reused(server: str, tmp_path: Path):
     laresa("run", *options("third", data, "ce+anchor"), cwd=tmp_path)
     assert trials("third")[0].provenance["reused_from"] == original.run_id
     assert record_of(trials("third")[0].run_id).history == original.history
+
+
+def deliver(server: str, sweep: str, config: TrialConfig, folder: SweepFolder, **provenance: str) -> str:
+    """A sweep of one trial that finished, without training; its run id."""
+    trial, stored = PlannedTrial("ce", config), folder.trial(config.signature())
+    attempt, row = stored.new_attempt(), Measurement(1, {"val/top1": 0.5}, 0.1).to_dict()
+    write_json(stored.root / "config.json", config.to_dict())
+    np.savez(stored.root / "latents.npz", z_ND=np.eye(2))
+    tags = {f"laresa.{name}": value for name, value in provenance.items()}
+    attempt.conclude(describe_outcome(trial, "finished", {"test/top1": 0.25}, [row], None, tags))
+    return tracking.deliver(client(server), TrialRun(tracking.open_sweep(server, sweep, {}), trial, {}), stored)
+
+
+def test_a_copy_of_a_copy_names_the_original_under_the_tags_old_name_too(server: str, pictures: Path, tmp_path: Path):
+    config = TrialConfig(dataset=str(pictures), subset="ce", lr=0.125)
+    known = reusing.Fingerprints()(config)
+    deliver(server, "older", config, SweepFolder(tmp_path / "a"), data_fingerprint=known, adopted_from="origin")
+    (older,) = trials("older")
+    assert older.provenance["reused_from"] == "origin"
+    folder = SweepFolder(tmp_path / "b")
+    assert reusing.cached("newer", server, [PlannedTrial("ce", config)]) == {config.signature()}
+    assert reusing.reuse(client(server), "newer", folder, [PlannedTrial("ce", config)]) == {config.signature()}
+    outcome = folder.trial(config.signature()).outcome()
+    assert outcome["provenance"]["laresa.reused_from"] == "origin"
+    assert (outcome["metrics"], [row["epoch"] for row in outcome["history"]]) == ({"test/top1": 0.25}, [1])
+    assert folder.trial(config.signature()).file("latents.npz").exists()
 
 
 def test_many_at_once_are_asked_for_by_what_they_share(server: str, tmp_path: Path, monkeypatch):

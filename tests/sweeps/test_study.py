@@ -49,6 +49,8 @@ def test_bare_ablation_tunes_every_arm_on_one_budget_and_on_data_that_no_replica
     assert f"{ablation.TUNE} x 18 = {ablation.TUNE * 18} epochs" in ablation.settings(study)
     assert study.replicates == (Replicate(0, 0), Replicate(4, 4), Replicate(5, 0))
     assert {search.replicate for search in study.searches} == {Replicate(0, 5, exchanged=True)}
+    judged = study.searches[0].replicate.of(study.cells[0].config)
+    assert (judged.seed, judged.fold, judged.exchange_splits) == (0, 5, True)
     assert all(search.first == (search.base,) for search in study.searches)  # the given settings are asked first
     spaces = {search.name: sorted(search.space) for search in study.searches}
     assert spaces["ce"] == ["lr"]

@@ -24,7 +24,7 @@ from sweeps.service.driver.schedulers import SCHEDULERS, Asha, InOrder, MedianSt
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import Group, PlannedTrial, Replicate, Search
 from sweeps.service.tracking.write import SweepRun
-from sweeps.service.worker.trial import OOM_SHARED_GPU, TrialContext, TuneTrial, ended, group_result
+from sweeps.service.worker.trial import OOM_SHARED_GPU, TrialContext, group_result
 
 
 @dataclass(eq=False)
@@ -158,7 +158,7 @@ class Pairs:
 
 @pytest.fixture
 def driving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """(search, source, watch, folder): what stands between Tune and a source of two groups."""
+    """(search, source, display, folder): what stands between Tune and a source of two groups."""
 
     def pruned(stored, trial, tags):
         outcome = {"state": "pruned", "metrics": {"best/val/top1": 0.1}, "history": [{}]}
@@ -167,9 +167,9 @@ def driving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(tuning, "conclude_pruned", pruned)
     folder, source = SweepFolder(tmp_path), Pairs(2)
-    watch = ProgressDisplay("toy", 0, 4, Console(file=io.StringIO(), width=200))
+    display = ProgressDisplay("toy", 0, 4, Console(file=io.StringIO(), width=200))
     context = TrialContext(SweepRun("u", "toy", "0", "0"), folder.place, 1.0, {})
-    return tuning.SourceSearch(source, context, watch, GracefulInterrupt()), source, watch, folder
+    return tuning.SourceSearch(source, context, display, GracefulInterrupt()), source, display, folder
 
 
 def row(trial: dict, epoch: int, value: float, state: str = "running") -> dict:
@@ -179,35 +179,37 @@ def row(trial: dict, epoch: int, value: float, state: str = "running") -> dict:
 
 
 def test_a_group_is_one_trial_of_tunes_and_each_of_its_trials_is_told(driving):
-    search, source, watch, folder = driving
+    search, source, display, folder = driving
     first = search.suggest("t1")
     a, b = first["trials"]
     assert PlannedTrial.from_dict(a).signature == a["signature"] != b["signature"]
-    watch.started("t1", first["trials"])
-    watch.result("t1", group_result([row(a, 1, 0.25), row(b, 1, 0.5)]))
-    assert [trial.last for trial in watch.running.values()] == [0.25, 0.5]
+    display.started("t1", first["trials"])
+    display.result("t1", group_result([row(a, 1, 0.25), row(b, 1, 0.5)]))
+    assert [trial.last for trial in display.running.values()] == [0.25, 0.5]
 
     # one finishes by itself, then the scheduler stops what is left of the group
-    folder.trial(a["signature"]).new_attempt().conclude({"state": "finished", "metrics": {}, "history": []})
+    folder.trial(PlannedTrial.from_dict(a).key).new_attempt().conclude(
+        {"state": "finished", "metrics": {}, "history": []}
+    )
     finished = {**row(a, 2, 0.3, "finished"), "test/top1": 0.2, "best_epoch": 2.0}
     last = group_result([finished, row(b, 2, 0.4)])
     assert (last["state"], last["done"], last["val/top1"]) == ("running", False, 0.4)
-    watch.result("t1", last)
+    display.result("t1", last)
     search.on_trial_complete("t1", last)
     assert source.heard == [(a["signature"], "finished"), (b["signature"], "pruned")]
-    assert (watch.done, watch.groups) == (2, set())
+    assert (display.done, display.groups) == (2, set())
 
     # of the second group one ran out of a shared GPU: nobody is told, it comes again alone
     second = search.suggest("t2")
     assert search.suggest("t3") == Searcher.FINISHED
     c, d = second["trials"]
-    watch.started("t2", second["trials"])
-    folder.trial(d["signature"]).new_attempt().conclude({"state": "finished", "metrics": {}, "history": []})
-    out = group_result(
-        [{**ended(OOM_SHARED_GPU), "signature": c["signature"]}, {**finished, "signature": d["signature"]}]
+    display.started("t2", second["trials"])
+    folder.trial(PlannedTrial.from_dict(d).key).new_attempt().conclude(
+        {"state": "finished", "metrics": {}, "history": []}
     )
+    out = group_result([row(c, 0, 0.0, OOM_SHARED_GPU), {**finished, "signature": d["signature"]}])
     assert out["done"]
-    watch.result("t2", out)
+    display.result("t2", out)
     search.on_trial_complete("t2", out)
     assert [trial.signature for trial in search.oom_shared_gpu] == [c["signature"]]
     assert source.heard[2:] == [(d["signature"], "finished")]
@@ -226,18 +228,11 @@ def test_what_was_given_up_leaves_no_one_waiting(driving):
 
 
 def test_a_group_of_one_reports_as_its_trial_and_nan_is_no_score():
-    alone = group_result([{"signature": "s", **ended("fenced")}])
-    assert {name: alone[name] for name in ended("fenced")} == ended("fenced")
+    fenced = row({"signature": "s"}, 0, 0.0, "fenced")
+    alone = group_result([fenced])
+    assert {name: alone[name] for name in ("epoch", "val/top1", "state", "done")} == {
+        name: fenced[name] for name in ("epoch", "val/top1", "state", "done")
+    }
     failed = {"signature": "s", "epoch": 2, "state": "failed", "val/top1": math.nan, "done": True}
     assert math.isnan(group_result([failed])["val/top1"])
     assert group_result([failed, {**failed, "val/top1": 0.25}])["val/top1"] == 0.25
-
-
-def test_a_worker_says_that_it_trains_one_at_a_time(tmp_path: Path):
-    trials = [PlannedTrial("ce", TrialConfig(subset="ce", seed=seed)).to_dict() for seed in (0, 1)]
-    context = TrialContext(SweepRun(f"sqlite:///{tmp_path}/m.db", "toy", "0", "0"), str(tmp_path), 1.0, {})
-    (tmp_path / "plan.json").write_text("{}")  # it sees the sweep's storage
-    worker = object.__new__(TuneTrial)  # without Tune around it
-    with pytest.raises(ConfigError, match="a group of 2 trials: a worker trains one at a time"):
-        worker.setup({"trials": trials, "context": context.to_dict()})
-    worker.cleanup()

@@ -91,6 +91,11 @@ class Sweep:
         """The run that stands for the sweep; None where none was made yet."""
         return parent_run(self.api, self.experiment_id)
 
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Labels of the study's arms, in its order; none for a sweep that recorded none."""
+        return tuple(self._tag("arms") or ())
+
     @cached_property
     def space(self) -> dict[str, Any] | None:
         """The Optuna distributions that its search drew from, by field; None for a sweep that recorded none."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import inspect
 import math
 import tempfile
@@ -19,7 +18,6 @@ from laresa.config import TrialConfig, component_fields
 from laresa.data import load
 from laresa.data.augment import augment
 from laresa.data.dataset import Dataset, make_dataset
-from laresa.fields import fields_of
 from laresa.methods import start
 from laresa.metrics import Metric
 from laresa.model import build_model
@@ -42,8 +40,7 @@ def check_plugin(plugin: Plugin) -> Iterator[Finding]:
                 yield from check_term(name)
                 continue
             label = f"{kind.lower().removesuffix('s').replace('_', ' ')} {name}"
-            checks: dict[str, Callable[[str], str]] = {"fields": functools.partial(_fields, kind), **CHECKS[kind]}
-            for check, function in checks.items():
+            for check, function in CHECKS[kind].items():
                 wrong = tried(function, name)
                 yield Finding(label, check, wrong)
                 if wrong:
@@ -51,18 +48,6 @@ def check_plugin(plugin: Plugin) -> Iterator[Finding]:
     module = module_of(plugin)
     if hasattr(module, "build"):
         yield Finding(f"study {plugin.path.name}", "add_options and build", tried(_study_parts, module))
-
-
-def _fields(kind: str, name: str) -> str:
-    found = component(kind, name)
-    if kind in ("TERM_GROUPS", "STUDIES"):
-        return ""
-    if kind == "METHODS":
-        fields_of(found, name)
-    elif kind not in ("METRICS", "SCHEDULERS"):
-        component_fields(kind, name)
-    function = getattr(found, "fn", found)
-    return "" if callable(function) else f"expected a function, not {type(function).__name__}"
 
 
 def _defaults(kind: str, name: str) -> dict[str, Any]:

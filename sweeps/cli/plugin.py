@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from laresa.errors import ConfigError
 from sweeps.cli.studies import load_plugin
 
 
@@ -19,8 +20,13 @@ def add(verbs: Any) -> None:
 def _check(args: argparse.Namespace) -> int:
     from laresa.plugin_check import check_plugin
 
+    try:
+        plugin = load_plugin(args.plugin)
+    except ConfigError as error:  # it is the file that is wrong, not how the command is used
+        print(error)
+        return 1
     failed = 0
-    for finding in check_plugin(load_plugin(args.plugin)):
+    for finding in check_plugin(plugin):
         print(finding, flush=True)
         failed += bool(finding.wrong)
     return 1 if failed else 0

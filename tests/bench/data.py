@@ -17,7 +17,7 @@ def augmentation() -> list[dict[str, object]]:
     torch.set_num_threads(1)
     images = torch.randint(0, 256, (COUNT, 3, 32, 32), dtype=torch.uint8)
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy().astype(np.uint8)) for image in images]
-    generator = torch.Generator().manual_seed(0)
+    generator, y_N = torch.Generator().manual_seed(0), torch.zeros(BATCH, dtype=torch.int64)
     rows = []
     for names, extra in ((("crop", "flip"), []), (("autoaugment", "crop", "flip"), [transforms.AutoAugment()])):
         plain = transforms.Compose(
@@ -32,7 +32,8 @@ def augmentation() -> list[dict[str, object]]:
 
         def ours(names=names) -> None:
             for batch in images.split(BATCH):
-                normalise(augment(batch, names, generator), HALF, HALF)
+                changed, _ = augment(batch, y_N, {name: {} for name in names}, generator, classes=2)
+                normalise(changed, HALF, HALF)
 
         def pil(plain=plain) -> None:
             for start in range(0, COUNT, BATCH):

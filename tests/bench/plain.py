@@ -42,9 +42,9 @@ def objective(config: dict[str, Any]) -> None:
         order = torch.randperm(len(fine))
         fine, coarse = fine[order], coarse[order]
     model = build_model(
-        trial.backbone, pretrained=False, input_size=32, latent_dim=fine.shape[1], classes=len(tree.names)
+        trial.backbone, pretrained=False, input_size=32, latent_dim=fine.shape[1], outputs=len(tree.names)
     )
-    losses = Objective(trial, fine, coarse)
+    losses = Objective(trial, tree, (fine, coarse))
     model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam([*model.parameters(), *losses.parameters()], lr=trial.lr, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, trial.epochs)
@@ -78,8 +78,8 @@ def objective(config: dict[str, Any]) -> None:
         model.train()
         sums: dict[str, float] = {}
         for images, labels in training:
-            logits, z = model(images)
-            output = losses(logits, z, labels)
+            logits, z, _ = model(images)
+            output = losses(losses.batch(logits, z, labels))
             optimizer.zero_grad()
             output.total.backward()
             optimizer.step()

@@ -100,10 +100,9 @@ class Worker:
         from sweeps.service.tracking.client import client
         client("http://127.0.0.1:9")
         from laresa.config import TrialConfig
-        from laresa.training import Trainer
+        from laresa.training import train
         from sweeps.recipes import RECIPES
-        trainer = Trainer(TrialConfig(**RECIPES["emoji120"]), dataset=None, device="cpu")
-        trainer.epoch()
+        next(train(TrialConfig(**RECIPES["emoji120"]), device="cpu"))
         return resident()
 worker = Worker.remote()
 print(json.dumps([ray.get(worker.bare.remote()), ray.get(worker.trial.remote())]))

@@ -116,12 +116,20 @@ def test_each_way_a_term_can_be_wrong(findings, body: str, check: str, said: str
     assert any(line.startswith(f"term mine: {check}") and said in line for line in wrong), wrong
 
 
-def test_what_is_learned_or_remembered(findings):
-    lines = "def mine(batch, *, a: Annotated[Tensor, Learned] = 1., m: Annotated[Tensor, Memory] = (0., 0.)):\n    {}\n"
-    lines += "TERMS = {{'mine': mine}}\n"
-    wrong = findings(lines.format("return batch.z_ND.square().sum(1), {'m': m.sum()}"))
-    assert "term mine: mine.a: no gradient reaches it: it is never learned" in wrong
-    assert "term mine: mine.m: returned with shape (): expected (2,)" in wrong
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        ("loss_N, {'m': m + 1}", "mine.a: no gradient reaches it: it is never learned"),
+        ("loss_N * a", "mine.m: never returned"),
+        ("loss_N * a, {'m': m / 0}", "mine.m: returned with numbers that are not finite"),
+        ("loss_N * a, {'m': m.sum()}", "returns 'm' of (): expected a tensor (2,)"),
+    ],
+)
+def test_what_is_learned_or_remembered(findings, returned: str, said: str):
+    lines = "def mine(batch, *, a: Annotated[Tensor, Learned] = 1., m: Annotated[Tensor, Memory] = (1., 1.)):\n"
+    lines += f"    loss_N = batch.z_ND.square().sum(1)\n    return {returned}\nTERMS = {{'mine': mine}}\n"
+    wrong = findings(lines)
+    assert any(said in line for line in wrong), wrong
 
 
 WEIGHTING = "def w(losses_T, alpha_T, memory): return {}, memory\nWEIGHTINGS = {{'w': w}}"
@@ -141,7 +149,6 @@ AUGMENTATION = "def a(images, y_N, generator): return {}\nAUGMENTATIONS = {{'a':
         ("def s(done): return -done\nLR_SCHEDULES={'s': s}", "expected numbers >= 0"),
         ("def m(logits, z, y, tree): return z.mean()\nMETRICS={'m': m}", "AttributeError"),
         ("def o(groups): return torch.optim.SGD(groups, lr=-1)\nOPTIMIZERS={'o': o}", "ValueError"),
-        ("def t(batch, *, gamma=2.0): return batch.z_ND.sum(1)\nTERMS={'t': t}", "its field 'gamma' has no type"),
         ("TERM_GROUPS={'g': ('ce', 'nothing')}", "unknown term 'nothing'"),
         ("def d(fold, split_seed, image_size): return 3\nDATASETS={'d': d}", "gave int"),
         ("STUDIES={'s': 3}", "it has no add_options"),

@@ -39,7 +39,7 @@ def code(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
 
     def become(word: str) -> str:
         found = Code({"laresa/losses.py": word, "laresa/training.py": "same"})
-        monkeypatch.setattr("sweeps.service.provenance._found", lambda roots: (found, {}))
+        monkeypatch.setattr("sweeps.service.provenance._found", lambda roots, folders: (found, {}))
         return found.digest
 
     return become
@@ -142,7 +142,7 @@ def test_a_search_meets_the_same_question(code, tmp_path: Path):
     study, folder = Study("toy", (), (), (search,)), SweepFolder(tmp_path)
     then = code("then")
     source = searched(folder, go_on(study, folder))
-    told, running = source.next(), source.next()
+    told, running = (source.next().trials[0] for _ in range(2))
     assert told is not None
     assert running is not None
     outcome = {"state": "finished", "metrics": {"best/val/top1": 0.5}, "history": []}
@@ -153,7 +153,7 @@ def test_a_search_meets_the_same_question(code, tmp_path: Path):
     with pytest.raises(ConfigError, match="2 of its trials"):
         go_on(study, folder)
     source = searched(folder, go_on(study, folder, ACCEPT))
-    again, third = source.next(), source.next()
+    again, third = (source.next().trials[0] for _ in range(2))
     assert (again, source.told) == (running, 1)  # under way, it goes on in its place
     assert third is not None
     assert (again.code, third.code) == (then, now)
@@ -181,7 +181,8 @@ def test_a_worker_with_another_file_is_refused(monkeypatch: pytest.MonkeyPatch):
 def test_the_loader_belongs_to_the_code(tmp_path: Path):
     for dataset, loader in (("emoji120", "emoji120"), ("cub200", "cub200"), (str(tmp_path), "folder")):
         roots = provenance.roots_of(CE.replace(dataset=dataset))
-        assert [path.name for path in roots] == ["training.py", f"{loader}.py"]
+        assert {path.name for path in roots} >= {"end_to_end.py", "cross_entropy.py", f"{loader}.py"}
+        assert not any(path.parent.name == "data" and path.stem not in (loader, "augment") for path in roots)
         assert all(path.exists() for path in roots)
 
 

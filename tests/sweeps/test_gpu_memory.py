@@ -28,11 +28,12 @@ from sweeps.service.planning import estimate as estimating
 from sweeps.service.planning import gpus as planning
 from sweeps.service.planning.gpus import Gpus, decided
 from sweeps.service.storage.files import SweepFolder
-from sweeps.service.study import Cell, Replicate, RunOptions, Search, Study
+from sweeps.service.study import Cell, PlannedTrial, Replicate, RunOptions, Search, Study
 from sweeps.service.tracking.write import SweepRun
 from sweeps.service.worker import gpu_memory as gpu
 from sweeps.service.worker import trial as worker_trial
 from sweeps.service.worker.device import VISIBLE, trial_device
+from sweeps.service.worker.plugins import pack
 from sweeps.service.worker.trial import TrialContext, TuneTrial
 from tests.sweeps.conftest import QUICK
 
@@ -245,10 +246,12 @@ def test_a_trial_without_a_gpu_trains_on_the_cpu_of_a_host_that_has_some(
     folder.write("plan.json", {})
     context = TrialContext(sweep, folder.place, 1.0, {}, 0.0)
     config = CE.replace(dataset=str(pictures), backbone="test_vit", input_size=32, batch_size=16, epochs=1)
-    trial = TuneTrial({"arm": "ce", "role": "evidence", "config": config.to_dict(), "context": context.to_dict()})
+    given = {"trials": [PlannedTrial("ce", config).to_dict()], "context": context.to_dict()}
+    trial = object.__new__(TuneTrial)  # without Tune around it
+    trial.setup(given, pack(()))
     trial._writer.stop(0.0)
     assert trial.step()["epoch"] == 1
-    assert trial._session.trainer.device == torch.device("cpu")
+    assert trial._session.method.single.device == torch.device("cpu")
     assert os.environ[VISIBLE] == ""
 
 

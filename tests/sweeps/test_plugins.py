@@ -149,6 +149,17 @@ def test_help_ends_with_the_fields_a_plugins_too(folder: Path, capsys: pytest.Ca
     assert known["angular.gamma"]["range"] == [0.5, 8, True]
 
 
+def test_plugin_check_ends_with_one_where_something_is_wrong(folder: Path, capsys: pytest.CaptureFixture[str]):
+    (folder / "untyped.py").write_text(
+        "def mine(batch, *, gamma=2.0): return batch.z_ND.sum(1)\nTERMS = {'mine': mine}\n"
+    )
+    assert main(["plugin", "check", "untyped.py"]) == 1
+    assert "its field 'gamma' has no type" in capsys.readouterr().out
+    (folder / "still.py").write_text("def mine(batch): return batch.z_ND.detach().sum(1)\nTERMS = {'mine': mine}\n")
+    assert main(["plugin", "check", "still.py"]) == 1
+    assert re.search(r"term mine +gradient .* no gradient reaches z or logits", capsys.readouterr().out)
+
+
 def test_a_study_file_runs_as_a_script(folder: Path):
     """Python calls it __main__; what is asked for and built is the plugin's."""
     command = [sys.executable, "my_study.py", "--plugin", "my_terms.py", "--help"]

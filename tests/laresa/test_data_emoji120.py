@@ -69,7 +69,7 @@ def test_exchanged_splits_judge_on_what_the_fold_tests_and_are_other_data_to_eve
         assert torch.equal(getattr(after, part).labels, getattr(before, other).labels)
     assert after.fold_note == f"{before.fold_note}; validation and test part exchanged"
     assert after.fingerprint == before.fingerprint
-    assert data.key(plain) != data.key(exchanged)
+    assert data.data_key(plain) != data.data_key(exchanged)
     tested = [data.load("emoji120", fold=fold).test.images for fold in range(5)]  # of the folds open to replicates
     assert not any(torch.equal(after.val.images, images) for images in tested)
 

@@ -154,17 +154,17 @@ def test_a_search_meets_the_same_question(code, tmp_path: Path):
         go_on(study, folder)
     source = searched(folder, go_on(study, folder, ACCEPT))
     again, third = (source.next().trials[0] for _ in range(2))
-    assert (again, source.told) == (running, 1)  # under way, it goes on in its place
+    assert (again, source.spent.told) == (running, 1)  # under way, it goes on in its place
     assert third is not None
     assert (again.code, third.code) == (then, now)
     assert [trial.code for trial in source.planned()] == [then, then, now]
     anew = searched(folder, go_on(study, folder, RETRAIN))
-    assert (anew.told, anew.planned()) == (0, [])  # what it heard of other code steers it no more
-    first = anew.next()
+    assert (anew.spent.told, anew.planned()) == (0, [])  # what it heard of other code steers it no more
+    first = anew.next().trials[0]
     assert first is not None
     assert (first.signature, first.code) == (told.signature, now)
     go_on(study, folder)
-    assert read_journal(study, folder)["search"].asked == 1  # and it is not forgotten once more
+    assert read_journal(study, folder)["search"].spent.asked == 1  # and it is not forgotten once more
 
 
 def test_a_worker_with_another_file_is_refused(monkeypatch: pytest.MonkeyPatch):

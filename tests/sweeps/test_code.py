@@ -210,22 +210,26 @@ def test_from_a_change_of_code_to_the_table(
 ):
     def study(sweep: str, *more: str) -> list[str]:
         data = ["ablation", "--sweep", sweep, "--dataset", str(pictures), "--subsets", "ce", "--seeds", "0"]
-        return [*data, "--epochs", "2", *QUICK, *more]
+        return [*data, "--tune", "0", "--epochs", "2", *QUICK, *more]
 
+    changed = copied / "losses" / "cross_entropy.py"
     laresa("run", *study("coded"), cwd=tmp_path)
     (first,) = trials("coded")
-    put(copied / "losses.py", '"""', '"""Other words: ')
-    put(copied / "losses.py", "\n", "\n# a comment\n")
+    put(changed, '"""', '"""Other words: ')
+    put(changed, "\n", "\n# a comment\n")
     assert "1 finished before" in laresa("run", *study("coded"), cwd=tmp_path).stderr
 
-    put(copied / "losses.py", "negative_N - positive_N", "negative_N + positive_N")
+    put(changed, "return functional.cross_entropy(", "return 2 * functional.cross_entropy(")
     refused = laresa("run", *study("coded"), check=False, cwd=tmp_path)
     assert refused.returncode == 2
-    for words in ("1 of its trials", "changed: laresa/losses.py", "--accept-code", "--retrain"):
+    for words in ("1 of its trials", "changed: laresa/losses/cross_entropy.py", "--accept-code", "--retrain"):
         assert words in refused.stderr
     assert "other code" in laresa("plan", *study("coded"), cwd=tmp_path).stdout
     told = laresa("plan", *study("taken"), cwd=tmp_path).stdout
-    assert "1 more finished elsewhere under other code (changed: laresa/losses.py): --accept-code reuses them" in told
+    assert (
+        "1 more finished elsewhere under other code (changed: laresa/losses/cross_entropy.py): --accept-code reuses them"
+        in told
+    )
     assert "0 done, 1 to train" in told
 
     kept = laresa("run", *study("coded", "--accept-code"), cwd=tmp_path)
@@ -237,7 +241,7 @@ def test_from_a_change_of_code_to_the_table(
 
     laresa("run", *study("taken", "--accept-code"), cwd=tmp_path)
     (taken,) = trials("taken")
-    assert taken.provenance["adopted_from"] == first.run_id
+    assert taken.provenance["reused_from"] == first.run_id
     assert [taken.provenance[name] for name in ("code", "code_accepted")] == [
         record.provenance[name] for name in ("code", "code_accepted")
     ]

@@ -304,16 +304,18 @@ def test_out_of_memory_alone_on_a_whole_gpu_then_half_the_batch(
             worker_trial.trial_device = pretended
             super()._begin(config)
             session = self._session
-            alone, arm, batch = session.context.gpus == 1, session.arm, session.config.batch_size
+            trial, alone = session.first.trial, session.context.gpus == 1
+            arm, batch = trial.arm, trial.config.batch_size
 
             def full():
-                session.attempt.check()
+                session.first.attempt.check()
                 raise torch.OutOfMemoryError("CUDA out of memory")
 
             if (arm != "ce" and not alone) or (arm == "ce+triplet" and batch > 8):
                 session._start = full
 
     monkeypatch.setattr(tuning, "TuneTrial", Hungry)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # workers find this module
     monkeypatch.chdir(tmp_path)
     parser = argparse.ArgumentParser()
     ablation.add_options(parser)

@@ -81,12 +81,12 @@ def test_a_copy_of_a_copy_names_the_original_under_the_tags_old_name_too(server:
     (older,) = trials("older")
     assert older.provenance["reused_from"] == "origin"
     folder = SweepFolder(tmp_path / "b")
-    assert reusing.cached("newer", server, [PlannedTrial("ce", config)]) == {config.signature()}
-    assert reusing.reuse(client(server), "newer", folder, [PlannedTrial("ce", config)]) == {config.signature()}
-    outcome = folder.trial(config.signature()).outcome()
+    trial = PlannedTrial("ce", config)
+    (taken,) = reusing.reuse(client(server), "newer", folder, [trial])
+    outcome = folder.trial(taken.key).outcome()
     assert outcome["provenance"]["laresa.reused_from"] == "origin"
     assert (outcome["metrics"], [row["epoch"] for row in outcome["history"]]) == ({"test/top1": 0.25}, [1])
-    assert folder.trial(config.signature()).file("latents.npz").exists()
+    assert folder.trial(taken.key).file("latents.npz").exists()
 
 
 def test_many_at_once_are_asked_for_by_what_they_share(server: str, tmp_path: Path, monkeypatch):

@@ -255,7 +255,7 @@ class Runner:
         outcome = stored.outcome()
         if outcome is not None and (shown != outcome["state"] or not stored.delivered()):
             tracking.deliver(self.api, TrialRun(self.sweep, trial, self.tags), stored)
-            return str(outcome["state"])
+            shown = str(outcome["state"])
         if trial.role == "evidence" and shown == "finished":
             tracking.promote(self.api, self.sweep, trial)
         if outcome is None and shown == "running":

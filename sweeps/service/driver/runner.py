@@ -166,7 +166,10 @@ class Runner:
         turns, searches = Interleaved(sources, self._seconds()), self.study.searches
         after = sum(cell.config.epochs for cell in self.study.cells) * len(self.study.replicates)
         searched = partial(turns.searched, after) if any(search.by_epochs for search in searches) else None
-        self._train(turns, self._told(sources), scheduler_of(searches), searched)
+        if turns.finished:
+            ProgressDisplay(self.study.name, self._told(sources), self.total, searched=searched)
+        else:
+            self._train(turns, self._told(sources), scheduler_of(searches), searched)
         chosen = self._choices(sources)
         for source in sources:
             choice = chosen.get(source.search.name)

@@ -61,21 +61,23 @@ def change(path: Path, before: str, after: str) -> None:
 
 def test_of_ours_a_comment_changes_nothing_and_an_operator_does(tmp_path: Path):
     package = ours(tmp_path)
-    then, losses = code(package / "training.py", folders=[package]), package / "losses.py"
-    assert {"laresa/__init__.py", "laresa/losses.py", "laresa/data/__init__.py"} <= set(then.files)
+    losses = package / "losses" / "laresa.py"
+    then = code(losses, folders=[package])
+    assert {"laresa/__init__.py", "laresa/losses/laresa.py", "laresa/batch.py"} <= set(then.files)
+    assert "laresa/losses/hace.py" not in then.files  # tables are filled by name: a term's code is its own
     assert "laresa/code.py" not in then.files
     losses.write_text(f"# another comment\n{losses.read_text()}\n\n\n# and one more\n")
-    assert code(package / "training.py", folders=[package]) == then
+    assert code(losses, folders=[package]) == then
     change(losses, "negative_N - positive_N", "negative_N + positive_N")
-    now = code(package / "training.py", folders=[package])
-    assert (now.changed_from(then), now.digest == then.digest) == (["laresa/losses.py"], False)
+    now = code(losses, folders=[package])
+    assert (now.changed_from(then), now.digest == then.digest) == (["laresa/losses/laresa.py"], False)
 
 
 def test_of_a_plugin_too_and_what_its_functions_import(tmp_path: Path):
     package, plugin = ours(tmp_path), write(tmp_path / "mine", {"my_terms.py": TERM, "helpers.py": HELPERS})
     root, folders = plugin / "my_terms.py", [package, plugin]
     then = code(root, folders=folders)
-    assert {"my_terms.py", "helpers.py", "laresa/losses.py", "laresa/hierarchy.py"} <= set(then.files)
+    assert {"my_terms.py", "helpers.py", "laresa/losses/__init__.py"} <= set(then.files)
     root.write_text(RESTYLED)
     assert code(root, folders=folders) == then
     change(root, "1 - batch", "1 + batch")

@@ -53,7 +53,7 @@ def _no_op_sweep(count: int) -> tuple[float, float, float]:
             self.setup(new_config)
             return True
 
-        def setup(self, config: dict[str, Any]) -> None:
+        def setup(self, config: dict[str, Any], plugins: Any = None) -> None:
             self.epoch = 0
             (self.trial,) = config["trials"]
 

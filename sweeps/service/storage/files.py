@@ -4,7 +4,7 @@ It is the truth; the tracker holds a delivered copy.
 
     <storage>/<sweep>/driver.lock
     <storage>/<sweep>/trials/<signature>-<code>/attempt-0001/checkpoint-000012.safetensors
-                                         outcome.json, weights.safetensors, latents.npz
+                                         outcome.json, model.safetensors, latents.npz
                                          delivered       once the tracker has all of it
 
 Whoever trains a trial next takes a new attempt number and goes on from the newest checkpoint. A predecessor that

@@ -21,7 +21,7 @@ from sweeps.service.driver import tune as tuning
 from sweeps.service.driver.interrupt import GracefulInterrupt
 from sweeps.service.driver.progress import ProgressDisplay
 from sweeps.service.driver.schedulers import SCHEDULERS, Asha, InOrder, MedianStopping, check_searches, scheduler_of
-from sweeps.service.storage.files import SweepFolder
+from sweeps.service.storage.files import MEASURED, SweepFolder, write_json
 from sweeps.service.study import Group, PlannedTrial, Replicate, Search
 from sweeps.service.tracking.write import SweepRun
 from sweeps.service.worker.trial import OOM_SHARED_GPU, TrialContext, group_result
@@ -157,15 +157,8 @@ class Pairs:
 
 
 @pytest.fixture
-def driving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def driving(tmp_path: Path):
     """(search, source, display, folder): what stands between Tune and a source of two groups."""
-
-    def pruned(stored, trial, tags):
-        outcome = {"state": "pruned", "metrics": {"best/val/top1": 0.1}, "history": [{}]}
-        stored.new_attempt().conclude(outcome)
-        return outcome
-
-    monkeypatch.setattr(tuning, "conclude_pruned", pruned)
     folder, source = SweepFolder(tmp_path), Pairs(2)
     display = ProgressDisplay("toy", 0, 4, Console(file=io.StringIO(), width=200))
     context = TrialContext(SweepRun("u", "toy", "0", "0"), folder.place, 1.0, {})
@@ -188,15 +181,19 @@ def test_a_group_is_one_trial_of_tunes_and_each_of_its_trials_is_told(driving):
     assert [trial.last for trial in display.running.values()] == [0.25, 0.5]
 
     # one finishes by itself, then the scheduler stops what is left of the group
-    folder.trial(PlannedTrial.from_dict(a).key).new_attempt().conclude(
-        {"state": "finished", "metrics": {}, "history": []}
-    )
+    stored = [folder.trial(PlannedTrial.from_dict(trial).key) for trial in (a, b)]
+    for trial in stored:
+        trial.new_attempt()
+    measured = [{"epoch": epoch, "metrics": {"val/top1": 0.2 * epoch}, "seconds": 1.0} for epoch in (1, 2)]
+    stored[0].write(MEASURED, {"histories": {b["signature"]: measured}, "provenance": {}})
+    write_json(stored[0].root / "outcome.json", {"state": "finished", "metrics": {}, "history": []})
     finished = {**row(a, 2, 0.3, "finished"), "test/top1": 0.2, "best_epoch": 2.0}
     last = group_result([finished, row(b, 2, 0.4)])
     assert (last["state"], last["done"], last["val/top1"]) == ("running", False, 0.4)
     display.result("t1", last)
     search.on_trial_complete("t1", last)
-    assert source.heard == [(a["signature"], "finished"), (b["signature"], "pruned")]
+    assert sorted(source.heard) == sorted([(a["signature"], "finished"), (b["signature"], "pruned")])
+    assert stored[1].outcome()["metrics"] == {"best/val/top1": 0.4, "best_epoch": 2.0, "seconds/train": 2.0}
     assert (display.done, display.groups) == (2, set())
 
     # of the second group one ran out of a shared GPU: nobody is told, it comes again alone

@@ -20,11 +20,12 @@ from sweeps.service.driver.progress import ProgressDisplay
 from sweeps.service.driver.schedulers import InOrder
 from sweeps.service.provenance import bytes_of
 from sweeps.service.search.sources import FixedPlan, Source
-from sweeps.service.storage.files import SweepFolder
+from sweeps.service.storage.files import SweepFolder, TrialFolder
+from sweeps.service.storage.outcome import conclude_pruned
 from sweeps.service.study import Group, PlannedTrial, RunOptions
 from sweeps.service.tracking.write import SweepRun
 from sweeps.service.worker.plugins import pack
-from sweeps.service.worker.trial import OOM_SHARED_GPU, TrialContext, TuneTrial, conclude_pruned
+from sweeps.service.worker.trial import OOM_SHARED_GPU, TrialContext, TuneTrial
 
 PENDING_SECONDS = 30.0  # without a running trial, after which the reason is told
 WAITING, WAITING_SEARCH = 16, 2  # trials asked for before there is a place for them
@@ -73,16 +74,17 @@ class SourceSearch(Searcher):
         if group is None:
             return
         last = {row["signature"]: row["state"] for row in (result or {}).get("trials", ())}
-        for trial in group.trials:
-            self._ended(trial, None if error else last.get(trial.signature))
+        first = self._context.trial_folder(group.trials[0])
+        for trial in reversed(group.trials):  # the first last: with it go the group's measurements
+            self._ended(trial, None if error else last.get(trial.signature), first)
         self._display.left(trial_id)
 
-    def _ended(self, trial: PlannedTrial, state: str | None) -> None:
-        """state: as its group's last result told; None where the group broke down."""
+    def _ended(self, trial: PlannedTrial, state: str | None, first: TrialFolder) -> None:
+        """state: as its group's last result told; None where the group broke down. first: of the group's first."""
         stored = self._context.trial_folder(trial)
         outcome = stored.outcome()
         if outcome is None and state == "running" and not self._interrupt.requested:  # stopped, but not by the user
-            outcome = conclude_pruned(stored, trial, self._context.tags)
+            outcome = conclude_pruned(stored, trial, first)
             self._display.pruned(trial.signature, outcome)
         if outcome is None and state == OOM_SHARED_GPU:
             self.oom_shared_gpu.append(trial)

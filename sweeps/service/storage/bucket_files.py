@@ -83,6 +83,7 @@ class BucketFiles(SharedFolder):
     def claim(self, folder: Path) -> Path:
         mine = folder.with_name(f"{folder.name}-{uuid.uuid4().hex[:12]}")
         self._bucket.write(self._name(mine / "taken"), "")
+        mine.mkdir(parents=True)  # a method writes its checkpoint into a folder that is there, as in a shared one
         return mine
 
     @contextlib.contextmanager

@@ -4,6 +4,7 @@ It is the truth; the tracker holds a delivered copy.
 
     <storage>/<sweep>/driver.lock
     <storage>/<sweep>/trials/<signature>-<code>/attempt-0001/checkpoint-000012.safetensors
+                                         measured.json   by epoch; of a search's trials, all that train in one group
                                          outcome.json, model.safetensors, latents.npz
                                          delivered       once the tracker has all of it
 
@@ -27,6 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from laresa.errors import LaresaError
+
+MEASURED = "measured.json"  # while a search's trial trains
 
 
 class StorageError(LaresaError, OSError):
@@ -160,13 +163,13 @@ class Attempt:
             raise FencedError(f"attempt {self.number} of {place} gives way to attempt {newest.number}")
 
     def conclude(self, outcome: Mapping[str, Any]) -> None:
-        """Write outcome.json, after whatever files it speaks of; drop checkpoints, which nobody needs any more."""
+        """Write outcome.json, after whatever files it speaks of; drop what only a trial under way needs."""
         self.check()
         self.trial.files.put_all(self.trial.root)
         self.check()  # putting may take its time
         self.trial.write("outcome.json", {**outcome, "attempts": self.number})
-        for checkpoint in self.trial.checkpoints():
-            self.trial.files.delete(checkpoint)
+        for left in (*self.trial.checkpoints(), self.trial.root / MEASURED):
+            self.trial.files.delete(left)
 
 
 @dataclass(frozen=True)

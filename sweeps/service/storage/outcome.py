@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sweeps.service.storage.files import MEASURED, TrialFolder, read_json, write_json
+
 if TYPE_CHECKING:
     from sweeps.service.study import PlannedTrial
 
@@ -38,3 +40,21 @@ def describe_outcome(
         "history": list(history),
         "provenance": dict(provenance),
     }
+
+
+def conclude_pruned(folder: TrialFolder, trial: PlannedTrial, first: TrialFolder) -> dict[str, Any]:
+    """The outcome of a trial that the scheduler stopped: what it measured so far; the test split stays unseen.
+
+    first: of the first trial of its group, where the group's measurements lie.
+    """
+    kept = read_json(first.file(MEASURED))
+    history = kept["histories"][trial.signature]
+    best = max(history, key=lambda row: row["metrics"]["val/top1"])  # the first of equals, as training has it
+    metrics = {f"best/{name}": value for name, value in best["metrics"].items() if name.startswith("val/")}
+    metrics["best_epoch"] = float(best["epoch"])
+    metrics["seconds/train"] = sum(row["seconds"] for row in history)
+    folder.root.mkdir(parents=True, exist_ok=True)  # of a bucket, this process may have seen nothing of it yet
+    write_json(folder.root / "config.json", trial.config.to_dict())
+    outcome = describe_outcome(trial, "pruned", metrics, history, None, kept["provenance"])
+    folder.newest_attempt().conclude(outcome)
+    return outcome

@@ -6,7 +6,7 @@ import logging
 import math
 import platform
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,13 +15,12 @@ import torch
 from ray import tune
 from safetensors.torch import save_file
 
-from laresa import checkpoint
 from laresa.config import TrialConfig
 from laresa.data import Dataset, data_key, load
 from laresa.errors import CheckpointError
 from laresa.measurement import Measurement
 from laresa.methods import Method, Result, start
-from sweeps.service.storage.files import Attempt, FencedError, StorageError, TrialFolder, write_json
+from sweeps.service.storage.files import MEASURED, Attempt, FencedError, StorageError, TrialFolder, write_json
 from sweeps.service.storage.open import sweep_at
 from sweeps.service.storage.outcome import describe_outcome
 from sweeps.service.study import PlannedTrial
@@ -151,7 +150,8 @@ class Member:
 class Session:
     """A group of trials on this worker, from its checkpoint (if any) to their outcomes on storage and in the tracker.
 
-    The group has one method and one checkpoint, which lies with its first trial.
+    The group has one method and one checkpoint, which lies with its first trial; beside it, of a search, what each has
+    measured.
     """
 
     def __init__(
@@ -185,7 +185,8 @@ class Session:
         for member, measurement in zip(self.members, measurements, strict=True):
             if measurement is not None:
                 self.writer.measured(member.signature, [measurement])
-        return self._progress(measurements)
+        seconds = [0.0 if measurement is None else measurement.seconds for measurement in measurements]
+        return [self._standing(index, spent) for index, spent in enumerate(seconds)]
 
     def _start(self) -> Method:
         for member in self.members:
@@ -215,14 +216,23 @@ class Session:
             member.attempt.check()
         path = self.first.attempt.checkpoint(max(map(len, self.method.histories)))
         self.method.save(path)
+        if any(member.trial.role == "search" for member in self.members):
+            self._tell_measured(self.method.histories)
         self.first.attempt.keep(path)
 
-    def _progress(self, measurements: Sequence[Measurement | None]) -> list[dict[str, Any]]:
-        return [
-            {"epoch": m.epoch, "seconds": m.seconds, **m.metrics, **self._row(member, "running", done=False)}
-            for member, m in zip(self.members, measurements, strict=True)
-            if m is not None
-        ]
+    def _tell_measured(self, histories: Sequence[Sequence[Measurement]]) -> None:
+        """For a driver whose scheduler stops a search's trials here: it can't read every method's checkpoint."""
+        measured = {
+            member.signature: [measurement.to_dict() for measurement in history]
+            for member, history in zip(self.members, histories, strict=True)
+        }
+        self.first.folder.write(MEASURED, {"histories": measured, "provenance": self._provenance()})
+
+    def _standing(self, index: int, seconds: float = 0.0) -> dict[str, Any]:
+        """The row of a trial that goes on, or waits for its group: its last epoch, so that none seems to fall."""
+        history = self._history(index)
+        epoch, metrics = (history[-1].epoch, history[-1].metrics) if history else (0, {"val/top1": 0.0})
+        return {"epoch": epoch, "seconds": seconds, **metrics, **self._row(self.members[index], "running", done=False)}
 
     def _row(self, member: Member, state: str, *, done: bool) -> dict[str, Any]:
         return {"signature": member.signature, "state": state, "done": done}
@@ -233,14 +243,20 @@ class Session:
 
     # ------------------------------------------------------------------ how it ends
     def _finish(self, results: Sequence[Result]) -> list[dict[str, Any]]:
-        rows = []
-        for member, result in zip(self.members, results, strict=True):
-            _write_artifacts(member, result.history)
-            save_file(dict(result.weights), member.folder.root / "model.safetensors")
-            if result.latents is not None:
-                np.savez_compressed(member.folder.root / "latents.npz", allow_pickle=False, **result.latents)
-            rows.append(self._conclude(member, "finished", result.metrics, result.history))
-        return rows
+        return self._each(lambda index: self._finish_one(self.members[index], results[index]))
+
+    def _finish_one(self, member: Member, result: Result) -> dict[str, Any]:
+        _write_artifacts(member, result.history)
+        save_file(dict(result.weights), member.folder.root / "model.safetensors")
+        if result.latents is not None:
+            np.savez_compressed(member.folder.root / "latents.npz", allow_pickle=False, **result.latents)
+        return self._conclude(member, "finished", result.metrics, result.history)
+
+    def _each(self, conclude: Callable[[int], dict[str, Any]]) -> list[dict[str, Any]]:
+        """A row a trial. The first is concluded last: the group's checkpoint lies with it, and goes with it."""
+        for member in self.members:
+            member.attempt.check()  # before a file of a successor's is written over
+        return [conclude(index) for index in reversed(range(len(self.members)))][::-1]
 
     def _requeue_exclusive(self) -> list[dict[str, Any]]:
         """Out of memory beside others, which may be their doing: no outcome; the driver asks again with a whole GPU."""
@@ -257,22 +273,20 @@ class Session:
         log.warning(
             "%s failed (%s: %s); once more from its checkpoint", self.first.trial.arm, type(error).__name__, error
         )
-        rows = []
-        for index, member in enumerate(self.members):
-            history = self._history(index)  # its last again, so that no scheduler takes it for a fall
-            last = history[-1].metrics["val/top1"] if history else 0.0
-            rows.append({"epoch": len(history), "val/top1": last, **self._row(member, "running", done=False)})
+        rows = [self._standing(index) for index in range(len(self.members))]
         self._drop()
         return rows
 
     def _fail(self, error: Exception) -> list[dict[str, Any]]:
-        rows = []
-        for index, member in enumerate(self.members):
-            history = self._history(index)
+        said, trace = f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
+
+        def conclude(index: int) -> dict[str, Any]:
+            member, history = self.members[index], self._history(index)
             _write_artifacts(member, history)
-            (member.folder.root / "traceback.txt").write_text("".join(traceback.format_exception(error)))
-            rows.append(self._conclude(member, "failed", {}, history, error=f"{type(error).__name__}: {error}"))
-        return rows
+            (member.folder.root / "traceback.txt").write_text(trace)
+            return self._conclude(member, "failed", {}, history, error=said)
+
+        return self._each(conclude)
 
     def _conclude(
         self,
@@ -314,20 +328,6 @@ def _write_artifacts(member: Member, history: Sequence[Measurement]) -> None:
         from sweeps.service.worker.weight_figure import draw_weights
 
         draw_weights(history, root / "weights.svg", title=f"{member.trial.arm}, seed {config.seed}")
-
-
-def conclude_pruned(folder: TrialFolder, trial: PlannedTrial, tags: Mapping[str, str]) -> dict[str, Any]:
-    """The outcome of a trial that the scheduler stopped: what it measured so far; the test split stays unseen."""
-    _, state = checkpoint.load(folder.file(folder.checkpoints()[0]))
-    best = state["history"][state["best_epoch"] - 1]["metrics"]
-    metrics = {f"best/{name}": value for name, value in best.items() if name.startswith("val/")}
-    metrics["best_epoch"] = float(state["best_epoch"])
-    metrics["seconds/train"] = sum(row["seconds"] for row in state["history"])
-    write_json(folder.root / "config.json", trial.config.to_dict())
-    provenance = {"laresa.data_fingerprint": state["fingerprint"]}
-    outcome = describe_outcome(trial, "pruned", metrics, state["history"], None, provenance)
-    folder.newest_attempt().conclude(outcome)
-    return outcome
 
 
 _loaded: dict[tuple[Any, ...], Dataset] = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps import trials
+from sweeps import best_n, trials
 from sweeps.service.storage.files import SweepFolder
 from tests.sweeps.conftest import QUICK, laresa
 
@@ -48,6 +48,10 @@ def test_four_arms_of_very_different_levels_are_all_tuned_and_compared(
         }
     levels = [max(r.metrics["best/val/top1"] for r in evidence if r.arm == arm) for arm in ARMS]
     assert Counter(record.arm for record in evidence) == dict.fromkeys(ARMS, 2), levels
+
+    assert {r.run_id for r in best_n("tuned", n=99)} == {r.run_id for r in evidence}  # no arm's tuning beside them
+    (top,) = best_n("tuned", where={"role": "search"})
+    assert top.provenance["role"] == "search"
 
     again = laresa("run", *options, cwd=tmp_path)
     assert "nothing was left to train" in again.stdout

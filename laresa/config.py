@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib
 import json
+import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ PARTS = (
 ABSENT = (  # fields that are left out where they have no effect; None then
     *("image_size", "exchange_splits", "shuffle_labels", "input_size", "latent_dim"),
     *("weighting", "group_weights", "alpha_lr", "freeze_epoch"),
+    *("pretrained", "channels_last", "augment"),
 )
 RENAMED = {  # of 0.1
     "variance_reduction": "variance.reduction",
@@ -152,7 +154,7 @@ class TrialConfig:
 
     @property
     def augmentations(self) -> tuple[str, ...]:
-        return _names(self.augment)
+        return _names(self.augment or "none")
 
     def part(self, kind: type) -> Any:
         """One part's own dataclass, such as laresa.model.ModelConfig."""
@@ -213,7 +215,7 @@ def component_fields(kind: str, name: str) -> tuple[Field, ...]:
 
         return term_fields(name)
     found = component(kind, name)
-    return fields_of(getattr(found, "fn", found), name)
+    return fields_of(getattr(found, "fields", None) or getattr(found, "fn", found), name)
 
 
 def all_fields() -> Mapping[str, Field]:
@@ -288,7 +290,7 @@ def _checked(given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, tuple(check_value(field, entry) for entry in value)
         elif field.kind == "per_term":
             raise ConfigError(f"{said}={value!r}: expected a list of numbers, one a term, or {said}.TERM=NUMBER")
-        elif value is None and name not in core_fields():
+        elif value is None and name not in core_fields() and type(None) not in typing.get_args(field.type):
             raise ConfigError(f"{said}=None: expected {field.type_name}")
         else:
             yield name, check_value(field, value)
@@ -317,8 +319,9 @@ def resolve(given: Mapping[str, Any]) -> dict[str, Any]:
         if logits != "none":
             alpha = Field(ALPHA, float, None, kind="per_term", per_term=PerTerm(lambda count: 1.0, logits))
             dotted |= _own(given, [alpha], terms)
+    unused = getattr(component("METHODS", values["method"]), "unused", ())
     for field, kind in CHOICES.items():
-        if field == "weighting":
+        if field == "weighting" or field in unused:
             continue
         for name in _names(values[field]) if field == "augment" else (values[field],):
             # A data set may be a folder, a backbone any of timm's: they have no fields of their own.
@@ -334,6 +337,7 @@ def resolve(given: Mapping[str, Any]) -> dict[str, Any]:
         "alpha_lr": learned and values["alpha_lr"] != values["lr"],
         "freeze_epoch": learned,
         "exchange_splits": bool(values["exchange_splits"]),
+        **dict.fromkeys(unused, False),
     }
     core = {name: value for name, value in values.items() if value is not None and keep.get(name, True)}
     return {**core, **dotted}
@@ -349,7 +353,8 @@ def _own(given: Mapping[str, Any], fields: Iterable[Field], terms: tuple[str, ..
         value = given.get(field.name, field.default)
         if isinstance(value, tuple):
             value = tuple(given.get(f"{field.name}.{index}", entry) for index, entry in enumerate(value))
-        found[field.name] = check_value(field, value)
+        if value is not None or field.default is not None:  # None by default: nothing is asked for
+            found[field.name] = check_value(field, value)
     return found
 
 

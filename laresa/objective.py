@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import torch
 from annotated_types import Gt
@@ -47,6 +47,15 @@ class ObjectiveOutput:
     @property
     def terms(self) -> dict[str, Tensor]:
         return dict(zip(self.names, self.terms_T.unbind(), strict=True))
+
+
+class Step(NamedTuple):
+    """A step of one model. base_share: the base term's share. memory: new values of buffers, by their names."""
+
+    total: Tensor
+    terms_T: Tensor
+    base_share: Tensor
+    memory: dict[str, Tensor]
 
 
 class Objective(nn.Module):
@@ -107,6 +116,36 @@ class Objective(nn.Module):
         if self.weighting is None:
             return ObjectiveOutput(losses[0], terms_T.detach(), self.parts)
         return ObjectiveOutput(self.weighting(self._grouped(terms_T)), terms_T.detach(), self.parts)
+
+    def pure(self, batch: Batch, state: Mapping[str, Tensor]) -> Step:
+        """A step as a pure function, which torch.func.vmap takes. state: as `state()`, and `numbers()` as tensors."""
+        losses, memory = self.compute(batch, state)
+        terms_T = torch.stack(losses)
+        if self.weighting is None:
+            return Step(losses[0], terms_T.detach(), terms_T.new_ones(()), memory)
+        own = {n.removeprefix("weighting."): t for n, t in state.items() if n.startswith("weighting.")}
+        total, share_T, kept = self.weighting.weigh(self._grouped(terms_T), own)
+        memory = {**memory, **{f"weighting.{name}": value for name, value in kept.items()}}
+        return Step(total, terms_T.detach(), share_T[0].detach(), {n: t.detach() for n, t in memory.items()})
+
+    def state(self) -> dict[str, Tensor]:
+        """What is learned and remembered, by the names of the state_dict."""
+        found = self.tensors()
+        if self.weighting is not None:
+            found |= {f"weighting.{name}": value for name, value in self.weighting.state().items()}
+        return found
+
+    def numbers(self) -> dict[str, float]:
+        """The fields that are numbers, in which stacked heads may differ."""
+        found = {
+            f"{name}/{field}": value
+            for name, fields in self._fields.items()
+            for field, value in fields.items()
+            if type(value) is float
+        }
+        if self.weighting is not None:
+            found |= {f"weighting.{field}": value for field, value in self.weighting.numbers().items()}
+        return found
 
     def compute(self, batch: Batch, tensors: Mapping[str, Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
         """(each term's mean loss, new values of memory): a pure function, which torch.func.vmap takes.

@@ -183,9 +183,9 @@ def _method(name: str) -> str:
             if straight.metrics != resumed.metrics:
                 names = [n for n, value in straight.metrics.items() if resumed.metrics.get(n) != value]
                 return f"after restore {', '.join(names)} differ: what is learned must be in save, chance from the seed"
-            if not one.finished:
-                return "two epochs of two are done, and it is not finished"
-            (result,) = one.result()
+            if not all(one.done):
+                return "two epochs of two are done, and it is not done"
+            result = one.result(0)
     finally:
         torch.set_num_threads(threads)
     return "" if "test/top1" in result.metrics else "its result has no test/top1"

@@ -46,7 +46,7 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "TERM_GROUPS": ("laresa.losses.laresa",),
     "WEIGHTINGS": ("laresa.weighting",),
     "DATASETS": tuple(f"laresa.data.{name}" for name in ("emoji120", "cifar100", "cub200", "tinyimagenet")),
-    "METHODS": ("laresa.methods.end_to_end",),
+    "METHODS": ("laresa.methods.end_to_end", "laresa.methods.heads"),
     "AUGMENTATIONS": ("laresa.data.augment",),
     "OPTIMIZERS": ("laresa.optimizers",),
     "LR_SCHEDULES": ("laresa.optimizers",),

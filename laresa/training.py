@@ -38,14 +38,15 @@ def train(
     method = start((config,), dataset or load(config), device or default_device())
     if resume_from is not None:
         method.restore(resume_from)
-    while not method.finished:
+    while not all(method.done):
         (measurement,) = method.epoch()
         if save_to is not None:
             method.save(save_to)
+        for error in method.failures.values():
+            raise error
         assert measurement is not None
         yield measurement
-    (result,) = method.result()
-    return result
+    return method.result(0)
 
 
 def fit(config: TrialConfig, **options: Any) -> Result:

@@ -166,28 +166,47 @@ class Weighting(nn.Module):
 
     def forward(self, losses_T: Tensor) -> Tensor:
         """The weighted total of T losses, in the order of `names`; the base term first. In training it is a step."""
-        total, share_T, memory = self._weigh(losses_T)
+        total, share_T, memory = self.weigh(losses_T, self.state())
         if self.training:
-            self._watch(share_T.detach()[0])
-            if not self.frozen:
-                for field in self._memory:
-                    setattr(self, f"memory_{field}", memory[field].detach())
+            self.step += 1
+            self.collapsed_at = collapsed(self.collapsed_at, self.step, share_T.detach()[0])
+            for field, value in memory.items():
+                setattr(self, field, value.detach())
         return total
 
     @torch.no_grad()
     def shares(self) -> Tensor:
         """share_T as it stands."""
-        share_T: Tensor = self._weigh(torch.ones(len(self.names), device=self.step.device))[1]
+        losses_T = torch.ones(len(self.names), device=self.step.device)
+        share_T: Tensor = self.weigh(losses_T, self.state())[1]
         return share_T
 
-    def _weigh(self, losses_T: Tensor) -> Weighted:
-        vectors = {field: getattr(self, f"given_{field}") for field in self._vectors}
-        memory = {field: getattr(self, f"memory_{field}") for field in self._memory}
-        if memory:
-            memory["frozen"] = self.step.new_full((), self.frozen, dtype=torch.bool)
-        return self.rule.fn(losses_T, self.alpha, memory, **self._scalars, **vectors)
+    def state(self) -> dict[str, Tensor]:
+        """Parameters and buffers by their names; "frozen" beside them where a rule remembers something."""
+        found = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        if self._memory:
+            found["frozen"] = self.step.new_full((), self.frozen, dtype=torch.bool)
+        return found
 
-    def _watch(self, base_share: Tensor) -> None:
-        self.step += 1
-        first = (base_share < COLLAPSE_SHARE) & (self.collapsed_at < 0)
-        self.collapsed_at = torch.where(first, self.step, self.collapsed_at)
+    def numbers(self) -> dict[str, float]:
+        """The rule's fields that are numbers, in which stacked heads may differ (`weigh`)."""
+        return {field: value for field, value in self._scalars.items() if type(value) is float}
+
+    def weigh(self, losses_T: Tensor, state: Mapping[str, Tensor]) -> Weighted:
+        """(total, share_T, {buffer: new value}): a pure function, which torch.func.vmap takes.
+
+        state: as `state()`; a number by its field's name takes the place of the configuration's.
+        """
+        scalars = {field: state.get(field, value) for field, value in self._scalars.items()}
+        vectors = {field: state[f"given_{field}"] for field in self._vectors}
+        memory = {field: state[f"memory_{field}"] for field in self._memory}
+        if memory:
+            memory["frozen"] = state["frozen"]
+        total, share_T, new = self.rule.fn(losses_T, state.get("alpha"), memory, **scalars, **vectors)
+        kept = {f"memory_{field}": torch.where(memory["frozen"], memory[field], new[field]) for field in self._memory}
+        return total, share_T, kept
+
+
+def collapsed(before: Tensor, step: Tensor, base_share: Tensor) -> Tensor:
+    """The first step at which the base term's share was under COLLAPSE_SHARE, or -1."""
+    return torch.where((base_share < COLLAPSE_SHARE) & (before < 0), step, before)

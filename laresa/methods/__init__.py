@@ -2,14 +2,16 @@
 
 A method is made by `METHODS[name](config, data, device, **fields)`, its keyword-only parameters being its fields, and
 does what `Method` says. A subclass of `laresa.methods.loop.Loop` needs three functions for that. One that trains many
-configurations at once says so (`groups = True`) and is given a tuple of them.
+configurations at once says which may share a group, `group_key(config)`, is given a tuple of those whose key is equal,
+and how many of them it may train at the same time: `METHODS[name](configs, data, device, at_once)`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from laresa.errors import ConfigError
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from laresa.config import TrialConfig
     from laresa.data.dataset import Dataset
     from laresa.measurement import Measurement
+
+AT_ONCE = 64  # trials of a group in training; beyond that a product is no faster, and early ends free places sooner
 
 
 @dataclass(frozen=True)
@@ -44,41 +48,50 @@ class Result:
 
 
 class Method(Protocol):
-    """How a group of trials trains (of one, mostly): each call is for the whole group, answers are a trial each.
+    """How a group of trials trains (of one, mostly). Answers are a trial each, in the group's order.
 
     Randomness comes from (seed, epoch), so that a resumed run draws what an undisturbed one would have drawn.
     """
 
     @property
-    def finished(self) -> bool:
-        """Whether no trial of the group has an epoch left."""
+    def done(self) -> Sequence[bool]:
+        """Of each trial, whether it has no epoch left."""
+
+    @property
+    def failures(self) -> Mapping[int, Exception]:
+        """Trials that failed alone, which are done. What fails all of the group is raised."""
 
     @property
     def histories(self) -> Sequence[Sequence[Measurement]]:
         """What each trial has measured so far, also after `restore`."""
 
     def epoch(self) -> Sequence[Measurement | None]:
-        """Train one epoch and validate; None for a trial that had ended before."""
+        """Train one epoch and validate; None for a trial that is done, or waits for a place."""
+
+    def stop(self, index: int) -> None:
+        """The trial is given up by a scheduler: it is done."""
 
     def save(self, path: Path) -> None:
         """Everything a resumed run needs, in one file (see laresa.checkpoint)."""
 
-    def restore(self, path: Path) -> None:
-        """Continue from `path`. CheckpointError: damaged, or of other trials or data."""
+    def restore(self, path: Path, indices: Collection[int]) -> None:
+        """Continue these of the trials from `path`, as far as it holds them. CheckpointError: damaged, of other data."""
 
-    def result(self) -> Sequence[Result]:
-        """Measure the test split, once, from each trial's best epoch."""
+    def result(self, index: int) -> Result:
+        """Measure the test split of a trial that is done, once, from its best epoch."""
 
 
 class One:
     """A method for one configuration, as a group of one."""
 
+    failures: Mapping[int, Exception] = MappingProxyType({})  # its failures are the group's
+
     def __init__(self, single: Any) -> None:
-        self.single = single
+        self.single, self._stopped = single, False
 
     @property
-    def finished(self) -> bool:
-        return bool(self.single.finished)
+    def done(self) -> Sequence[bool]:
+        return (self._stopped or bool(self.single.finished),)
 
     @property
     def histories(self) -> Sequence[Sequence[Measurement]]:
@@ -87,25 +100,41 @@ class One:
     def epoch(self) -> Sequence[Measurement | None]:
         return (self.single.epoch(),)
 
+    def stop(self, index: int) -> None:
+        self._stopped = True
+
     def save(self, path: Path) -> None:
         self.single.save(path)
 
-    def restore(self, path: Path) -> None:
+    def restore(self, path: Path, indices: Collection[int]) -> None:
         self.single.restore(path)
 
-    def result(self) -> Sequence[Result]:
-        return (self.single.result(),)
+    def result(self, index: int) -> Result:
+        found: Result = self.single.result()
+        return found
 
 
-def start(configs: Sequence[TrialConfig], data: Dataset, device: torch.device | str) -> Method:
-    """The method of a group of trials, at its beginning. ConfigError: several, of a method that takes one."""
+def start(
+    configs: Sequence[TrialConfig], data: Dataset, device: torch.device | str, *, at_once: int = AT_ONCE
+) -> Method:
+    """The method of a group of trials, at its beginning. at_once: the most that train at the same time, where several
+    can. ConfigError: several, of a method that takes one, or of other keys.
+    """
     import torch
 
-    name = configs[0].method
+    name, keys = configs[0].method, {group_key(config) for config in configs}
     factory = component("METHODS", name)
-    if getattr(factory, "groups", False):
-        made: Method = factory(tuple(configs), data, torch.device(device))
+    if None not in keys:
+        if len(keys) > 1:
+            raise ConfigError(f"method={name!r} can't train these {len(configs)} together: {', '.join(map(str, keys))}")
+        made: Method = factory(tuple(configs), data, torch.device(device), at_once)
         return made
     if len(configs) != 1:
         raise ConfigError(f"method={name!r} trains one configuration at a time, not {len(configs)}")
     return One(factory(configs[0], data, torch.device(device), **configs[0].values(name)))
+
+
+def group_key(config: TrialConfig) -> str | None:
+    """Trials of equal keys can be trained as one group; None: its method trains one at a time."""
+    key = getattr(component("METHODS", config.method), "group_key", None)
+    return None if key is None else f"{config.method} {key(config)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +11,9 @@ from laresa.batch import Batch
 from laresa.config import TrialConfig
 from laresa.data.dataset import Dataset
 from laresa.methods.loop import Loop, Sample
+from laresa.methods.parts import base_head, build_optimizer, epoch_metrics, set_rates
 from laresa.model import LatentClassifier, build_model, input_statistics
-from laresa.objective import Objective, check_finite, check_tree
-from laresa.plugins import component
-from laresa.terms import Head, term
+from laresa.objective import Objective, check_tree
 
 
 class EndToEnd(Loop):
@@ -31,11 +29,7 @@ class EndToEnd(Loop):
         self.model = self._build_model()
         levels = (self.text(shuffled=True) if config.shuffle_labels else self.labels).levels
         self.objective = Objective(config, data.taxonomy, levels).to(self.device)
-        self.optimizer = self._build_optimizer()
-        self._schedule, self._schedule_fields = (
-            component("LR_SCHEDULES", config.schedule),
-            config.values(config.schedule),
-        )
+        self.optimizer = build_optimizer(config, self.model, self.objective)
 
     def _build_model(self) -> LatentClassifier:
         config, tree = self.config, self.data.taxonomy
@@ -55,24 +49,9 @@ class EndToEnd(Loop):
         model = model.to(self.device)
         return model.to(memory_format=layout)
 
-    def _build_optimizer(self) -> torch.optim.Optimizer:
-        config = self.config
-        groups: list[dict[str, Any]] = [{"params": list(self.model.parameters()), "lr": config.lr}]
-        groups[0]["weight_decay"] = config.weight_decay
-        if balance := [p for p in self.objective.parameters() if p.requires_grad]:
-            groups.append({"params": balance, "lr": config.alpha_lr or config.lr, "weight_decay": 0.0})
-        make = component("OPTIMIZERS", config.optimizer)
-        optimizer: torch.optim.Optimizer = make(groups, **config.values(config.optimizer))
-        for group in optimizer.param_groups:
-            group["base_lr"] = group["lr"]
-        return optimizer
-
     # ------------------------------------------------------------------ Loop
     def train_epoch(self, number: int) -> dict[str, float]:
-        config = self.config
-        factor = self._schedule((number - 1) / config.epochs, **self._schedule_fields)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * factor
+        set_rates(self.config, self.optimizer, number)
         self.objective.train()
         self.objective.set_epoch(number)
         losses: list[Tensor] = []
@@ -82,7 +61,7 @@ class EndToEnd(Loop):
             output.total.backward()
             self.optimizer.step()
             losses.append(torch.cat([output.total.detach().reshape(1), output.terms_T]))
-        return self._epoch_metrics(torch.stack(losses).double().cpu(), number)
+        return epoch_metrics(self.objective, torch.stack(losses).double().cpu(), number)
 
     def _batch(self, sample: Sample, number: int) -> Batch:
         both = sample.images if sample.view is None else torch.cat((sample.images, sample.view))
@@ -113,24 +92,6 @@ class EndToEnd(Loop):
     def last_metrics(self) -> dict[str, float]:
         step = self.objective.collapse_step()
         return {} if step is None else {"collapse_step": float(step)}
-
-    def _epoch_metrics(self, losses_ST: Tensor, number: int) -> dict[str, float]:
-        """Means over the epoch's S steps of (total, each part): the one transfer from the device in an epoch."""
-        names = ("total", *self.config.parts)
-        check_finite(losses_ST, names, number)
-        means = dict(zip(names, losses_ST.mean(0).tolist(), strict=True))
-        metrics = {"train/loss": means.pop("total")} | {f"train/loss_{part}": value for part, value in means.items()}
-        metrics |= {f"weight/{name}": value for name, value in self.objective.weights().items()}
-        if len(self.objective.names) > 1:
-            metrics["weight/entropy"] = self.objective.entropy()
-        return metrics | self.objective.learned()
-
-
-def base_head(config: TrialConfig) -> Head:
-    """What the subset's base term asks of the classifier."""
-    head = term(config.parts[0]).base
-    assert head is not None  # canonical_subset has seen to it
-    return head
 
 
 METHODS = {"end_to_end": EndToEnd}

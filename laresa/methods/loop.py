@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
@@ -42,7 +41,8 @@ from laresa.fields import Doc, Range
 from laresa.labels import LabelEmbeddings, embeddings_of
 from laresa.measurement import Measurement
 from laresa.methods import Result
-from laresa.metrics import evaluate, evaluate_own
+from laresa.methods.measure import Judged, latents_of, measure
+from laresa.metrics import evaluate_own
 from laresa.seeds import derive_seed, seed_everything
 from laresa.seeds import generator as generator_for
 
@@ -136,30 +136,17 @@ class Loop:
     def result(self) -> Result:
         """Load the best epoch's weights and measure the test split, once; validation too: choices are made there."""
         self.model.load_state_dict(self.best_weights)
-        tree, metrics = self.data.taxonomy, dict[str, float]()
-        for prefix, split in (("best/val", self._val), ("test", self._test)):
-            logits_NC, z_ND = (None if part is None else part.cpu() for part in self.forward(split))
-            assert logits_NC is not None
-            scores = evaluate(logits_NC, z_ND, split.labels.cpu(), tree, self.labels)
-            metrics |= {f"{prefix}/{name}": value for name, value in scores.items()}
-        best = self.history[self.best_epoch - 1].metrics  # as the epoch itself saw it
-        metrics |= {f"best/{name}": value for name, value in best.items() if name.startswith("val/")}
-        metrics["best_epoch"] = float(self.best_epoch)
-        metrics["seconds/train"] = sum(measurement.seconds for measurement in self.history)
+        tree = self.data.taxonomy
+        val, test = self._judged(self._val), self._judged(self._test)
+        metrics = measure(val, test, tree, self.labels, self.history, self.best_epoch)
         weights = {name: value.contiguous() for name, value in self.best_weights.items()}  # as files want them
-        latents = None if z_ND is None else self._latents(z_ND)
+        latents = None if test[1] is None else latents_of(test[1], test[2], tree)
         history = tuple(self.history)
         return Result(self.config, history, self.best_epoch, metrics | self.last_metrics(), weights, latents)
 
-    def _latents(self, z_ND: Tensor) -> dict[str, np.ndarray]:
-        tree = self.data.taxonomy
-        return {
-            "z_ND": z_ND.numpy(),
-            "y_N": self._test.labels.cpu().numpy(),
-            "parent_C": np.asarray(tree.parent_C),
-            "fine_names": np.array(tree.names),
-            "coarse_names": np.array(tree.coarse_names),
-        }
+    def _judged(self, split: Split) -> Judged:
+        logits_NC, z_ND = self.forward(split)
+        return logits_NC.cpu(), None if z_ND is None else z_ND.cpu(), split.labels.cpu()
 
     # ------------------------------------------------------------------ data
     def batches(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -136,9 +136,13 @@ class PlannedTrial:
 
 @dataclass(frozen=True)
 class Group:
-    """Trials that one worker trains together, as one trial of Tune's. All of one arm where a search asks for them."""
+    """Trials that one worker trains together, as one trial of Tune's.
+
+    halving: the worker stops the lesser of each arm early. Without it, trials of several searches are never stopped.
+    """
 
     trials: tuple[PlannedTrial, ...]
+    halving: bool = False
 
 
 @dataclass(frozen=True)

@@ -103,11 +103,9 @@ def test_weightings_are_stacked_too(rule: str) -> None:
     module = make(f"ce+{REST}", weighting=rule).weighting
     assert isinstance(module, Weighting)
     alpha_KT, losses_KT = draw(11, K, 5).float(), draw(12, K, 5).float().abs()
-    memory = {field: getattr(module, f"memory_{field}") for field in module._memory}
-    fields = {**module._scalars, **{field: getattr(module, f"given_{field}") for field in module._vectors}}
 
     def total(losses_T: Tensor, alpha_T: Tensor) -> Tensor:
-        return module.rule.fn(losses_T, alpha_T, memory, **fields)[0]
+        return module.weigh(losses_T, {**module.state(), "alpha": alpha_T})[0]
 
     found_K = torch.func.vmap(total)(losses_KT, alpha_KT)
     torch.testing.assert_close(found_K, torch.stack([total(losses_KT[k], alpha_KT[k]) for k in range(K)]))

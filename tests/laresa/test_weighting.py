@@ -156,7 +156,7 @@ def test_shares_are_a_distribution_and_do_not_depend_on_the_losses(rule: str, lo
         assert torch.equal(value, before[name])
     assert shares.sum().item() == pytest.approx(1)
     assert (shares >= 0).all()
-    torch.testing.assert_close(module._weigh(L)[1].detach(), shares)
+    torch.testing.assert_close(module.weigh(L, module.state())[1].detach(), shares)
 
 
 def test_a_floor_holds() -> None:

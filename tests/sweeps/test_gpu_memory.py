@@ -34,7 +34,8 @@ from sweeps.service.worker import gpu_memory as gpu
 from sweeps.service.worker import trial as worker_trial
 from sweeps.service.worker.device import VISIBLE, trial_device
 from sweeps.service.worker.plugins import pack
-from sweeps.service.worker.trial import TrialContext, TuneTrial
+from sweeps.service.worker.session import TrialContext
+from sweeps.service.worker.trial import TuneTrial
 from tests.sweeps.conftest import QUICK
 
 CUDA = torch.device("cuda", 0)

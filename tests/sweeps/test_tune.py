@@ -24,7 +24,8 @@ from sweeps.service.driver.schedulers import SCHEDULERS, Asha, InOrder, MedianSt
 from sweeps.service.storage.files import MEASURED, SweepFolder, write_json
 from sweeps.service.study import Group, PlannedTrial, Replicate, Search
 from sweeps.service.tracking.write import SweepRun
-from sweeps.service.worker.trial import OOM_SHARED_GPU, TrialContext, group_result
+from sweeps.service.worker.session import OOM_SHARED_GPU, TrialContext
+from sweeps.service.worker.trial import group_result
 
 
 @dataclass(eq=False)
@@ -145,6 +146,8 @@ class Pairs:
         self.heard: list[tuple[str, str]] = []
         self.waits = False  # for outcomes, which may let it ask for more
 
+    known = False
+
     @property
     def finished(self) -> bool:
         return not self.left and not self.waits
@@ -185,7 +188,7 @@ def test_a_group_is_one_trial_of_tunes_and_each_of_its_trials_is_told(driving):
     for trial in stored:
         trial.new_attempt()
     measured = [{"epoch": epoch, "metrics": {"val/top1": 0.2 * epoch}, "seconds": 1.0} for epoch in (1, 2)]
-    stored[0].write(MEASURED, {"histories": {b["signature"]: measured}, "provenance": {}})
+    stored[1].write(MEASURED, {"history": measured, "provenance": {}})
     write_json(stored[0].root / "outcome.json", {"state": "finished", "metrics": {}, "history": []})
     finished = {**row(a, 2, 0.3, "finished"), "test/top1": 0.2, "best_epoch": 2.0}
     last = group_result([finished, row(b, 2, 0.4)])

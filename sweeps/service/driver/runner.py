@@ -198,8 +198,10 @@ class Runner:
         self, source: Any, done: int, scheduler: Any = None, searched: Callable[[], Searched] | None = None
     ) -> None:
         from sweeps.service.driver.tune import run_trials
+        from sweeps.service.search.groups import in_groups
 
-        started = time.monotonic()
+        started, searches = time.monotonic(), self.study.searches if not source.known else ()
+        source = in_groups(source, places(self.options), searches)
         display = ProgressDisplay(self.study.name, done, self.total, searched=searched)
         ended = run_trials(source, self.sweep, self.folder, self.options, self.tags, display, scheduler)
         self.concurrency = ended.concurrency
@@ -251,6 +253,7 @@ class Runner:
             stored = folder.trial(trial.key)
             state = self._settle_trial(trial, stored, states.get(trial.key, "not started"))
             counts[state] = counts.get(state, 0) + 1
+        self.folder.drop_groups(trial.key for trial in planned if folder.trial(trial.key).outcome() is None)
         return counts
 
     def _settle_trial(self, trial: PlannedTrial, stored: TrialFolder, shown: str) -> str:
@@ -323,6 +326,16 @@ def connect() -> None:
         if "Version mismatch" not in str(error):
             raise
         raise LaresaError(f"{' '.join(str(error).split())}: run laresa in the environment of that Ray") from error
+
+
+def places(options: RunOptions) -> int:
+    """How many groups of trials the connected Ray trains at the same time, as it is now."""
+    import ray
+
+    there = ray.cluster_resources()
+    asked = {"CPU": options.cpus_per_trial, "GPU": options.gpus}
+    fitting = min(int(there.get(name, 0) / count + 1e-9) for name, count in asked.items() if count)
+    return max(1, options.concurrency or fitting)
 
 
 def disconnect() -> None:

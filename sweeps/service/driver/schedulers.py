@@ -16,6 +16,7 @@ from ray.tune.schedulers import (
 
 from laresa.errors import ConfigError, nearest
 from laresa.plugins import table
+from sweeps.service.search.groups import why_alone
 from sweeps.service.search.sources import check_search
 from sweeps.service.study import Search
 
@@ -102,8 +103,11 @@ class PerSearch(TrialScheduler):
 
 
 def scheduler_of(searches: Sequence[Search]) -> TrialScheduler | None:
-    """One with a state for each search; None where none of them stops a trial early."""
-    made = {search.name: known_schedulers()[search.scheduler](search.base.epochs) for search in searches}
+    """One with a state for each search; None where none of them stops a trial early. Groups stop their own."""
+    made = {
+        search.name: known_schedulers()[search.scheduler](search.base.epochs) if why_alone(search) else None
+        for search in searches
+    }
     if all(one is None for one in made.values()):
         return None
     return PerSearch({name: one or InOrder() for name, one in made.items()})

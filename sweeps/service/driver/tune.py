@@ -19,13 +19,14 @@ from sweeps.service.driver.interrupt import GracefulInterrupt
 from sweeps.service.driver.progress import ProgressDisplay
 from sweeps.service.driver.schedulers import InOrder
 from sweeps.service.provenance import bytes_of
-from sweeps.service.search.sources import FixedPlan, Source
-from sweeps.service.storage.files import SweepFolder, TrialFolder
+from sweeps.service.search.sources import Source
+from sweeps.service.storage.files import SweepFolder
 from sweeps.service.storage.outcome import conclude_pruned
 from sweeps.service.study import Group, PlannedTrial, RunOptions
 from sweeps.service.tracking.write import SweepRun
 from sweeps.service.worker.plugins import pack
-from sweeps.service.worker.trial import OOM_SHARED_GPU, TrialContext, TuneTrial
+from sweeps.service.worker.session import OOM_SHARED_GPU, TrialContext
+from sweeps.service.worker.trial import TuneTrial
 
 PENDING_SECONDS = 30.0  # without a running trial, after which the reason is told
 WAITING, WAITING_SEARCH = 16, 2  # trials asked for before there is a place for them
@@ -44,7 +45,7 @@ os.environ.setdefault(
 class SourceSearch(Searcher):
     """Hands Tune the source's groups, each as one trial of Tune's, and the source what became of each of their trials.
 
-    Tune's config of a group: {"trials": [PlannedTrial.to_dict(), ...], "context": TrialContext.to_dict()}.
+    Tune's config of a group: {"trials": [PlannedTrial.to_dict(), ...], "halving", "context": TrialContext.to_dict()}.
     """
 
     def __init__(
@@ -67,24 +68,24 @@ class SourceSearch(Searcher):
         self._given[trial_id] = group
         files = {name: digest for trial in group.trials for name, digest in bytes_of(trial.config).items()}
         context = replace(self._context, files=files)
-        return {"trials": [trial.to_dict() for trial in group.trials], "context": context.to_dict()}
+        trials = [trial.to_dict() for trial in group.trials]
+        return {"trials": trials, "halving": group.halving, "context": context.to_dict()}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         group = self._given.pop(trial_id, None)
         if group is None:
             return
         last = {row["signature"]: row["state"] for row in (result or {}).get("trials", ())}
-        first = self._context.trial_folder(group.trials[0])
-        for trial in reversed(group.trials):  # the first last: with it go the group's measurements
-            self._ended(trial, None if error else last.get(trial.signature), first)
+        for trial in group.trials:
+            self._ended(trial, None if error else last.get(trial.signature))
         self._display.left(trial_id)
 
-    def _ended(self, trial: PlannedTrial, state: str | None, first: TrialFolder) -> None:
-        """state: as its group's last result told; None where the group broke down. first: of the group's first."""
+    def _ended(self, trial: PlannedTrial, state: str | None) -> None:
+        """state: as its group's last result told; None where the group broke down."""
         stored = self._context.trial_folder(trial)
         outcome = stored.outcome()
         if outcome is None and state == "running" and not self._interrupt.requested:  # stopped, but not by the user
-            outcome = conclude_pruned(stored, trial, first)
+            outcome = conclude_pruned(stored, trial)
             self._display.pruned(trial.signature, outcome)
         if outcome is None and state == OOM_SHARED_GPU:
             self.oom_shared_gpu.append(trial)
@@ -212,7 +213,7 @@ def run_trials(
     # Without a scheduler results are fetched a second's worth at a time; the tracker has every epoch from the worker.
     os.environ["TUNE_RESULT_BUFFER_LENGTH"] = "1000" if scheduler is None else "1"
     # An autoscaler brings hosts for trials that wait; a search is not asked far ahead of what it knows.
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(WAITING if isinstance(source, FixedPlan) else WAITING_SEARCH)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(WAITING if source.known else WAITING_SEARCH)
     os.environ["TUNE_RESULT_BUFFER_MIN_TIME_S"] = "1" if scheduler is None else "0"
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     trainable = tune.with_parameters(TuneTrial, plugins=pack(loaded()))

@@ -21,13 +21,8 @@ from sweeps.service.storage.outcome import reused_from
 from sweeps.service.study import Choice, PlannedTrial, RunOptions, Search, Study
 from sweeps.service.tracking.client import client, experiments, matching, nothing_tracked, reading_uri, trial_runs
 
-COST = (
-    "dataset",
-    "backbone",
-    "batch_size",
-    "input_size",
-    "image_size",
-)  # the fields an epoch's time is taken to follow
+# The fields an epoch's time is taken to follow.
+COST = ("dataset", "method", "backbone", "batch_size", "input_size", "image_size")
 NEWEST = 200  # trials whose epochs give the median
 CALIBRATION_EPOCHS = 2
 

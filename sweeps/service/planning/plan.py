@@ -117,4 +117,4 @@ def _state(trial: PlannedTrial, folder: SweepFolder, tracked: Mapping[str, str])
     stored = folder.trial(trial.key)
     if stored.outcome() is not None:
         return "deliver"
-    return "resume" if stored.checkpoints() else "new"
+    return "resume" if stored.begun() else "new"

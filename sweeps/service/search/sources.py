@@ -38,6 +38,10 @@ class Source(Protocol):
     """Gives trials to train and hears how they ended."""
 
     @property
+    def known(self) -> bool:
+        """What comes does not depend on how trials end: it may be asked for far ahead."""
+
+    @property
     def finished(self) -> bool:
         """Nothing will come any more."""
 
@@ -50,6 +54,8 @@ class Source(Protocol):
 
 class FixedPlan:
     """Every trial is known in advance; each is a group of its own."""
+
+    known = True
 
     def __init__(self, trials: Iterable[PlannedTrial]) -> None:
         self._left = deque(trials)
@@ -105,6 +111,8 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
 
 class OptunaSource:
     """Asks an Optuna study for configurations and tells it what became of them, across any number of restarts."""
+
+    known = False
 
     def __init__(
         self,
@@ -273,6 +281,8 @@ def open_study(search: Search, folder: Path) -> optuna.Study:
 
 class Interleaved:
     """Several searches as one, a group of each in turn; after `seconds` nothing new is asked."""
+
+    known = False
 
     def __init__(self, sources: Sequence[OptunaSource], seconds: float | None = None) -> None:
         self._sources, self._searches = list(sources), [source.search for source in sources]

@@ -4,9 +4,11 @@ It is the truth; the tracker holds a delivered copy.
 
     <storage>/<sweep>/driver.lock
     <storage>/<sweep>/trials/<signature>-<code>/attempt-0001/checkpoint-000012.safetensors
-                                         measured.json   by epoch; of a search's trials, all that train in one group
+                                         measured.json   by epoch; of a search's trials, while they train
+                                         group.json      which group's checkpoints hold its state, if not its own
                                          outcome.json, model.safetensors, latents.npz
                                          delivered       once the tracker has all of it
+    <storage>/<sweep>/groups/<hash>/attempt-0001/checkpoint-000012.safetensors      of trials that train together
 
 Whoever trains a trial next takes a new attempt number and goes on from the newest checkpoint. A predecessor that
 still lives (a host cut off and back again) sees the newer attempt and stops: it can't write over its successor.
@@ -30,6 +32,7 @@ from typing import Any
 from laresa.errors import LaresaError
 
 MEASURED = "measured.json"  # while a search's trial trains
+GROUP = "group.json"  # while a trial trains together with others
 
 
 class StorageError(LaresaError, OSError):
@@ -168,8 +171,9 @@ class Attempt:
         self.trial.files.put_all(self.trial.root)
         self.check()  # putting may take its time
         self.trial.write("outcome.json", {**outcome, "attempts": self.number})
-        for left in (*self.trial.checkpoints(), self.trial.root / MEASURED):
-            self.trial.files.delete(left)
+        self.trial.drop_checkpoints()
+        for left in (MEASURED, GROUP):
+            self.trial.files.delete(self.trial.root / left)
 
 
 @dataclass(frozen=True)
@@ -194,6 +198,14 @@ class TrialFolder:
         """Newest attempt and epoch first; a reader falls back to the next if one is damaged. `file` fetches one."""
         found = self.files.glob(self.root, "attempt-*/checkpoint-*.safetensors")
         return sorted(found, key=lambda path: path.parts[-2:], reverse=True)
+
+    def drop_checkpoints(self) -> None:
+        for path in self.checkpoints():
+            self.files.delete(path)
+
+    def begun(self) -> bool:
+        """Whether there is something to go on from."""
+        return bool(self.checkpoints()) or self.files.has(self.root / GROUP)
 
     def file(self, name: str | Path) -> Path:
         """A file of the trial, to be read here."""
@@ -229,6 +241,17 @@ class SweepFolder:
 
     def trial(self, key: str) -> TrialFolder:
         return TrialFolder(self.root / "trials" / key, self.files)
+
+    def group(self, name: str) -> TrialFolder:
+        """Where trials that train together have their checkpoints."""
+        return TrialFolder(self.root / "groups" / name, self.files)
+
+    def drop_groups(self, left: Iterable[str]) -> None:
+        """Of groups that no trial needs any more, what a worker that died has left there. left: keys of what trains."""
+        groups = {path.name for path in self.files.glob(self.root, "groups/*")}
+        noted = [read_json(self.trial(key).file(GROUP)) for key in left] if groups else []
+        for name in groups - {one["group"] for one in noted if one is not None}:
+            self.group(name).drop_checkpoints()
 
     def keys(self) -> set[str]:
         """Of all trials that were begun."""

@@ -42,19 +42,26 @@ def describe_outcome(
     }
 
 
-def conclude_pruned(folder: TrialFolder, trial: PlannedTrial, first: TrialFolder) -> dict[str, Any]:
-    """The outcome of a trial that the scheduler stopped: what it measured so far; the test split stays unseen.
+def pruned_metrics(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What a trial that was stopped early is known by: its best epoch on validation; the test split stays unseen.
 
-    first: of the first trial of its group, where the group's measurements lie.
+    history: measurements as plain data, one at least.
     """
-    kept = read_json(first.file(MEASURED))
-    history = kept["histories"][trial.signature]
     best = max(history, key=lambda row: row["metrics"]["val/top1"])  # the first of equals, as training has it
     metrics = {f"best/{name}": value for name, value in best["metrics"].items() if name.startswith("val/")}
-    metrics["best_epoch"] = float(best["epoch"])
-    metrics["seconds/train"] = sum(row["seconds"] for row in history)
+    return {
+        **metrics,
+        "best_epoch": float(best["epoch"]),
+        "seconds/train": sum(row["seconds"] for row in history),
+    }
+
+
+def conclude_pruned(folder: TrialFolder, trial: PlannedTrial) -> dict[str, Any]:
+    """The outcome of a trial that Tune's scheduler stopped, from what it measured so far."""
+    kept = read_json(folder.file(MEASURED))
     folder.root.mkdir(parents=True, exist_ok=True)  # of a bucket, this process may have seen nothing of it yet
     write_json(folder.root / "config.json", trial.config.to_dict())
-    outcome = describe_outcome(trial, "pruned", metrics, history, None, kept["provenance"])
+    metrics = pruned_metrics(kept["history"])
+    outcome = describe_outcome(trial, "pruned", metrics, kept["history"], None, kept["provenance"])
     folder.newest_attempt().conclude(outcome)
     return outcome

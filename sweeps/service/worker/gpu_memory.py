@@ -53,3 +53,10 @@ def peak_gib(device: torch.device) -> float | None:
     import torch
 
     return torch.cuda.max_memory_reserved(device) / GIB if device.type == "cuda" else None
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Of a device, or of this host as torch's allocator tells it."""
+    import torch
+
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)

@@ -1,0 +1,45 @@
+"""The last measurement of a trial: validation and test, once, from the weights of its best epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from laresa.labels import LabelEmbeddings
+from laresa.measurement import Measurement
+from laresa.metrics import evaluate
+from laresa.taxonomy import Taxonomy
+
+Judged = tuple[Tensor, Tensor | None, Tensor]  # log p_NC, z_ND or None, y_N; on the CPU
+
+
+def measure(
+    val: Judged,
+    test: Judged,
+    tree: Taxonomy,
+    labels: LabelEmbeddings | None,
+    history: Sequence[Measurement],
+    best_epoch: int,
+) -> dict[str, float]:
+    """ "best/val/..." (choices are made there), "test/...", "best_epoch" and "seconds/train"."""
+    metrics: dict[str, float] = {}
+    for prefix, (logits_NC, z_ND, y_N) in (("best/val", val), ("test", test)):
+        metrics |= {f"{prefix}/{name}": x for name, x in evaluate(logits_NC, z_ND, y_N, tree, labels).items()}
+    best = history[best_epoch - 1].metrics  # as the epoch itself saw it
+    metrics |= {f"best/{name}": value for name, value in best.items() if name.startswith("val/")}
+    metrics["best_epoch"] = float(best_epoch)
+    metrics["seconds/train"] = sum(measurement.seconds for measurement in history)
+    return metrics
+
+
+def latents_of(z_ND: Tensor, y_N: Tensor, tree: Taxonomy) -> Mapping[str, np.ndarray]:
+    """The test latents with all that their maps need, as latents.npz holds them."""
+    return {
+        "z_ND": z_ND.numpy(),
+        "y_N": y_N.numpy(),
+        "parent_C": np.asarray(tree.parent_C),
+        "fine_names": np.array(tree.names),
+        "coarse_names": np.array(tree.coarse_names),
+    }

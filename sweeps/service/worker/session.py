@@ -1,0 +1,377 @@
+"""A group of trials on a worker, from its checkpoint to their outcomes. The one place that catches a trial's failure."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from laresa.config import TrialConfig
+from laresa.data import Dataset, data_key, load
+from laresa.errors import CheckpointError
+from laresa.measurement import Measurement
+from laresa.methods import AT_ONCE, Method, Result, start
+from sweeps.service.storage.files import MEASURED, Attempt, FencedError, StorageError, TrialFolder, write_json
+from sweeps.service.storage.open import sweep_at
+from sweeps.service.storage.outcome import describe_outcome, pruned_metrics
+from sweeps.service.study import PlannedTrial
+from sweeps.service.tracking.async_writer import AsyncWriter
+from sweeps.service.tracking.write import SweepRun, TrialRun
+from sweeps.service.worker.gpu_memory import forget_peak, free_gib, out_of_memory, peak_gib, wait_for_room
+from sweeps.service.worker.group_files import KEEP_SECONDS, GroupFiles
+from sweeps.service.worker.halving import Halving
+
+log = logging.getLogger("laresa.trial")
+OOM_SHARED_GPU = "oom_shared_gpu"  # the state of a trial that ran out of the memory of a GPU it shares
+RETRIES = 1  # of what failed by itself, from its last checkpoint: memory may be free the next time
+STEP_SECONDS = 1.0  # of a group, whose epochs may take milliseconds
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrialContext:
+    """What all trials of a sweep share: plain data that travels to the workers. folder: a `SweepFolder.place`.
+
+    files: name -> digest of the bytes, of the code that the trial is learned by, as the driver has it.
+    """
+
+    sweep: SweepRun
+    folder: str
+    cpus: float
+    tags: Mapping[str, str]
+    gpus: float = 0.0
+    gpu_memory: float | None = None  # GiB that a trial was said to need
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> TrialContext:
+        return cls(**{**fields, "sweep": SweepRun(**fields["sweep"])})
+
+    def trial_folder(self, trial: PlannedTrial) -> TrialFolder:
+        return sweep_at(self.folder).trial(trial.key)
+
+
+class Member:
+    """One trial of a group: its place on storage, its run, and the right to write its files."""
+
+    def __init__(self, trial: PlannedTrial, context: TrialContext) -> None:
+        self.trial, self.signature = trial, trial.signature
+        self.folder = context.trial_folder(trial)
+        self._attempt: Attempt | None = None
+        tags = {**context.tags, "laresa.host": platform.node(), "laresa.threads": str(torch.get_num_threads())}
+        self.run = TrialRun(context.sweep, trial, tags)
+        self.told = 0  # epochs that the tracker was sent
+        self.last: Row = {"epoch": 0, "val/top1": 0.0}
+        self.row: Row | None = None  # how it ended
+
+    @property
+    def attempt(self) -> Attempt:
+        """Taken when first needed: the right to write this trial's files."""
+        if self._attempt is None:
+            self._attempt = self.folder.new_attempt()
+        return self._attempt
+
+    def forget_attempt(self) -> None:
+        self._attempt, self.told = None, 0
+
+
+class Session:
+    """A group of trials on this worker. Each is concluded as soon as it is done; the group has one method.
+
+    Alone, a trial's checkpoint is written after every epoch; together, at most every KEEP_SECONDS. The tracker hears of
+    an epoch once a checkpoint has it, so that none is told twice.
+    """
+
+    def __init__(
+        self,
+        trials: Sequence[PlannedTrial],
+        context: TrialContext,
+        writer: AsyncWriter,
+        device: torch.device,
+        *,
+        halving: bool = False,
+    ) -> None:
+        self.members = tuple(Member(trial, context) for trial in trials)
+        self.context, self.writer, self.device = context, writer, device
+        self.files = GroupFiles(sweep_at(context.folder), [trial.key for trial in trials])
+        self.method: Method | None = None
+        self.dataset: Dataset | None = None
+        arms, lengths = [trial.arm for trial in trials], [trial.config.epochs for trial in trials]
+        self._halving = Halving(arms, lengths) if halving else None
+        self._pruned: set[int] = set()
+        self._at_once, self._failures = AT_ONCE, 0
+        self._kept_at, self._unkept = time.monotonic(), False
+
+    @property
+    def first(self) -> Member:
+        return self.members[0]
+
+    @property
+    def alone(self) -> bool:
+        return len(self.members) == 1
+
+    @property
+    def running(self) -> list[int]:
+        """Those without an outcome."""
+        return [index for index, member in enumerate(self.members) if member.row is None]
+
+    def step(self) -> list[Row]:
+        """Conclude who is done, else train; a row a trial. Whatever the trials do wrong ends here, as their outcome."""
+        seconds = [0.0] * len(self.members)
+        try:
+            if self.method is None:
+                self.method = self._start()
+            if not self._conclude_done():
+                seconds = self._train(self.method)
+        except (FencedError, CheckpointError, StorageError):
+            raise  # not the trials' fault: what is on storage stays as it is
+        except Exception as error:
+            self._went_wrong(error)
+        if not self.running:
+            self.files.drop()
+        return [member.row or self._standing(index, seconds[index]) for index, member in enumerate(self.members)]
+
+    def leave(self) -> None:
+        """The group is given up before its end: keep its last epochs."""
+        if self.method is not None and self._unkept and self.running:
+            try:
+                self._keep(self.method)
+            except Exception as error:
+                log.warning("the last epochs of %s are not kept: %s", self.first.trial.arm, error)
+
+    def ended(self, state: str) -> list[Row]:
+        """Rows of trials that end here without an outcome. Tune insists on the metric."""
+        return [member.row or self._ended_row(member, state) for member in self.members]
+
+    # ------------------------------------------------------------------ training
+    def _start(self) -> Method:
+        for index in self.running:
+            self.members[index].attempt.check()
+            self.writer.open(self.members[index].run)
+        self.files.begin(self.first.attempt if self.alone else None)
+        wait_for_room(self.device, self.context.gpu_memory, free_gib)
+        forget_peak(self.device)
+        configs = tuple(member.trial.config for member in self.members)
+        self.dataset = _dataset(configs[0])
+        method = self._resumed(configs, self.dataset)
+        for index, member in enumerate(self.members):
+            if member.row is not None:
+                method.stop(index)
+            else:
+                self._tell(member, method.histories[index])
+        self._kept_at, self._unkept = time.monotonic(), False
+        return method
+
+    def _resumed(self, configs: Sequence[TrialConfig], dataset: Dataset) -> Method:
+        """The method as the newest checkpoints that are whole have it."""
+        damaged: set[Path] = set()
+        while True:
+            method, path = start(configs, dataset, self.device, at_once=self._at_once), None
+            try:
+                for folder, indices in self.files.earlier():
+                    path = next((found for found in folder.checkpoints() if found not in damaged), None)
+                    if path is not None:
+                        method.restore(folder.file(path), [index for index in indices if index in self.running])
+                return method
+            except CheckpointError as error:
+                if path is None:
+                    raise
+                log.warning("%s; trying the one before it", error)
+                damaged.add(path)
+
+    def _train(self, method: Method) -> list[float]:
+        """An epoch; of a group as many as fit into a step, until one of its trials is done. Seconds of each trial."""
+        seconds, began = [0.0] * len(self.members), time.monotonic()
+        while True:
+            for index, measurement in enumerate(method.epoch()):
+                seconds[index] += 0.0 if measurement is None else measurement.seconds
+            self._unkept = True
+            if self._halving is not None:
+                for index in self._halving.stopped(method.histories, [i for i in self.running if not method.done[i]]):
+                    method.stop(index)
+                    self._pruned.add(index)
+            if self.alone or any(method.done[index] for index in self.running):
+                break
+            if time.monotonic() - began > STEP_SECONDS:
+                break
+        if self.alone or time.monotonic() - self._kept_at > KEEP_SECONDS:
+            self._keep(method)
+        return seconds
+
+    def _keep(self, method: Method) -> None:
+        """Write the checkpoint of what has been trained."""
+        for index in self.running:
+            self.members[index].attempt.check()
+        path = self.files.next(len(method.histories[0]))
+        method.save(path)
+        if self.alone and self.first.trial.role == "search":
+            # For a driver whose scheduler stops it here: it can't read every method's checkpoint.
+            history = [measurement.to_dict() for measurement in method.histories[0]]
+            self.first.folder.write(MEASURED, {"history": history, "provenance": self._provenance()})
+        self.files.keep(path, [index for index in self.running if method.histories[index]])
+        self._kept_at, self._unkept = time.monotonic(), False
+        for index in self.running:
+            self._tell(self.members[index], method.histories[index])
+
+    def _tell(self, member: Member, history: Sequence[Measurement]) -> None:
+        """Send the tracker what it has not been sent."""
+        if len(history) > member.told:
+            self.writer.measured(member.signature, list(history[member.told :]))
+            member.told = len(history)
+
+    # ------------------------------------------------------------------ rows
+    def _standing(self, index: int, seconds: float = 0.0) -> Row:
+        """The row of a trial that goes on, or waits for its place: its last epoch, so that none seems to fall."""
+        member, history = self.members[index], self._history(index)
+        if history:
+            member.last = {"epoch": history[-1].epoch, **history[-1].metrics}
+        return {"seconds": seconds, **member.last, **_row(member, "running", done=False)}
+
+    def _ended_row(self, member: Member, state: str) -> Row:
+        return {"epoch": 0, "val/top1": 0.0, **_row(member, state, done=True)}
+
+    # ------------------------------------------------------------------ how a trial ends
+    def _conclude_done(self) -> bool:
+        """Conclude what has ended since the last step; whether there was something."""
+        assert self.method is not None
+        ended = [index for index in self.running if self.method.done[index]]
+        for index in ended:
+            self.members[index].attempt.check()  # before a file of a successor's is written over
+            try:
+                self._conclude_one(self.method, index)
+            except (FencedError, CheckpointError, StorageError):
+                raise
+            except Exception as error:
+                if self.alone or out_of_memory(error):
+                    raise
+                self._fail(index, error)
+        return bool(ended)
+
+    def _conclude_one(self, method: Method, index: int) -> None:
+        if index in method.failures:
+            self._fail(index, method.failures[index])
+        elif index in self._pruned:
+            member, rows = self.members[index], [measurement.to_dict() for measurement in method.histories[index]]
+            write_json(member.folder.root / "config.json", member.trial.config.to_dict())
+            self._conclude(member, "pruned", pruned_metrics(rows), method.histories[index])
+        else:
+            self._finish(self.members[index], method.result(index))
+
+    def _finish(self, member: Member, result: Result) -> None:
+        self._write_artifacts(member, result.history)
+        save_file(dict(result.weights), member.folder.root / "model.safetensors")
+        if result.latents is not None:
+            np.savez_compressed(member.folder.root / "latents.npz", allow_pickle=False, **result.latents)
+        self._conclude(member, "finished", result.metrics, result.history)
+
+    def _fail(self, index: int, error: Exception) -> None:
+        member, history = self.members[index], self._history(index)
+        member.attempt.check()
+        self._write_artifacts(member, history)
+        (member.folder.root / "traceback.txt").write_text("".join(traceback.format_exception(error)))
+        self._conclude(member, "failed", {}, history, error=f"{type(error).__name__}: {error}")
+
+    def _write_artifacts(self, member: Member, history: Sequence[Measurement]) -> None:
+        config, root = member.trial.config, member.folder.root
+        write_json(root / "config.json", config.to_dict())
+        # Of a group none is drawn: a drawing takes longer than a head does.
+        if self.alone and any("weight/entropy" in measurement.metrics for measurement in history):
+            from sweeps.service.worker.weight_figure import draw_weights
+
+            draw_weights(history, root / "weights.svg", title=f"{member.trial.arm}, seed {config.seed}")
+
+    def _conclude(
+        self,
+        member: Member,
+        state: str,
+        metrics: Mapping[str, float],
+        history: Sequence[Measurement],
+        error: str | None = None,
+    ) -> None:
+        rows = [measurement.to_dict() for measurement in history]
+        member.attempt.conclude(describe_outcome(member.trial, state, metrics, rows, error, self._provenance()))
+        self._tell(member, history)
+        self.writer.conclude(member.run, member.folder)
+        summary = {"epoch": len(history), "error": error or "", "val/top1": metrics.get("best/val/top1", np.nan)}
+        member.row = {**metrics, **summary, **_row(member, state, done=True)}
+
+    # ------------------------------------------------------------------ what goes wrong for all of the group
+    def _went_wrong(self, error: Exception) -> None:
+        if out_of_memory(error) and self._halve():
+            return
+        if isinstance(error, torch.OutOfMemoryError) and 0 < self.context.gpus < 1:
+            return self._requeue_exclusive()
+        self._failures += 1
+        if self._failures > RETRIES:
+            for index in self.running:
+                self._fail(index, error)
+            return
+        said = f"{type(error).__name__}: {error}"
+        log.warning("%s failed (%s); once more from its checkpoint", self.first.trial.arm, said)
+        self._drop()
+
+    def _halve(self) -> bool:
+        """Half as many at the same time, from the last checkpoint; whether there was something to halve."""
+        at_once = min(self._at_once, len(self.running))
+        if at_once == 1:
+            return False
+        self._at_once = at_once // 2
+        log.warning("out of memory with %d trials at once: going on with %d", at_once, self._at_once)
+        self._drop()
+        return True
+
+    def _requeue_exclusive(self) -> None:
+        """Out of memory beside others, which may be their doing: no outcome; the driver asks again with a whole GPU."""
+        log.warning("%s ran out of the GPU it shares; it is trained alone later", self.first.trial.arm)
+        self._drop()
+        for index in self.running:
+            self.members[index].row = self._ended_row(self.members[index], OOM_SHARED_GPU)
+
+    def _drop(self) -> None:
+        self.method, self._unkept = None, False
+        for index in self.running:
+            self.members[index].forget_attempt()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # for those who stay
+
+    def _history(self, index: int) -> Sequence[Measurement]:
+        return tuple(self.method.histories[index]) if self.method is not None else ()
+
+    def _provenance(self) -> dict[str, str]:
+        provenance = {"laresa.device": "none", "laresa.threads": str(torch.get_num_threads())}
+        if self.dataset is not None:
+            provenance["laresa.device"] = str(self.device)
+            if (peak := peak_gib(self.device)) is not None:
+                provenance["laresa.gpu_memory_gib"] = f"{peak:.2f}"
+            provenance["laresa.data_fingerprint"] = self.dataset.fingerprint
+            provenance["laresa.fold"] = self.dataset.fold_note
+        return provenance
+
+
+def _row(member: Member, state: str, *, done: bool) -> Row:
+    return {"signature": member.signature, "state": state, "done": done}
+
+
+_loaded: dict[tuple[Any, ...], Dataset] = {}
+
+
+def _dataset(config: TrialConfig) -> Dataset:
+    """The trials' data set; the last one stays open, as the next on this worker mostly wants the same."""
+    key = data_key(config)
+    if key not in _loaded:
+        _loaded.clear()
+        _loaded[key] = load(config)
+    return _loaded[key]

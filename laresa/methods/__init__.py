@@ -75,7 +75,7 @@ class Method(Protocol):
         """Everything a resumed run needs, in one file (see laresa.checkpoint)."""
 
     def restore(self, path: Path, indices: Collection[int]) -> None:
-        """Continue these of the trials from `path`, as far as it holds them. CheckpointError: damaged, of other data."""
+        """Continue these of the trials from `path`, as far as it holds them. CheckpointError: damaged or other data."""
 
     def result(self, index: int) -> Result:
         """Measure the test split of a trial that is done, once, from its best epoch."""

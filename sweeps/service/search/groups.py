@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -108,4 +109,4 @@ def split(by_key: Iterable[Sequence[PlannedTrial]], places: int) -> Iterator[tup
         wanted = min(math.ceil(places / len(keys)), max(1, len(trials) // FEWEST))
         parts = max(wanted, math.ceil(len(trials) / AT_ONCE))
         cuts = [round(part * len(trials) / parts) for part in range(parts + 1)]
-        yield from (tuple(ordered[start:end]) for start, end in zip(cuts, cuts[1:], strict=False))
+        yield from (tuple(ordered[start:end]) for start, end in itertools.pairwise(cuts))

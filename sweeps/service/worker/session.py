@@ -1,4 +1,4 @@
-"""A group of trials on a worker, from its checkpoint to their outcomes. The one place that catches a trial's failure."""
+"""A group of trials on a worker, from its checkpoint to their outcomes: the one place that catches a failure."""
 
 from __future__ import annotations
 
@@ -313,15 +313,15 @@ class Session:
         if out_of_memory(error) and self._halve():
             return
         if isinstance(error, torch.OutOfMemoryError) and 0 < self.context.gpus < 1:
-            return self._requeue_exclusive()
-        self._failures += 1
-        if self._failures > RETRIES:
+            self._requeue_exclusive()
+        elif self._failures < RETRIES:
+            self._failures += 1
+            said = f"{type(error).__name__}: {error}"
+            log.warning("%s failed (%s); once more from its checkpoint", self.first.trial.arm, said)
+            self._drop()
+        else:
             for index in self.running:
                 self._fail(index, error)
-            return
-        said = f"{type(error).__name__}: {error}"
-        log.warning("%s failed (%s); once more from its checkpoint", self.first.trial.arm, said)
-        self._drop()
 
     def _halve(self) -> bool:
         """Half as many at the same time, from the last checkpoint; whether there was something to halve."""

@@ -15,7 +15,7 @@ from laresa.methods.loop import Loop, Sample
 from laresa.model import LatentClassifier, build_model, input_statistics
 from laresa.objective import Objective, check_finite, check_tree
 from laresa.plugins import component
-from laresa.terms import Head, term
+from laresa.terms import Head, head_of
 
 
 class EndToEnd(Loop):
@@ -128,9 +128,7 @@ class EndToEnd(Loop):
 
 def base_head(config: TrialConfig) -> Head:
     """What the subset's base term asks of the classifier."""
-    head = term(config.parts[0]).base
-    assert head is not None  # canonical_subset has seen to it
-    return head
+    return head_of(config.parts[0], config.values(config.parts[0]))
 
 
 METHODS = {"end_to_end": EndToEnd}

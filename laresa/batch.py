@@ -126,6 +126,15 @@ class Batch:
         """cos(z, text) with the own text of a class chosen for each sample (N)."""
         return (self.unit_ND * embedding(class_N, self.table("fine"))).sum(-1)
 
+    def cosines_in(self, table_CD: Tensor) -> Tensor:
+        """cos(z, row) with the own class's row of a table of unit rows, per sample (N); a zero row has cosine 0.
+
+        Under mixed targets the mean over the targets' shares.
+        """
+        if self.mixed:
+            return ((self.unit_ND @ table_CD.T) * self.target_NC).sum(-1)
+        return (self.unit_ND * embedding(self.y_N, table_CD)).sum(-1)
+
     @cached_property
     def negative_N(self) -> Tensor:
         """A class drawn uniformly from the others, for each sample. LARESA sec. 2.3."""
@@ -157,7 +166,7 @@ class Batch:
             return self.cosines_to(self.negative_N)
         if self.mixed:
             return (self.scores(level) * self.target_NC).sum(-1)
-        return (self.unit_ND * embedding(self.y_N, self.table(level))).sum(-1)
+        return self.cosines_in(self.table(level))
 
     def _number(self, level: Level) -> int:
         number = LEVELS.get(level, level) if isinstance(level, str) else level

@@ -19,12 +19,15 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import Doc
 
 from laresa.errors import ConfigError
+
+if TYPE_CHECKING:
+    from laresa.taxonomy import Taxonomy
 
 __all__ = ["Doc", "Field", "Learned", "Memory", "PerTerm", "Range", "check_value", "fields_of", "fields_of_dataclass"]
 
@@ -38,12 +41,28 @@ class Range:
     log: bool = False
 
 
+@dataclass(frozen=True)
 class Learned:
-    """Marks a tensor that is learned with the term: the default is where it starts."""
+    """Marks a tensor that is learned with the term: the default is where it starts.
+
+    start: (tree, width of the latents) -> tensor, where its shape or numbers follow from the data. The value "tree"
+    asks for it, and may be the default: `p: Annotated[Tensor, Learned(prototypes)] = "tree"`, of any shape.
+    """
+
+    start: Callable[[Taxonomy, int], Any] | None = None
 
 
+@dataclass(frozen=True)
 class Memory:
-    """Marks a tensor that a term keeps from step to step: it returns (loss, {name: new value})."""
+    """Marks a tensor that a term keeps from step to step: it returns (loss, {name: new value}).
+
+    start: as of Learned.
+    """
+
+    start: Callable[[Taxonomy, int], Any] | None = None
+
+
+FROM_TREE = "tree"
 
 
 @dataclass(frozen=True)
@@ -57,7 +76,7 @@ class PerTerm:
 
 @dataclass(frozen=True)
 class Field:
-    """One field. name: as it is called outside. kind: "value", "learned", "memory" or "per_term"."""
+    """One field. name: as it is called outside. kind: "value", "learned", "memory" or "per_term". start: of Learned."""
 
     name: str
     type: Any
@@ -66,6 +85,7 @@ class Field:
     kind: str = "value"
     doc: str = ""
     per_term: PerTerm | None = None
+    start: Callable[[Taxonomy, int], Any] | None = None
 
     @property
     def type_name(self) -> str:
@@ -75,7 +95,10 @@ class Field:
     @property
     def entry_type(self) -> Any:
         """Of one number of a vector."""
-        return self.type if self.kind == "per_term" else typing.get_args(self.type)[0]
+        if self.kind == "per_term":
+            return self.type
+        first = typing.get_args(self.type)[0]
+        return typing.get_args(first)[0] if self.start else first
 
 
 def fields_of(component: Callable[..., Any], prefix: str = "") -> tuple[Field, ...]:
@@ -127,7 +150,7 @@ def _field(prefix: str, name: str, hint: Any, default: Any) -> Field:
         elif isinstance(extra, PerTerm):
             found |= {"kind": "per_term", "per_term": extra}
         elif extra in (Learned, Memory) or isinstance(extra, (Learned, Memory)):
-            found["kind"] = "learned" if Learned in (extra, type(extra)) else "memory"
+            found |= {"kind": "learned" if Learned in (extra, type(extra)) else "memory", "start": extra.start}
         else:
             limits.append(extra)
     kind = found.get("kind", "value")
@@ -137,6 +160,8 @@ def _field(prefix: str, name: str, hint: Any, default: Any) -> Field:
         annotation = Annotated[annotation, limit]
     if kind in ("learned", "memory") and not isinstance(default, (int, float)):
         annotation = types.GenericAlias(tuple, (annotation, ...))
+        if found.get("start"):  # "tree": a tuple of its own is another choice, unless it is no vector
+            annotation = Literal["tree"] if default == FROM_TREE else typing.Union[annotation, Literal["tree"]]  # noqa: UP007
     return Field(f"{prefix}.{name}" if prefix else name, annotation, default, **found)
 
 
@@ -175,9 +200,10 @@ def check_value(field: Field, value: Any) -> Any:
     except ValidationError as error:
         said = error.errors()[0]["msg"].replace("Input should be", "expected")
         raise ConfigError(f"{field.name}={value!r}: {said}") from None
-    size = len(field.default) if field.kind in ("learned", "memory") and isinstance(field.default, tuple) else None
-    if size is not None and len(checked) != size:
-        raise ConfigError(f"{field.name}={value!r} has {len(checked)} numbers: expected {size}")
+    if field.kind in ("learned", "memory") and isinstance(checked, tuple):
+        size = None if field.start else len(field.default)
+        if len(checked) != size and not (checked and size is None):
+            raise ConfigError(f"{field.name}={value!r} has {len(checked)} numbers: expected {size or 'one at least'}")
     return checked
 
 

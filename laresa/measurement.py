@@ -6,21 +6,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# What a split is measured by, as in laresa.metrics.evaluate, and the loss of an epoch.
-SCORES = (
+# What a predicted class is measured by; "_crm" stands behind the name where the class is CRM's choice.
+DECISIONS = (
     "top1",
-    "nn_hit",
-    "silhouette",
-    "spearman_fine",
-    "pearson_fine",
-    "spearman_coarse",
-    "pearson_coarse",
-    "classes_without_samples",
+    "top5",
     "mistake_severity",
     "hierarchical_distance",
+    "hierarchical_distance_at5",
+    "hierarchical_distance_at20",
     "sibling_accuracy",
 )
-LOWER_IS_BETTER = ("loss", "mistake_severity", "hierarchical_distance", "classes_without_samples")
+CRM = "_crm"
+# What a split is measured by, as in laresa.metrics.evaluate; beside it the loss of an epoch, and of deep trees the
+# accuracy of each level (top1_level1, ...), which are as many as the tree has.
+SCORES = (
+    *("top1", "top5"),
+    *("nn_hit", "silhouette", "effective_rank"),
+    *("spearman_fine", "pearson_fine", "spearman_coarse", "pearson_coarse"),
+    "classes_without_samples",
+    *DECISIONS[2:],
+    *(f"{name}{CRM}" for name in DECISIONS),
+)
+LOWER_IS_BETTER = ("loss", "classes_without_samples")
+DISTANCES = ("mistake_severity", "hierarchical_distance")  # of any form: @5, by CRM
 
 
 def better(metric: str) -> str:
@@ -28,9 +36,9 @@ def better(metric: str) -> str:
     from laresa.plugins import table
 
     name = metric.rpartition("/")[2]
-    if name in LOWER_IS_BETTER or name.startswith("loss_"):
-        return "min"
-    return getattr(table("METRICS").get(name), "better", "max")
+    if name in table("METRICS"):
+        return getattr(table("METRICS")[name], "better", "max")
+    return "min" if name in LOWER_IS_BETTER or name.startswith(("loss_", *DISTANCES)) else "max"
 
 
 @dataclass(frozen=True)

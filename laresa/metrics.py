@@ -1,9 +1,10 @@
-"""The metrics: accuracy, the geometry of the latent space, and how bad the mistakes are.
+"""The metrics: accuracy, how bad the mistakes are, and the geometry of the latent space.
 
 Shapes: N samples, D latent dimensions, C classes, K coarse classes, V tree nodes (leaves first). Arrays are torch
 tensors on any device or numpy arrays. Every value is a float; one that the input does not define (no sample, a single
 group, distances that are all equal, a value that is not finite) is nan, never an exception.
-Sources: LARESA App. B and Table 3; Bertinetto et al., CVPR 2020; CRM (Karthik et al., ICLR 2021).
+Sources: LARESA App. B and Table 3; Bertinetto et al., CVPR 2020; CRM (Karthik et al., ICLR 2021,
+https://arxiv.org/abs/2104.00795); effective rank after Roy and Vetterli (EUSIPCO 2007).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from sklearn.metrics import silhouette_score
 from torch import Tensor
 
 from laresa.errors import ConfigError
+from laresa.measurement import CRM, DECISIONS
 from laresa.plugins import table
 
 if TYPE_CHECKING:
@@ -43,31 +45,51 @@ class Metric:
 
 
 def evaluate(
-    logits_NC: Array, z_ND: Array | None, y_N: Array, tree: Taxonomy, labels: LabelEmbeddings | None
+    logits: Array, z_ND: Array | None, y_N: Array, tree: Taxonomy, labels: LabelEmbeddings | None
 ) -> dict[str, float]:
     """Every metric of a test split; names as in MLflow without "test/". Those of plugins stand last.
 
+    logits: N x C, one a class; or N x V, one a node, where an internal node may be predicted: as top-1 it is wrong, and
+    in the tree it stands where it stands (the true class's parent is right at level 1, at distance 1).
     z_ND, labels: None where there are no latents to measure. labels: the TRUE embeddings (not the permuted ones a
     control trained with). spearman_fine, pearson_fine: over class centroids (App. B); spearman_coarse,
     pearson_coarse: over the means of all samples of each coarse class (Table 3). classes_without_samples: classes
-    that have no centroid. What needs a tree is nan where the data set is flat.
+    that have no centroid. ..._crm: the same of CRM's decision over the classes, whatever the logits are of.
+    top1_level1, ...: accuracy of the levels above the classes. What needs a tree is nan where the data set is flat.
     """
-    logits_NC, y_N = _numpy(logits_NC), _numpy(y_N)
+    logits, y_N = _numpy(logits), _numpy(y_N)
     z_ND = None if z_ND is None else _numpy(z_ND)
-    pred_N = logits_NC.argmax(1)
-    found = {"top1": top1(logits_NC, y_N)}
-    if z_ND is not None and labels is not None:
+    plain = _of_ranks(_ranked(logits), y_N, tree)
+    crm = _of_ranks(_ranked(-expected_heights(logits, tree)), y_N, tree) if not tree.flat else dict.fromkeys(plain, NAN)
+    found = {name: plain.pop(name) for name in ("top1", "top5")}
+    if z_ND is not None:
         found |= _of_latents(z_ND, y_N, tree, labels)
     found["classes_without_samples"] = float(len(tree.names) - len(np.unique(y_N)))
-    for metric in (mistake_severity, hierarchical_distance, sibling_accuracy):
-        found[metric.__name__] = NAN if tree.flat else metric(pred_N, y_N, tree)
-    return found | evaluate_own(logits_NC, z_ND, y_N, tree)
+    found |= {name: plain.pop(name) for name in DECISIONS[2:]}
+    found |= {f"{name}{CRM}": crm.pop(name) for name in DECISIONS}
+    found |= plain | {f"{name}{CRM}": value for name, value in crm.items()}  # the levels
+    return found | evaluate_own(logits, z_ND, y_N, tree)
 
 
-def evaluate_own(logits_NC: Array, z_ND: Array | None, y_N: Array, tree: Taxonomy) -> dict[str, float]:
-    """The metrics of plugins. ConfigError: one gives no number."""
+def _of_ranks(rank_NR: NDArray[np.int64], y_N: NDArray[Any], tree: Taxonomy) -> dict[str, float]:
+    """DECISIONS, then the levels, of the predictions from the likeliest on."""
+    pred_N = rank_NR[:, 0]
+    found = {"top1": _mean(pred_N == y_N), "top5": _mean((rank_NR[:, :5] == y_N[:, None]).any(1))}
+    if tree.flat:
+        return found | dict.fromkeys(DECISIONS[2:], NAN)
+    found["mistake_severity"] = mistake_severity(pred_N, y_N, tree)
+    found["hierarchical_distance"] = hierarchical_distance(pred_N, y_N, tree)
+    for k in (5, 20):
+        found[f"hierarchical_distance_at{k}"] = hierarchical_distance(rank_NR[:, :k], y_N[:, None], tree)
+    found["sibling_accuracy"] = sibling_accuracy(pred_N, y_N, tree)
+    levels = level_accuracies(pred_N, y_N, tree)
+    return found | {f"top1_level{level}": levels[level] for level in range(1, tree.telling)}
+
+
+def evaluate_own(logits: Array, z_ND: Array | None, y_N: Array, tree: Taxonomy) -> dict[str, float]:
+    """The metrics of plugins; of logits one a node those of the classes. ConfigError: one gives no number."""
     found = {}
-    arrays = _numpy(logits_NC), None if z_ND is None else _numpy(z_ND), _numpy(y_N)
+    arrays = _numpy(logits)[:, : tree.leaves], None if z_ND is None else _numpy(z_ND), _numpy(y_N)
     for name, own in table("METRICS").items():
         fn = own.fn if isinstance(own, Metric) else own
         value = fn(*arrays, tree)
@@ -77,19 +99,21 @@ def evaluate_own(logits_NC: Array, z_ND: Array | None, y_N: Array, tree: Taxonom
     return found
 
 
-def _of_latents(z_ND: NDArray[Any], y_N: NDArray[Any], tree: Taxonomy, labels: LabelEmbeddings) -> dict[str, float]:
+def _of_latents(
+    z_ND: NDArray[Any], y_N: NDArray[Any], tree: Taxonomy, labels: LabelEmbeddings | None
+) -> dict[str, float]:
     """The geometry of the latent space."""
     parent_C = tree.parent_C
-    fine = semantic_correlation(z_ND, y_N, labels.fine_CD)
-    coarse = (NAN, NAN) if tree.flat else semantic_correlation(z_ND, parent_C[y_N], labels.coarse_KD)
-    return {
+    found = {
         "nn_hit": NAN if tree.flat else nn_hit(z_ND, y_N, parent_C),
         "silhouette": NAN if tree.flat else silhouette(z_ND, parent_C[y_N]),
-        "spearman_fine": fine[0],
-        "pearson_fine": fine[1],
-        "spearman_coarse": coarse[0],
-        "pearson_coarse": coarse[1],
+        "effective_rank": effective_rank(z_ND),
     }
+    if labels is not None:
+        coarse = (NAN, NAN) if tree.flat else semantic_correlation(z_ND, parent_C[y_N], labels.coarse_KD)
+        found["spearman_fine"], found["pearson_fine"] = semantic_correlation(z_ND, y_N, labels.fine_CD)
+        found["spearman_coarse"], found["pearson_coarse"] = coarse
+    return found
 
 
 # ---------------------------------------------------------------------- accuracy
@@ -101,28 +125,51 @@ def top1(logits_NC: Array, y_N: Array) -> float:
     return _mean(_numpy(logits_NC).argmax(1) == _numpy(y_N))
 
 
+def top5(logits_NC: Array, y_N: Array) -> float:
+    """Share of samples whose class is among the five greatest logits (all, where there are fewer)."""
+    return _mean((_ranked(_numpy(logits_NC))[:, :5] == _numpy(y_N)[:, None]).any(1))
+
+
 def sibling_accuracy(pred_N: Array, y_N: Array, tree: Taxonomy) -> float:
-    """Share of samples whose predicted class has the true class's parent."""
-    parents_V = np.asarray(tree.parents)
-    return _mean(parents_V[_numpy(pred_N)] == parents_V[_numpy(y_N)])
+    """Share of samples whose predicted CLASS has the true class's parent."""
+    parents_V, pred_N = np.asarray(tree.parents), _numpy(pred_N)
+    return _mean((parents_V[pred_N] == parents_V[_numpy(y_N)]) & (pred_N < tree.leaves))
 
 
 def level_accuracies(pred_N: Array, y_N: Array, tree: Taxonomy) -> list[float]:
-    """For h = 0, 1, ..., height of the tree: share of samples whose lowest common ancestor has height <= h.
+    """For k = 0, 1, ...: share of samples whose prediction is, or lies under, the node k steps up from the true class.
 
-    Entry 0 is top-1. In a tree whose leaves have one depth, entry h is the accuracy of the level h above the leaves.
+    Entry 0 is top-1, entry 1 the parents' accuracy, and so on; a class whose path has ended counts with its top, so
+    that every entry is a mean over all samples. In a tree whose leaves have one depth entry k is that of its level.
     """
-    lca_N = _lca_heights(pred_N, y_N, tree)
-    return [_mean(lca_N <= height) for height in range(int(tree.heights.max()) + 1)]
+    pred_N, y_N = _numpy(pred_N), _numpy(y_N)
+    return [_mean(tree.ancestor_VV[tree.level(level)[y_N], pred_N]) for level in range(tree.levels)]
 
 
-def crm_predict(logits_NC: Array, tree: Taxonomy) -> NDArray[np.int64]:
-    """argmin_k sum_j D[k, j] p_j (N): the class of least expected LCA height. CRM; needs no training of its own."""
-    logits_NC = _numpy(logits_NC).astype(np.float64)
+def expected_heights(logits: Array, tree: Taxonomy) -> NDArray[np.float64]:
+    """sum_j D[k, j] p_j (N x C): the expected height of the common ancestor with the truth, for each class k.
+
+    p: softmax over the classes' logits; those of internal nodes, where there are some, are left out.
+    """
+    logits_NC = _numpy(logits)[:, : tree.leaves].astype(np.float64)
     p_NC = np.exp(logits_NC - logits_NC.max(1, keepdims=True, initial=-np.inf))
     p_NC /= p_NC.sum(1, keepdims=True)
-    classes = len(tree.names)
-    return (p_NC @ tree.lca_VV[:classes, :classes]).argmin(1)
+    return p_NC @ tree.lca_VV[: tree.leaves, : tree.leaves].astype(np.float64)
+
+
+def crm_predict(logits: Array, tree: Taxonomy) -> NDArray[np.int64]:
+    """argmin_k sum_j D[k, j] p_j (N): the class of least expected LCA height. CRM; needs no training of its own."""
+    return expected_heights(logits, tree).argmin(1)
+
+
+def _ranked(scores_NR: NDArray[Any], most: int = 20) -> NDArray[np.int64]:
+    """Columns from the greatest on, N x min(most, R). The first is argmax's also among equals."""
+    count = min(most, scores_NR.shape[1])
+    rank_NR = torch.from_numpy(np.ascontiguousarray(scores_NR)).topk(count, dim=1).indices.numpy()
+    first_N1 = scores_NR.argmax(1)[:, None]
+    rank_NR = np.where(rank_NR == first_N1, rank_NR[:, :1], rank_NR)  # changes places where several are greatest
+    rank_NR[:, :1] = first_N1
+    return rank_NR
 
 
 # ---------------------------------------------------------------------- mistakes in the tree
@@ -135,13 +182,16 @@ def mistake_severity(pred_N: Array, y_N: Array, tree: Taxonomy) -> float:
     return _mean(lca_N[_numpy(pred_N) != _numpy(y_N)])
 
 
-def hierarchical_distance(pred_N: Array, y_N: Array, tree: Taxonomy) -> float:
-    """Mean height (edges) of the lowest common ancestor over all predictions, 0 for a right one (distance @1)."""
-    return _mean(_lca_heights(pred_N, y_N, tree))
+def hierarchical_distance(pred: Array, y: Array, tree: Taxonomy) -> float:
+    """Mean height (edges) of the lowest common ancestor over all predictions, 0 for a right one (distance @1).
+
+    Of the k likeliest (N x k, y N x 1) it is the distance @k of Bertinetto et al., sec. 4.1: their order is not seen.
+    """
+    return _mean(_lca_heights(pred, y, tree))
 
 
-def _lca_heights(pred_N: Array, y_N: Array, tree: Taxonomy) -> NDArray[np.int64]:
-    return tree.lca_VV[_numpy(pred_N), _numpy(y_N)]
+def _lca_heights(pred: Array, y: Array, tree: Taxonomy) -> NDArray[np.int64]:
+    return tree.lca_VV[_numpy(pred), _numpy(y)]
 
 
 # ---------------------------------------------------------------------- the latent space
@@ -166,6 +216,24 @@ def nn_hit(z_ND: Array, y_N: Array, parent_C: Array) -> float:
     np.fill_diagonal(distance_PP, np.inf)
     parent_P = _numpy(parent_C)[present_P]
     return _mean(parent_P[distance_PP.argmin(1)] == parent_P)
+
+
+def effective_rank(z_ND: Array) -> float:
+    """exp(- sum_i p_i log p_i) with p_i = s_i^2 / sum_j s_j^2, from 1 to min(N - 1, D).
+
+    s: the singular values of the centred latents, so p is the share of the variance along each principal direction.
+    After Roy and Vetterli, EUSIPCO 2007, who take s_i in place of its square. nan where nothing varies, or a number is
+    not finite.
+    """
+    z_ND = _numpy(z_ND).astype(np.float64)
+    if not z_ND.size or not np.isfinite(z_ND).all() or not np.ptp(z_ND, axis=0).any():
+        return NAN
+    z_ND = z_ND - z_ND.mean(0)
+    z_ND /= np.abs(z_ND).max()  # so that no square overflows or vanishes
+    shorter = z_ND @ z_ND.T if len(z_ND) < z_ND.shape[1] else z_ND.T @ z_ND
+    square = np.linalg.eigvalsh(shorter).clip(0)
+    p = square[square > 0] / square.sum()
+    return float(np.exp(-(p * np.log(p)).sum()))
 
 
 def silhouette(z_ND: Array, group_N: Array) -> float:

@@ -14,8 +14,8 @@ from torch.nn.functional import normalize
 
 from laresa.batch import Batch
 from laresa.errors import ConfigError, NonFiniteLossError
-from laresa.fields import Doc
-from laresa.terms import term, term_fields
+from laresa.fields import FROM_TREE, Doc, Field
+from laresa.terms import loss_fields, term, term_fields
 from laresa.weighting import Weighting
 
 if TYPE_CHECKING:
@@ -81,13 +81,14 @@ class Objective(nn.Module):
         if len(self.parts) > 1:
             self.weighting = Weighting(config.weighting, self.names, config.alpha_init, _vectors(config))
         self._levels = len(labels)
+        self._width = config.latent_dim or (labels[0].shape[1] if labels else None)
         for level, text_CD in enumerate(labels):
             self.register_buffer(f"level_{level}", normalize(text_CD.detach().float(), dim=1), persistent=False)
         self._fields: dict[str, dict[str, Any]] = {}
         self._learned: dict[str, tuple[str, ...]] = {}
         self._memory: dict[str, tuple[str, ...]] = {}
         for name in self.parts:
-            self._take(name, config.values(name))
+            self._take(name, loss_fields(name, config.values(name)))
 
     def _take(self, name: str, values: Mapping[str, Any]) -> None:
         """A term's fields: plain ones as they are, tensors as parameters and buffers."""
@@ -97,13 +98,21 @@ class Objective(nn.Module):
         kept = {f: v for f, v in values.items() if f not in self._learned[name] and not _is_switch(f, kinds)}
         self._fields[name] = kept
         for field in self._learned[name]:
-            start = torch.tensor(values[field])
+            start = self._start(kinds[field], values[field])
             if values[f"{field}_learned"]:
                 self.register_parameter(f"{name}/{field}", nn.Parameter(start))
             else:
                 self.register_buffer(f"{name}/{field}", start, persistent=False)
         for field in self._memory[name]:
-            self.register_buffer(f"{name}/{field}", torch.tensor(kinds[field].default))
+            self.register_buffer(f"{name}/{field}", self._start(kinds[field], kinds[field].default))
+
+    def _start(self, field: Field, value: Any) -> Tensor:
+        """Where a tensor starts: the numbers given, or what the field makes of the tree."""
+        if value != FROM_TREE or field.start is None:
+            return torch.tensor(value)
+        if self.tree is None or self.tree.flat or self._width is None:
+            raise ConfigError(f"{field.name}={value!r} needs a tree over the classes and the latents' width: give both")
+        return torch.as_tensor(field.start(self.tree, self._width)).detach().float().clone()
 
     # ------------------------------------------------------------------ a step
     def forward(self, batch: Batch) -> ObjectiveOutput:
@@ -220,14 +229,17 @@ class Objective(nn.Module):
         return -sum(w * math.log(w) for w in self.weights().values() if w > 0)
 
     def learned(self) -> dict[str, float]:
-        """What the terms have learned, by the names that it has in MLflow: `Term.show`'s, else `angular.scale`."""
+        """What the terms have learned, by the names that it has in MLflow: `Term.show`'s, else `angular.scale`.
+
+        A matrix is not listed number by number: a term shows of it what can be read.
+        """
         found: dict[str, float] = {}
         for name, fields in self._learned.items():
             values = {field: getattr(self, f"{name}/{field}").detach() for field in fields}
             if (show := self._terms[name].show) is not None:
                 found |= show(values)
                 continue
-            for field, value in values.items():
+            for field, value in ((f, v) for f, v in values.items() if v.ndim < 2):
                 numbers = value.flatten().tolist()
                 single = len(numbers) == 1
                 found |= {f"{name}.{field}" + ("" if single else f".{i}"): x for i, x in enumerate(numbers)}

@@ -40,9 +40,13 @@ KINDS = (
     "SCHEDULERS",
     "STUDIES",
 )
+LOSSES = (
+    *("cross_entropy", "hace", "bertinetto", "label_smoothing", "hierarchical_softmax"),  # base terms
+    *("laresa", "devise", "tree_anchor", "cpcc"),
+)
 # By name and not by import: so that a term's code is what it imports, and not all there is (laresa.code).
 BUILT_IN: dict[str, tuple[str, ...]] = {
-    "TERMS": ("laresa.losses.cross_entropy", "laresa.losses.hace", "laresa.losses.bertinetto", "laresa.losses.laresa"),
+    "TERMS": tuple(f"laresa.losses.{name}" for name in LOSSES),
     "TERM_GROUPS": ("laresa.losses.laresa",),
     "WEIGHTINGS": ("laresa.weighting",),
     "DATASETS": tuple(f"laresa.data.{name}" for name in ("emoji120", "cifar100", "cub200", "tinyimagenet")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -16,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laresa.errors import DataError, nearest
+from laresa.taxonomy_checks import check_nodes, heights_of, parent_of, same_classes, some, unique_keys
+from laresa.tree import Tree
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +27,7 @@ FORMS = ("groups", "paths", "classes")  # of a taxonomy.json; the last is a flat
 
 
 @dataclass(frozen=True, eq=False)
-class Taxonomy:
+class Taxonomy(Tree):
     """A forest over the classes. Nodes are numbered leaves first, in class order, then level by level upward.
 
     names: the C classes (leaves), in class order: a label is an index into it.
@@ -52,7 +55,7 @@ class Taxonomy:
         parents = np.array(self.parents, dtype=np.int64)  # a copy: nobody else may write to it
         parents.setflags(write=False)
         object.__setattr__(self, "parents", parents)
-        _check_nodes(self.names, self.internal, parents)
+        check_nodes(self.names, self.internal, parents)
         for name in self.descriptions:
             if name not in self.node_names or not isinstance(self.descriptions[name], str):
                 raise DataError(
@@ -99,10 +102,10 @@ class Taxonomy:
         both a class and a group, a class missing or too many (the nearest known name is given).
         """
         if classes is not None:
-            _same_classes(paths, classes)
+            same_classes(paths, classes)
         names = tuple(paths if classes is None else classes)
-        parent = _parent_of(paths)
-        height = _heights(names, parent)
+        parent = parent_of(paths)
+        height = heights_of(names, parent)
         internal = tuple(sorted((n for n in height if height[n]), key=lambda n: height[n]))  # stable: first seen first
         number = {name: i for i, name in enumerate(names + internal)}
         parents = np.array([number.get(parent.get(n, ""), -1) for n in number], dtype=np.int64)
@@ -112,7 +115,7 @@ class Taxonomy:
     def from_json(cls, path: str | Path, *, classes: Sequence[str] | None = None) -> Taxonomy:
         """From a taxonomy.json: {"groups": ...}, {"paths": ...} or {"classes": ...}; "descriptions", "notes"."""
         try:
-            fields = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_unique_keys)
+            fields = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
             return cls.from_dict(fields, classes=classes)
         except OSError as error:
             raise DataError(f"can't read the taxonomy {path}: {error.strerror}") from error
@@ -152,109 +155,11 @@ class Taxonomy:
         paths = {name: [self.node_names[node] for node in self.ancestors(i)] for i, name in enumerate(self.names)}
         return {"paths": paths, **more}
 
-    # ------------------------------------------------------------------ what the tree says
-    @property
-    def leaves(self) -> int:
-        """C, the number of classes."""
-        return len(self.names)
-
+    # ------------------------------------------------------------------ names
     @cached_property
     def node_names(self) -> tuple[str, ...]:
         """V names: classes, then internal nodes."""
         return self.names + self.internal
-
-    def ancestors(self, node: int) -> tuple[int, ...]:
-        """Node numbers from the parent up to the top; the node itself is left out (`path` takes it in)."""
-        return self.path(node)[1:]
-
-    def path(self, node: int) -> tuple[int, ...]:
-        """Node numbers from the node itself up to its top."""
-        path = [int(node)]
-        while self.parents[path[-1]] >= 0:
-            path.append(int(self.parents[path[-1]]))
-        return tuple(path)
-
-    @cached_property
-    def heights(self) -> NDArray[np.int64]:
-        """int64 [V]: edges on the longest way down to a leaf."""
-        heights = np.zeros(len(self.parents), dtype=np.int64)
-        for node, parent in enumerate(self.parents):  # children come before their parents
-            if parent >= 0:
-                heights[parent] = max(heights[parent], heights[node] + 1)
-        return heights
-
-    def lca_height(self, i: int, j: int) -> int:
-        """Height of the lowest common ancestor of two nodes; 0 for a leaf and itself.
-
-        Nodes of different trees meet in a root that isn't there: one above the highest top.
-        """
-        return int(self.lca_VV[i, j])
-
-    @cached_property
-    def ancestor_VV(self) -> NDArray[np.bool_]:
-        """R of HACE Eq. 2, V x V: R[i, j] is True where i is j or an ancestor of j."""
-        ancestor_VV = np.zeros((len(self.parents),) * 2, dtype=bool)
-        for node in range(len(self.parents)):
-            ancestor_VV[list(self.path(node)), node] = True
-        return ancestor_VV
-
-    @cached_property
-    def lca_VV(self) -> NDArray[np.int64]:
-        """V x V: `lca_height` of every two nodes."""
-        lca_VV = np.full((len(self.parents),) * 2, self.heights.max() + 1, dtype=np.int64)
-        for node in np.argsort(self.heights)[::-1]:  # from the top down: the lowest common ancestor writes last
-            below = np.flatnonzero(self.ancestor_VV[node])
-            lca_VV[np.ix_(below, below)] = self.heights[node]
-        return lca_VV
-
-    @cached_property
-    def families(self) -> tuple[tuple[NDArray[np.int64], NDArray[np.int64]], ...]:
-        """For each height from 1 up: (nodes L, members L x M), a node's members being itself and its children.
-
-        Rows are filled up with V, the index of no node.
-        """
-        children: list[list[int]] = [[node] for node in range(len(self.parents))]
-        for node, parent in enumerate(self.parents):
-            if parent >= 0:
-                children[parent].append(node)
-        families = []
-        for height in range(1, int(self.heights.max()) + 1):
-            nodes = np.flatnonzero(self.heights == height)
-            width = max(len(children[node]) for node in nodes)
-            rows = [children[node] + [len(self.parents)] * (width - len(children[node])) for node in nodes]
-            families.append((nodes, np.array(rows)))
-        return tuple(families)
-
-    @cached_property
-    def steps_CV(self) -> NDArray[np.int64]:
-        """int64 [C, V]: how many steps a node is up from a class; -1 where it does not stand above it."""
-        steps_CV = np.full((self.leaves, len(self.parents)), -1, dtype=np.int64)
-        for leaf in range(self.leaves):
-            path = self.path(leaf)
-            steps_CV[leaf, list(path)] = np.arange(len(path))
-        return steps_CV
-
-    @property
-    def flat(self) -> bool:
-        """No class has a parent: there is no tree. Each class is a coarse class of its own then."""
-        return not self.internal
-
-    @cached_property
-    def coarse_nodes(self) -> tuple[int, ...]:
-        """Node numbers of the K immediate parents of leaves, ascending; of a flat data set the classes themselves."""
-        if self.flat:
-            return tuple(range(self.leaves))
-        return tuple(sorted({int(parent) for parent in self.parents[: self.leaves]}))
-
-    def level(self, number: int) -> NDArray[np.int64]:
-        """int64 [C]: each class's ancestor so many steps up (0: the class itself), its top where the path ends."""
-        paths = (self.path(leaf) for leaf in range(self.leaves))
-        return np.array([path[min(number, len(path) - 1)] for path in paths], dtype=np.int64)
-
-    @cached_property
-    def levels(self) -> int:
-        """Nodes on the longest path from a class to its top, both counted; 1 where there is no tree."""
-        return int(self.heights.max()) + 1
 
     @cached_property
     def coarse_names(self) -> tuple[str, ...]:
@@ -262,11 +167,10 @@ class Taxonomy:
         return tuple(self.node_names[node] for node in self.coarse_nodes)
 
     @cached_property
-    def parent_C(self) -> NDArray[np.int64]:
-        """int64 [C]: each class's coarse label, its immediate parent renumbered 0..K-1."""
-        if self.flat:
-            return np.arange(self.leaves)
-        return np.searchsorted(np.array(self.coarse_nodes), self.parents[: self.leaves]).astype(np.int64)
+    def fingerprint(self) -> str:
+        """16 hex digits of sha256 over every class's name and path; neither order, descriptions nor notes count."""
+        paths = sorted([self.node_names[node] for node in self.path(leaf)] for leaf in range(self.leaves))
+        return hashlib.sha256(json.dumps(paths, separators=(",", ":")).encode()).hexdigest()[:16]
 
     def texts(self, kind: str = "name") -> tuple[str, ...]:
         """V texts to embed, by node number (the first C are the classes').
@@ -282,10 +186,10 @@ class Taxonomy:
             return spoken
         missing = [name for name in self.names if name not in self.descriptions]
         if missing:
-            raise DataError(f"label_text='description': no description of {_some(missing)}; add it to the taxonomy")
+            raise DataError(f"label_text='description': no description of {some(missing)}; add it to the taxonomy")
         unsaid = [name for name in self.internal if name not in self.descriptions]
         if unsaid:
-            log.warning("no description of %s: read by name", _some(unsaid))
+            log.warning("no description of %s: read by name", some(unsaid))
         return tuple(self.descriptions.get(name, text) for name, text in zip(self.node_names, spoken, strict=True))
 
 
@@ -311,76 +215,3 @@ def shipped_json(name: str) -> dict[str, Any]:
     source = resources.files("laresa") / "data" / f"{name}.json"
     fields: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
     return fields
-
-
-# ---------------------------------------------------------------------- checks
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON would keep the last of two equal keys without a word."""
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise DataError(f"{_some(sorted({k for k in keys if keys.count(k) > 1}))} is repeated in the taxonomy")
-    return fields
-
-
-def _some(names: Sequence[str], limit: int = 8) -> str:
-    listed = ", ".join(repr(name) for name in names[:limit])
-    return listed + (f" and {len(names) - limit} more" if len(names) > limit else "")
-
-
-def _same_classes(paths: Iterable[str], classes: Sequence[str]) -> None:
-    known, wanted = set(paths), set(classes)
-    if len(wanted) < len(classes):
-        raise DataError(f"class repeated: {_some(sorted({c for c in classes if list(classes).count(c) > 1}))}")
-    for some, others, what in ((classes, known, "has no place in the taxonomy"), (paths, wanted, "is no class")):
-        wrong = [name for name in some if name not in others]
-        if wrong:
-            raise DataError(f"{len(wrong)} of the names: {_some(wrong)} {what}{nearest(wrong[0], others)}")
-
-
-def _parent_of(paths: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Name -> parent's name; a name stands for one node, wherever it occurs."""
-    parent: dict[str, str] = {}
-    inner: set[str] = set()
-    for leaf, above in paths.items():
-        if isinstance(above, str) or not isinstance(above, Sequence) or not above:
-            raise DataError(f"class {leaf!r} has no parent: expected a list of at least one name, got {above!r}")
-        steps = [leaf, *above]
-        for name in steps:
-            if not isinstance(name, str) or not name.strip():
-                raise DataError(f"an empty name in the path of {leaf!r}: {steps!r}")
-        if len(set(steps)) < len(steps):
-            raise DataError(f"a cycle in the path of {leaf!r}: {' > '.join(steps)}")
-        inner.update(above)
-        for child, mother in zip(steps, above, strict=False):
-            if parent.setdefault(child, mother) != mother:
-                raise DataError(f"{child!r} has two parents: {parent[child]!r} and {mother!r}")
-    both = sorted(inner & set(paths))
-    if both:
-        raise DataError(f"{_some(both)} is both a class and a group: give the group another name")
-    return parent
-
-
-def _heights(names: Sequence[str], parent: Mapping[str, str]) -> dict[str, int]:
-    """Longest way down to a leaf, for every node, in the order in which the classes' paths meet them."""
-    height = dict.fromkeys(names, 0)
-    for name in names:
-        steps, node = 0, name
-        while node in parent:
-            node, steps = parent[node], steps + 1
-            if steps > len(parent):
-                raise DataError(f"a cycle above {name!r}, through {node!r}")
-            height[node] = max(height.get(node, 0), steps)
-    return height
-
-
-def _check_nodes(names: Sequence[str], internal: Sequence[str], parents: NDArray[np.int64]) -> None:
-    if len(set(names) | set(internal)) < len(names) + len(internal):
-        raise DataError("a taxonomy's node names must differ")
-    if not names or parents.shape != (len(names) + len(internal),):
-        raise DataError(f"parents has shape {parents.shape}: expected one for {len(names)} + {len(internal)} nodes")
-    if internal and (parents[: len(names)] < len(names)).any():
-        raise DataError("the parent of a class must be an internal node")
-    upward = (parents > np.arange(len(parents))) | (parents == -1)
-    if not upward.all() or (parents >= len(parents)).any():
-        raise DataError("parents must be numbered above their children, tops be -1")

@@ -16,7 +16,7 @@ from laresa.labels import embeddings_of
 from laresa.objective import Objective
 from laresa.plugins import loaded
 from laresa.taxonomy import Taxonomy
-from laresa.terms import Head, term, term_fields
+from laresa.terms import head_of, term, term_fields
 
 if TYPE_CHECKING:
     from laresa.data.dataset import Dataset
@@ -78,7 +78,7 @@ class Bench:
 def bench(name: str, config: TrialConfig, tree: Taxonomy, levels: Sequence[Tensor]) -> Bench:
     """A term of a configuration, ready to be tried. ConfigError: the configuration can't be used."""
     objective = Objective(config, tree, levels).double()
-    head = _head(config)
+    head = head_of(config.parts[0], config.values(config.parts[0]))
     generator = torch.Generator().manual_seed(1)
 
     def drawn(*shape: int) -> Tensor:
@@ -246,9 +246,3 @@ def check_terms(config: TrialConfig, dataset: Dataset) -> None:
         for check, function in QUICK.items():
             if wrong := tried(function, trial):
                 raise ConfigError(f"term {name!r} does not pass its check ({check}): {wrong}")
-
-
-def _head(config: TrialConfig) -> Head:
-    head = term(config.parts[0]).base
-    assert head is not None  # canonical_subset has seen to it
-    return head

@@ -12,7 +12,8 @@ tensor in Memory; it changes nothing in place. What a bare function can't say st
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from laresa.errors import ConfigError
@@ -30,12 +31,14 @@ class Head:
     """What a base term asks of the classifier's last layer.
 
     outputs: tree -> number of logits (C, one a class; V, one a node).
-    log_leaf: (logits, tree) -> log p_NC over the classes: what argmax, metrics and decisions read.
+    log_leaf: (logits, tree) -> log p_NC over the classes: what argmax, metrics and decisions read; or log p_NV over
+        all nodes, where an internal one that is greatest is the answer, and wrong. Its keyword-only parameters are
+        fields of the base term (`hace.prediction`), which its loss does not see.
     build: (width, outputs) -> the layer; None: torch.nn.Linear.
     """
 
     outputs: Callable[[Taxonomy], int]
-    log_leaf: Callable[[Tensor, Taxonomy], Tensor]
+    log_leaf: Callable[..., Tensor]
     build: Callable[[int, int], nn.Module] | None = None
 
 
@@ -65,13 +68,33 @@ def term(name: str) -> Term:
 
 
 def term_fields(name: str) -> tuple[Field, ...]:
-    """A term's fields, as `triplet.margin`. For each learned tensor there is `<name>_learned`: false keeps it."""
+    """A term's fields, as `triplet.margin`, its head's at the end. `<name>_learned`: false keeps a learned tensor."""
     found: list[Field] = []
-    for field in fields_of(term(name).fn, name):
+    for field in (*fields_of(term(name).fn, name), *_head_fields(name)):
         found.append(field)
         if field.kind == "learned":
             found.append(Field(f"{field.name}_learned", bool, True, doc="false keeps it where it starts"))
     return tuple(found)
+
+
+def _head_fields(name: str) -> tuple[Field, ...]:
+    base = term(name).base
+    return () if base is None else fields_of(base.log_leaf, name)
+
+
+def head_of(name: str, values: Mapping[str, Any]) -> Head:
+    """A base term's head, set by its fields. values: the term's, by their own names. ConfigError: no base term."""
+    base = term(name).base
+    if base is None:
+        raise ConfigError(f"term {name!r} is no base term: it has no head")
+    own = {short: values[short] for field in _head_fields(name) if (short := field.name.partition(".")[2]) in values}
+    return replace(base, log_leaf=partial(base.log_leaf, **own)) if own else base
+
+
+def loss_fields(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a term's values that its loss is called with."""
+    heads = {field.name.partition(".")[2] for field in _head_fields(name)}
+    return {short: value for short, value in values.items() if short not in heads}
 
 
 def groups() -> Mapping[str, tuple[str, ...]]:

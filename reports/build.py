@@ -14,6 +14,7 @@ from reports.figures import Saved
 from reports.formats import Table
 from reports.html import Page, SearchPart, to_html
 from reports.latent_map import Latents, latent_figure
+from reports.mistakes import mistakes_tables
 from reports.select import BEST_VALIDATION, Block, SelectionRule, budget, to_blocks
 from reports.summary import code_note, summarise
 from sweeps.service.tracking.records import TrialRecord
@@ -120,6 +121,7 @@ def _tables(
         comparisons.baseline_table(context, against_base),
         comparisons.variants_table(context, variants),
         comparisons.pooled_table(context, against_base, rng),
+        *mistakes_tables(context),
         tables.latent_table(context) if context.blocks else None,
         tables.correlation_table(context) if context.blocks else None,
         tables.peak_table(context) if context.blocks else None,

@@ -148,17 +148,22 @@ def best_table(searched: Sequence[TrialRecord], rule: SelectionRule) -> Table | 
 
 
 def pareto_table(searched: Sequence[TrialRecord], objectives: Sequence[str]) -> Table | None:
-    """The Pareto front of each search; None where none has finished or there is one objective only."""
+    """The Pareto front of each search; None where none has finished or there is one objective only.
+
+    Severity stands beside top-1, whatever was searched by: it falls when mild mistakes are added.
+    """
     blocks = []
+    beside = (metric.replace("mistake_severity", "top1") for metric in objectives)  # others stay themselves
+    shown = tuple(dict.fromkeys((*objectives, *beside)))
     for name, trials in by_search(searched).items() if len(objectives) > 1 else ():
         scored = [t for t in ranked(trials) if not any(math.isnan(value(t, f"best/{m}")) for m in objectives)]
         names = varied(trials)
-        rows = [_pareto_row(trial, names, objectives) for trial in front(scored, objectives)]
+        rows = [_pareto_row(trial, names, shown) for trial in front(scored, objectives)]
         blocks += [Rows(name, (name,), tuple(rows))] if rows else []
     columns = (
         Column("trial", ("signature",), "l"),
         Column("configuration", ("configuration",), "wrap"),
-        *(Column(f"{m}{' (low is good)' if better(m) == 'min' else ''}", (m.replace("/", "_"),)) for m in objectives),
+        *(Column(f"{m}{' (low is good)' if better(m) == 'min' else ''}", (m.replace("/", "_"),)) for m in shown),
     )
     notes = (
         "Finished trials than which no other is better in one column and as good in the others, "

@@ -35,6 +35,7 @@ class Quantity:
 TOP1 = Quantity(TEST, "test top-1 [%]", "top1", 100, 1)
 NN_HIT = Quantity("test/nn_hit", "NN-hit [%]", "nn_hit", 100, 1)
 SILHOUETTE = Quantity("test/silhouette", "silhouette", "silhouette")
+RANK = Quantity("test/effective_rank", "effective rank", "rank", digits=1, ranked=False)
 CORRELATIONS = tuple(
     Quantity(f"test/{kind}_{level}", f"{kind.capitalize()}, {level}", f"{kind}_{level}")
     for level in ("fine", "coarse")
@@ -224,12 +225,13 @@ def _gain_cell(arm: Arm, baseline: Arm | None) -> Cell:
 
 
 def latent_table(context: Context) -> Table:
-    """NN-hit and silhouette of the test latents."""
+    """NN-hit, silhouette and effective rank of the test latents."""
     notes = (
         "NN-hit: share of fine classes whose nearest other class centroid (Euclidean) has the same coarse class.",
         "Silhouette: over coarse classes, Euclidean, from -1 to 1.",
+        "Effective rank: over how many directions the variance of the latents is spread; a few where they collapsed.",
     )
-    return quantities_table(context, "latents", "Latent space on test", (NN_HIT, SILHOUETTE), notes)
+    return quantities_table(context, "latents", "Latent space on test", (NN_HIT, SILHOUETTE, RANK), notes)
 
 
 def correlation_table(context: Context) -> Table:

@@ -16,6 +16,10 @@ _HOME = {
     "hace_loss": "hace",
     "hxe_loss": "bertinetto",
     "soft_label_loss": "bertinetto",
+    "hierarchical_softmax_loss": "hierarchical_softmax",
+    "cpcc_loss": "cpcc",
+    "tree_anchor_loss": "tree_anchor",
+    "devise_loss": "devise",
 }
 __all__ = list(_HOME)
 

@@ -19,8 +19,10 @@ from laresa.terms import Term
 
 if TYPE_CHECKING:
     from laresa.batch import Batch
+    from laresa.taxonomy import Taxonomy
 
 REDUCTIONS = ("sum", "mean")
+LEVELS = {0: "fine", 1: "coarse"}
 
 
 # ---------------------------------------------------------------------- the equations
@@ -78,13 +80,26 @@ def _variance(sigma_D: Tensor, reduction: str) -> Tensor:
 
 
 # ---------------------------------------------------------------------- the terms
+def _one_a_level(tree: Taxonomy, width: int) -> Tensor:
+    """A root's text, the same for all classes, would be a constant that the weights soon prefer to all else."""
+    return torch.ones(tree.telling)
+
+
 def anchor(
     batch: Batch,
     *,
-    beta: Annotated[Tensor, Learned, Doc("logits of the weights of fine and coarse")] = (1.0, 1.0),  # type: ignore[assignment]
+    beta: Annotated[
+        Tensor,
+        Learned(_one_a_level),
+        Doc("logits of the weights of fine, coarse, ... texts; tree: one a level but the root's"),
+    ] = (1.0, 1.0),  # type: ignore[assignment]
 ) -> Tensor:
-    """`anchor_loss` with learned weights softmax(beta). LARESA Eq. 1."""
-    return _anchor(batch.cosines("fine"), batch.cosines("coarse"), beta.softmax(0))
+    """`anchor_loss` with learned weights softmax(beta). LARESA Eq. 1, which has two levels; any number of them here.
+
+    Level k is the text k steps up from the class, the top's where its path ends.
+    """
+    losses = [(1 - batch.cosines(level)) * weight for level, weight in enumerate(beta.softmax(0))]
+    return sum(losses[1:], losses[0])
 
 
 def triplet(
@@ -145,8 +160,8 @@ def _semi_hard(batch: Batch) -> Tensor:
 
 def _show_beta(learned: Mapping[str, Tensor]) -> dict[str, float]:
     """The anchor's weights, as the paper's Figure 9 shows them."""
-    fine, coarse = learned["beta"].softmax(0).tolist()
-    return {"beta/fine": fine, "beta/coarse": coarse}
+    weights = learned["beta"].softmax(0).tolist()
+    return {f"beta/{LEVELS.get(level, f'level{level}')}": weight for level, weight in enumerate(weights)}
 
 
 TERMS = {

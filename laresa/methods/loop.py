@@ -101,7 +101,10 @@ class Loop:
         raise NotImplementedError
 
     def predict(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Of normalised images: logits_NC, or (logits_NC, z_ND) where latents are to be measured."""
+        """Of normalised images: logits_NC, or (logits_NC, z_ND) where latents are to be measured.
+
+        One a node (N x V) in place of one a class, where an internal node may be the answer (laresa.metrics.evaluate).
+        """
         raise NotImplementedError
 
     def last_metrics(self) -> dict[str, float]:
@@ -193,10 +196,10 @@ class Loop:
             logits.append(logits_NC.float())
             latents += [] if z_ND is None else [z_ND.float()]
         logits_NC, classes = torch.cat(logits), self.data.taxonomy.leaves
-        if logits_NC.shape[1:] != (classes,):
+        if logits_NC.shape[1:] not in ((classes,), (len(self.data.taxonomy.parents),)):
             raise ConfigError(
                 f"method={self.config.method!r}: predict gave {tuple(logits_NC.shape)}: expected [N, {classes}], "
-                "a logit a class"
+                "a logit a class, or one a node of the tree"
             )
         return logits_NC, torch.cat(latents) if latents else None
 

@@ -10,14 +10,12 @@ from torch import Tensor, nn
 from laresa.config import TrialConfig
 from laresa.objective import Objective, check_finite
 from laresa.plugins import component
-from laresa.terms import Head, term
+from laresa.terms import Head, head_of
 
 
 def base_head(config: TrialConfig) -> Head:
     """What the subset's base term asks of the classifier."""
-    head = term(config.parts[0]).base
-    assert head is not None  # canonical_subset has seen to it
-    return head
+    return head_of(config.parts[0], config.values(config.parts[0]))
 
 
 def build_optimizer(config: TrialConfig, model: nn.Module, objective: Objective) -> torch.optim.Optimizer:

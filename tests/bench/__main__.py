@@ -21,6 +21,7 @@ from tests.bench import data, hosts, kills, objective, search, server, service, 
 BENCHES = {
     "data": data.augmentation,
     "objective": objective.step,
+    "hace": objective.hace,
     "memory": sweep.memory,
     "tracking": service.tracking,
     "query": service.query,

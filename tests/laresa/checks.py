@@ -27,6 +27,24 @@ ROOTED = Taxonomy.from_paths(
 RAGGED = Taxonomy.from_paths(
     {"a": ("ab", "abc", "root"), "b": ("ab", "abc", "root"), "c": ("abc", "root"), "d": ("root",)}
 )
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> Taxonomy:
+    """Any depth, uneven leaves, nodes of one child, one tree or several; never flat."""
+    leaves, inner, rooted = draw(st.integers(2, 6)), draw(st.integers(1, 6)), draw(st.booleans())
+    above = [draw(st.none() | st.integers(k + 1, inner - 1)) if k + 1 < inner else None for k in range(inner)]
+    paths: dict[str, list[str]] = {}
+    for leaf in range(leaves):
+        node: int | None = draw(st.integers(0, inner - 1))
+        path: list[str] = []
+        while node is not None:
+            path.append(f"node {node}")
+            node = above[node]
+        paths[f"leaf {leaf}"] = [*path, *(["root"] if rooted else [])]
+    return Taxonomy.from_paths(paths)
+
+
 over_trees = pytest.mark.parametrize("tree", [FOREST, ROOTED, RAGGED], ids=["forest", "rooted", "ragged"])
 few = settings(max_examples=25, deadline=None)
 seeds = st.integers(0, 2**31)
@@ -57,6 +75,14 @@ def assert_same(loss: Callable[[Tensor], Tensor], naive: Callable[[Tensor], Tens
 def naive_mass(p: Tensor, tree: Taxonomy, node: int) -> Tensor:
     """Probability of a node and all below it."""
     return sum((p[j] for j in range(len(p)) if node in tree.path(j)), p.new_zeros(()))
+
+
+def mixed_naively(naive: Callable[[Tensor, int], Tensor], x: Tensor, share_NC: Tensor) -> Tensor:
+    """The mean of a sample's losses over all classes, by the target's shares (N)."""
+    n, classes = share_NC.shape
+    return torch.stack(
+        [sum((share_NC[i, c] * naive(x[i], c) for c in range(classes)), x.new_zeros(())) for i in range(n)]
+    )
 
 
 def learned(result: Result) -> dict[str, object]:

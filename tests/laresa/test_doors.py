@@ -107,14 +107,18 @@ MIXUP = """
 """
 
 
-@pytest.mark.parametrize("subset", ["ce", "hace", "hxe", "soft_label", "ce+anchor", "ce+anchor+triplet+reg"])
+BASES = ("ce", "hace", "hxe", "soft_label", "label_smoothing", "hierarchical_softmax")
+AFTER_TARGETS = ("anchor", "cpcc", "tree_anchor", "devise")
+
+
+@pytest.mark.parametrize("subset", [*BASES, "ce+anchor", "ce+cpcc+tree_anchor+devise", "ce+anchor+triplet+reg"])
 def test_mixup_gives_every_base_term_and_the_anchor_soft_targets(
     plugin: Load, tiny: Dataset, config: TrialConfig, subset: str
 ) -> None:
     plugin(MIXUP)
     config = config.replace(subset=subset, batch_size=64)  # one step, so that nothing but the targets differs
     hard, soft = (next(train(config.replace(augment=a), dataset=tiny)).metrics for a in ("none", "soften"))
-    for part in {*config.parts} & {"ce", "hace", "hxe", "soft_label", "anchor"}:
+    for part in {*config.parts} & {*BASES, *AFTER_TARGETS}:
         assert soft[f"train/loss_{part}"] != hard[f"train/loss_{part}"]
     mixed = next(train(config.replace(augment="crop+mixup"), dataset=tiny)).metrics
     assert all(math.isfinite(value) for value in mixed.values())
@@ -197,6 +201,46 @@ def test_a_memory_is_kept_from_step_to_step_and_resumed(
     assert tensors["objective/drift/steps"].item() == 2 * 4  # two epochs of four batches
     assert tensors["objective/drift/mean"].shape == (1,)
     assert tensors["objective/drift/mean"].item() > 0
+
+
+PROTOTYPES = """
+    from typing import Annotated
+    import torch
+    from laresa.fields import Learned, Memory
+
+    def corners(tree, width):
+        return torch.eye(len(tree.parents), width)
+
+    def pulled(
+        batch,
+        *,
+        home_VD: Annotated[torch.Tensor, Learned(corners)] = "tree",
+        seen_C: Annotated[torch.Tensor, Memory(lambda tree, width: torch.zeros(tree.leaves))] = "tree",
+    ):
+        loss_N = (batch.z_ND - home_VD[batch.y_N]).square().sum(1)
+        return loss_N, {"seen_C": seen_C + batch.target_NC.sum(0)}
+
+    TERMS = {"pulled": pulled}
+"""
+
+
+def test_a_tensor_may_take_its_shape_from_the_tree(
+    plugin: Load, tiny: Dataset, config: TrialConfig, tmp_path: Path
+) -> None:
+    plugin(PROTOTYPES)
+    config = config.replace(subset="ce+pulled", latent_dim=7)
+    assert config.values("pulled") == {"home_VD": "tree", "home_VD_learned": True}
+    result, file = fit(config, dataset=tiny), tmp_path / "checkpoint"
+    assert learned(resumed_after(2, config, tiny, file)) == learned(result)
+    assert not any(name.startswith("pulled") for name in result.history[0].metrics)  # a matrix is no curve
+    tensors, _ = checkpoint.load(file)
+    home_VD = tensors["objective/pulled/home_VD"]
+    assert home_VD.shape == (len(tiny.taxonomy.parents), 7)
+    leaves = tiny.taxonomy.leaves
+    assert (home_VD[:leaves] != torch.eye(len(home_VD), 7)[:leaves]).any(1).all()
+    assert tensors["objective/pulled/seen_C"].sum() == 2 * len(tiny.train.labels)
+    with pytest.raises(ConfigError, match=r"pulled.home_VD=\[1.0\]: expected"):
+        config.replace(**{"pulled.home_VD": [1.0]})
 
 
 # ---------------------------------------------------------------------- a base term of one's own

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from laresa import metrics
 from laresa.labels import LabelEmbeddings
-from laresa.measurement import SCORES
+from laresa.measurement import DECISIONS, SCORES, better
 from laresa.taxonomy import Taxonomy
 
 N, D = 60, 7
@@ -79,14 +79,25 @@ def test_sibling_and_level_accuracies() -> None:
     pred, y = labels(3), labels(4)
     siblings = [TREE.parents[p] == TREE.parents[t] for p, t in zip(pred, y, strict=True)]
     assert metrics.sibling_accuracy(pred, y, TREE) == pytest.approx(np.mean(siblings))
+    assert metrics.level_accuracies(pred, y, TREE) == naive_levels(pred, y, TREE)
     levels = metrics.level_accuracies(pred, y, TREE)
-    assert levels == [
-        pytest.approx(np.mean([TREE.lca_height(p, t) <= h for p, t in zip(pred, y, strict=True)])) for h in (0, 1, 2)
-    ]
     assert levels[0] == accuracy_score(y, pred)
     assert levels[0] < levels[1] < levels[2] < 1  # two trees: even the tops can be wrong
-    internal = TREE.parents[y.numpy()]  # a parent is no sibling
+    internal = TREE.parents[y.numpy()]  # a parent is no sibling, but right at its level
     assert metrics.sibling_accuracy(internal, y, TREE) == 0
+    assert metrics.level_accuracies(internal, y, TREE)[:2] == [0, 1]
+    crab, bird = torch.tensor([3]), torch.tensor([TREE.node_names.index("bird")])
+    assert TREE.parents[crab] == TREE.parents[bird]
+    assert metrics.sibling_accuracy(bird, crab, TREE) == 0  # siblings, but the answer is no class
+
+
+def naive_levels(pred: Tensor, y: Tensor, tree: Taxonomy) -> list[float]:
+    """The class k steps up, or the top where there are fewer steps, stands on the prediction's own path."""
+    found = []
+    for level in range(max(len(tree.path(leaf)) for leaf in range(tree.leaves))):
+        right = [tree.path(int(t))[: level + 1][-1] in tree.path(int(p)) for p, t in zip(pred, y, strict=True)]
+        found.append(pytest.approx(np.mean(right)))
+    return found
 
 
 @few
@@ -103,6 +114,48 @@ def test_crm_hedges_and_survives_great_logits() -> None:
     p = torch.tensor([[0.0, 0.0, 0.34, 0.0, 0.33, 0.33]])  # rose is likeliest, but a bird is the safer guess
     assert metrics.crm_predict(torch.log(p + 1e-9), TREE)[0] in (4, 5)
     assert metrics.crm_predict(1e4 * torch.eye(C), TREE).tolist() == list(range(C))
+
+
+@few
+@given(seed=seeds, nodes=st.booleans())
+def test_what_is_measured_of_ranks_is_the_naive_loop(seed: int, nodes: bool) -> None:
+    """Of one logit a class or a node, plainly and by CRM."""
+    wide = len(TREE.parents) if nodes else C
+    logits, y = draw(seed, 12, wide), labels(seed, 12)
+    p = logits[:, :C].double().softmax(1)
+    lca = [[TREE.lca_height(k, j) for j in range(C)] for k in range(C)]
+    cost = torch.tensor([[sum(lca[k][j] * row[j] for j in range(C)) for k in range(C)] for row in p.tolist()])
+    scores = metrics.evaluate(logits, None, y, TREE, None)
+    for values, end in ((logits, ""), (-cost, "_crm")):
+        ranks = [sorted(range(values.shape[1]), key=lambda k, row=row: -row[k]) for row in values.tolist()]
+        truth = y.tolist()
+        first = torch.tensor([rank[0] for rank in ranks])
+        assert scores[f"top1{end}"] == pytest.approx(np.mean([r[0] == t for r, t in zip(ranks, truth, strict=True)]))
+        assert scores[f"top5{end}"] == pytest.approx(np.mean([t in r[:5] for r, t in zip(ranks, truth, strict=True)]))
+        for k, name in ((1, ""), (5, "_at5"), (20, "_at20")):  # 20 is more than there are
+            far = [np.mean([TREE.lca_height(c, t) for c in r[:k]]) for r, t in zip(ranks, truth, strict=True)]
+            assert scores[f"hierarchical_distance{name}{end}"] == pytest.approx(np.mean(far)), (k, end)
+        wrong = [TREE.lca_height(r[0], t) for r, t in zip(ranks, truth, strict=True) if r[0] != t]
+        assert scores[f"mistake_severity{end}"] == pytest.approx(np.mean(wrong))
+        levels = naive_levels(first, y, TREE)
+        assert [scores[f"top1_level{level}{end}"] for level in (1, 2)] == levels[1:]
+    assert metrics.top5(logits, y) == scores["top5"]
+
+
+def test_among_equals_the_first_is_the_prediction() -> None:
+    logits, y = torch.zeros(3, C), torch.tensor([0, 1, 5])
+    scores = metrics.evaluate(logits, None, y, TREE, None)
+    assert scores["top1"] == pytest.approx(1 / 3)
+    three = Taxonomy.from_groups({"a": ["x", "y"], "b": ["z"]})
+    assert metrics.evaluate(torch.eye(3), None, torch.tensor([2, 0, 1]), three, None)["top5"] == 1.0
+
+
+def test_the_root_has_no_accuracy_of_its_own() -> None:
+    rooted = Taxonomy.from_paths({"oak": ("tree", "all"), "rose": ("flower", "plant", "all"), "owl": ("all",)})
+    names = set(metrics.evaluate(torch.eye(3), None, torch.arange(3), rooted, None))
+    assert {name for name in names if "level" in name} == {
+        *("top1_level1", "top1_level1_crm", "top1_level2", "top1_level2_crm")
+    }
 
 
 # ---------------------------------------------------------------------- mistakes
@@ -200,6 +253,28 @@ def test_latents_that_are_the_embeddings_correlate() -> None:
     assert kendalltau(*naive_correlation_sides(e, torch.arange(30), e)).statistic > 0.999
 
 
+@few
+@given(seed=seeds, scale=st.floats(0.01, 100))
+def test_effective_rank_is_its_definition(seed: int, scale: float) -> None:
+    for z in (draw(seed, 9, D).double(), draw(seed, D - 2, D).double()):
+        square = [s * s for s in torch.linalg.svdvals(z - z.mean(0)).tolist()]
+        shares = [s / sum(square) for s in square]
+        expected = math.exp(-sum(p * math.log(p) for p in shares if p > 0))
+        assert metrics.effective_rank(scale * z + 3) == pytest.approx(expected)
+
+
+def test_effective_rank_by_hand() -> None:
+    cross = torch.cat((torch.eye(3), -torch.eye(3)))
+    assert metrics.effective_rank(cross) == pytest.approx(3)
+    assert metrics.effective_rank(1e200 * cross.double()) == pytest.approx(3)
+    assert metrics.effective_rank(torch.eye(4)) == pytest.approx(3)  # centred, four points span three directions
+    assert metrics.effective_rank(torch.tensor([[1.0, 5], [2, 5], [3, 5]])) == pytest.approx(1)
+    uneven = cross * torch.tensor([3**0.5, 1, 0])  # shares of the variance: 3/4 and 1/4
+    assert metrics.effective_rank(uneven) == pytest.approx(4 / 3**0.75)
+    for nothing in (torch.zeros(3, 2), torch.ones(5, 3), torch.zeros(0, 2), torch.tensor([[math.nan, 1.0]])):
+        assert math.isnan(metrics.effective_rank(nothing))
+
+
 # ---------------------------------------------------------------------- what is not defined
 @pytest.mark.filterwarnings("error")
 def test_degenerate_input_gives_nan() -> None:
@@ -236,10 +311,15 @@ def test_evaluate_gathers_every_metric() -> None:
         metrics.semantic_correlation(z, y, e.fine_CD),
         metrics.semantic_correlation(z, parent[y], e.coarse_KD),
     )
-    assert metrics.evaluate(logits, z, y, TREE, e) == {
+    scores = metrics.evaluate(logits, z, y, TREE, e)
+    by_crm = {name: scores.pop(name) for name in tuple(scores) if name.endswith("_crm")}
+    far = metrics._ranked(logits.numpy())
+    assert scores == {
         "top1": metrics.top1(logits, y),
+        "top5": metrics.top5(logits, y),
         "nn_hit": metrics.nn_hit(z, y, parent),
         "silhouette": metrics.silhouette(z, parent[y]),
+        "effective_rank": metrics.effective_rank(z),
         "spearman_fine": fine[0],
         "pearson_fine": fine[1],
         "spearman_coarse": coarse[0],
@@ -247,14 +327,22 @@ def test_evaluate_gathers_every_metric() -> None:
         "classes_without_samples": 1.0,
         "mistake_severity": metrics.mistake_severity(pred, y, TREE),
         "hierarchical_distance": metrics.hierarchical_distance(pred, y, TREE),
+        "hierarchical_distance_at5": metrics.hierarchical_distance(far[:, :5], y[:, None], TREE),
+        "hierarchical_distance_at20": metrics.hierarchical_distance(far, y[:, None], TREE),
         "sibling_accuracy": metrics.sibling_accuracy(pred, y, TREE),
+        "top1_level1": metrics.level_accuracies(pred, y, TREE)[1],
+        "top1_level2": metrics.level_accuracies(pred, y, TREE)[2],
     }
+    crm = metrics.crm_predict(logits, TREE)
+    assert by_crm["top1_crm"] == np.mean(crm == y.numpy())
+    assert by_crm["mistake_severity_crm"] == metrics.mistake_severity(crm, y, TREE)
+    assert set(by_crm) == {f"{name}_crm" for name in (*DECISIONS, "top1_level1", "top1_level2")}
 
 
 @pytest.mark.filterwarnings("error")
 def test_evaluate_one_sample() -> None:
     scores = metrics.evaluate(draw(18, 1, C), draw(19, 1, D), torch.tensor([2]), TREE, embeddings())
-    assert tuple(scores) == SCORES  # what a search may name as its objective
+    assert tuple(scores)[: len(SCORES)] == SCORES  # what a search may name as its objective
     assert scores["classes_without_samples"] == C - 1
     assert math.isnan(scores["silhouette"])
     assert scores["top1"] in (0.0, 1.0)
@@ -267,6 +355,11 @@ def test_what_needs_a_tree_is_nan_where_there_is_none() -> None:
     scores = metrics.evaluate(logits, z, y, flat, e)
     assert tuple(scores) == SCORES
     assert {name for name, value in scores.items() if not math.isnan(value)} == {
-        *("top1", "spearman_fine", "pearson_fine", "classes_without_samples")
+        *("top1", "top5", "effective_rank", "spearman_fine", "pearson_fine", "classes_without_samples")
     }
     assert scores["spearman_fine"] == metrics.semantic_correlation(z, y, e.fine_CD)[0]
+
+
+def test_which_way_is_better() -> None:
+    low = {name for name in SCORES if better(f"test/{name}") == "min"}
+    assert low == {name for name in SCORES if "distance" in name or "severity" in name or "without" in name}

@@ -168,6 +168,30 @@ def test_beta(learned: bool) -> None:
     torch.testing.assert_close(objective(batch(objective, (logits, z, y))).terms["anchor"], value.detach())
 
 
+def test_beta_over_every_level_of_a_deep_tree() -> None:
+    """Beside HACE; classes whose path has ended go on with their top."""
+    paths = {"crab": ("shell", "sea"), "clam": ("shell", "sea"), "eel": ("sea",), "owl": ("air",), "bat": ("air",)}
+    tree = Taxonomy.from_paths({name: (*path, "all") for name, path in paths.items()})
+    levels = [draw(seed, C, D) for seed in range(tree.levels)]
+    config = TrialConfig(subset="hace+anchor", **{"anchor.beta": "tree"})
+    objective = Objective(config, tree, levels)
+    assert objective.learned() == pytest.approx({"beta/fine": 1 / 3, "beta/coarse": 1 / 3, "beta/level2": 1 / 3})
+    logits, z, y = draw(8, N, len(tree.parents)).requires_grad_(), draw(9, N, D).requires_grad_(), Y
+    output = objective(objective.batch(logits, z, y))
+    expected = sum(1 - torch.nn.functional.cosine_similarity(z, levels[level][y]) for level in range(3)) / 3
+    torch.testing.assert_close(output.terms["anchor"], expected.mean().detach())
+    torch.testing.assert_close(output.terms["hace"], losses.hace_loss(logits, y, tree, dilution=0.7).mean().detach())
+    output.total.backward()
+    assert all(
+        x.grad is not None and x.grad.abs().max() > 0 for x in (logits, z, objective.get_parameter("anchor/beta"))
+    )
+    several = Objective(config.replace(**{"anchor.beta": (1.0,) * 5}), tree, levels)
+    with pytest.raises(ConfigError, match="'anchor' needs label embeddings of level 4: there are those of 4 levels"):
+        several(several.batch(logits, z, y))
+    with pytest.raises(ConfigError, match=r"anchor.beta='tree' needs a tree over the classes"):
+        Objective(config, None, levels)
+
+
 def test_a_batch_of_one() -> None:
     objective, given = make(), inputs(count=1)
     output = objective(batch(objective, given))

@@ -210,6 +210,6 @@ def test_before_a_sweep_trains(tiny: Dataset, tmp_path: Path):
             check_terms(TrialConfig(dataset="tiny", subset="ce+mine"), tiny)
 
 
-@pytest.mark.parametrize("name", ["ce", "hace", "hxe", "soft_label", "anchor", "triplet", "center", "variance"])
+@pytest.mark.parametrize("name", plugins.table("TERMS"))
 def test_ours_pass(name: str):
     assert [str(finding) for finding in check_term(name) if finding.wrong] == []

@@ -2,12 +2,15 @@
 
 import json
 import logging
+import re
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
 
 from laresa.errors import DataError
 from laresa.taxonomy import Taxonomy, shipped
+from tests.laresa.checks import trees
 
 GROUPS = {"bird": ["owl", "duck"], "tool": ["saw"]}
 # ragged: the owl lies two levels deep, the saw one
@@ -85,9 +88,17 @@ def test_classes_set_the_order_of_the_leaves():
         (lambda: Taxonomy.from_groups(GROUPS, classes=["owl", "saw"]), "'duck' is no class"),
         (lambda: Taxonomy.from_groups(GROUPS, classes=["owl", "owl", "duck", "saw"]), "repeated: 'owl'"),
         (lambda: Taxonomy.from_groups(GROUPS, descriptions={"oul": "a bird"}), "'oul'.*did you mean 'owl'"),
-        (lambda: Taxonomy(("a", "b"), np.array([2, 2, 0]), ("c",)), "above their children"),
-        (lambda: Taxonomy(("a", "b"), np.array([1, 2, -1]), ("c",)), "internal node"),
-        (lambda: Taxonomy(("a", "b"), np.array([2, 2, -1]), ("a",)), "must differ"),
+        (lambda: Taxonomy(("a", "b"), np.array([2, 2, 0]), ("c",)), r"'c' \(node 2\) has parent 'a' .*cycle"),
+        (lambda: Taxonomy(("a", "b"), np.array([2, 2, 2]), ("c",)), r"'c' \(node 2\) has parent 'c' .*cycle"),
+        (lambda: Taxonomy(("a", "b"), np.array([2, 2, 3, 2]), ("c", "d")), r"'d' .* has parent 'c' .*cycle"),
+        (lambda: Taxonomy(("a", "b"), np.array([1, 2, -1]), ("c",)), "'b', a class: expected an internal node"),
+        (lambda: Taxonomy(("a", "b"), np.array([2, 2, -1]), ("a",)), "must differ: 'a' stands twice"),
+        (lambda: Taxonomy(("a", "b"), np.array([2, 9, -1]), ("c",)), "'b' has parent 9: expected a node from 0 to 2"),
+        (lambda: Taxonomy(("a", "b"), np.array([2, -2, -1]), ("c",)), "'b' has parent -2"),
+        (lambda: Taxonomy(("a", "b"), np.array([2, 2, -1, -1]), ("c", "d")), "no path from a class reaches 'd'"),
+        (lambda: Taxonomy(("a", "b"), np.array([2, 2, 4, 4, -1]), ("c", "d", "e")), "no path .* reaches 'd'"),
+        (lambda: Taxonomy.from_groups({"bird": ["owl"]}), "one class only, 'owl'"),
+        (lambda: Taxonomy.from_names(["owl"]), "one class only, 'owl'"),
     ],
 )
 def test_what_is_refused(build, message):
@@ -146,10 +157,39 @@ def test_tables_of_the_tree_are_what_its_paths_say(paths):
         for node in nodes:
             path = tree.path(leaf)
             assert tree.steps_CV[leaf, node] == (path.index(node) if node in path else -1)
-    for members in (dict(zip(nodes, rows, strict=True)) for nodes, rows in tree.families):
-        for node, row in members.items():
-            below = {child for child, parent in enumerate(tree.parents) if parent == node}
-            assert {member for member in row.tolist() if member < len(tree.parents)} == below | {node}
+        assert [node for node in tree.paths_CS[leaf].tolist() if node >= 0] == list(tree.path(leaf))
+        assert [tree.level(k)[leaf] for k in range(6)] == [tree.path(leaf)[: k + 1][-1] for k in range(6)]
+        for other in range(tree.leaves):
+            here, there = (["nowhere", *tree.path(end)[::-1]] for end in (leaf, other))
+            common = sum(a == b for a, b in zip(here, there, strict=False))
+            assert tree.distance_CC[leaf, other] == len(here) + len(there) - 2 * common
+
+
+def test_levels_that_tell_classes_apart_are_all_but_the_root_s():
+    assert Taxonomy.from_groups(GROUPS).telling == 2
+    rooted = Taxonomy.from_paths({"owl": ("bird", "thing"), "saw": ("tool", "thing")})
+    assert (rooted.levels, rooted.telling) == (3, 2)
+    assert Taxonomy.from_paths({"owl": ("bird", "thing"), "saw": ("thing",)}).telling == 2
+    assert Taxonomy.from_names(["owl", "saw"]).telling == 1
+    assert Taxonomy.from_groups({"all": ["owl", "saw"]}).telling == 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(tree=trees())
+def test_a_tree_s_fingerprint_is_of_its_names_and_paths_only(tree):
+    known = tree.fingerprint
+    assert re.fullmatch("[0-9a-f]{16}", known)
+    paths = tree.to_dict()["paths"]
+    turned = dict(reversed(paths.items()))
+    assert Taxonomy.from_paths(turned, notes=["said"], descriptions={"leaf 0": "the first"}).fingerprint == known
+    for leaf, path in paths.items():  # every class renamed, every path made longer
+        assert Taxonomy.from_paths({**{k: v for k, v in paths.items() if k != leaf}, "new": path}).fingerprint != known
+        assert Taxonomy.from_paths({**paths, leaf: ["only this one's", *path]}).fingerprint != known
+    assert Taxonomy.from_names(tree.names).fingerprint != known
+
+
+def test_a_tree_s_fingerprint_is_the_same_on_every_machine():
+    assert Taxonomy.from_paths(PATHS).fingerprint == "8c1ea49291eadf24"
 
 
 def test_parents_cannot_be_written():

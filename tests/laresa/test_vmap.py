@@ -20,13 +20,18 @@ LEVELS = tuple(draw(seed, C, D).float() for seed in (1, 2, 3))
 Y, DRAWN = labels(4, C, N), torch.rand(K, N, generator=torch.Generator().manual_seed(5))
 MIXED = torch.softmax(2 * draw(6, N, C).float(), 1)
 REST = "anchor+triplet+center+variance"
+BASES = ("ce", "hace", "hxe", "soft_label", "label_smoothing", "hierarchical_softmax")
+NODES = ("hace", "hierarchical_softmax")  # one logit a node
 OWN = {  # a number of each head's own, for every field that is one
     "anchor/beta": draw(7, K, 2).float(),
     "triplet/margin": torch.tensor([0.1, 0.4, 0.9]),
     "hace/dilution": torch.tensor([0.3, 0.7, 1.0]),
     "hace/smoothing": torch.tensor([0.0, 0.1, 0.2]),
     "hxe/alpha": torch.tensor([0.0, 0.2, 0.8]),
+    "hace/soft_beta": torch.tensor([0.0, 2.0, 20.0]),
     "soft_label/beta": torch.tensor([1.0, 5.0, 20.0]),
+    "label_smoothing/epsilon": torch.tensor([0.0, 0.1, 0.3]),
+    "devise/gap": torch.tensor([0.1, 0.3, 0.8]),
 }
 
 
@@ -43,8 +48,10 @@ def losses_of(objective: Objective, target_NC: Tensor | None, x: Mapping[str, Te
 
 
 CASES = [
-    *((f"{base}+{REST}", {}, None) for base in ("ce", "hace", "hxe", "soft_label")),
-    *((f"{base}+anchor+triplet", {}, MIXED) for base in ("ce", "hace", "hxe", "soft_label")),
+    *((f"{base}+{REST}", {}, None) for base in BASES),
+    *((f"{base}+anchor+triplet", {}, MIXED) for base in BASES),
+    *(("ce+cpcc+tree_anchor+devise", {}, target) for target in (None, MIXED)),
+    *(("hace+anchor", {"anchor.beta": "tree"}, target) for target in (None, MIXED)),
     ("ce+triplet", {"negatives": "nearest"}, None),
     ("ce+triplet", {"negatives": "semi_hard"}, None),
     ("ce+variance", {"reduction": "mean"}, None),
@@ -58,12 +65,14 @@ def test_a_stack_of_heads_is_a_loop_over_heads(subset: str, fields: dict[str, An
     objective = make(subset, **fields)
     parts = objective.parts
     stacked = {
-        "logits": draw(8, K, N, V if "hace" in parts else C).float(),
+        "logits": draw(8, K, N, V if parts[0] in NODES else C).float(),
         "z": draw(9, K, N, D).float(),
         "drawn": DRAWN,
     }
     stacked["z"][0, 0] = 0  # a zero latent
     stacked |= {name: value for name, value in OWN.items() if name.split("/")[0] in parts}
+    if fields.get("anchor.beta") == "tree":
+        stacked["anchor/beta"] = draw(7, K, RAGGED.telling).float()
     factor_KT = draw(10, K, len(parts)).float()
 
     def total(x: Mapping[str, Tensor], factor_T: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,8 +95,8 @@ def test_a_head_s_own_numbers_are_those_of_its_configuration() -> None:
     """What takes a field's place under vmap means what the field means."""
     for name, values in OWN.items():
         term, field = name.split("/")
-        subset = term if term in ("hace", "hxe", "soft_label") else f"ce+{term}"
-        logits = draw(8, N, V if term == "hace" else C).float()
+        subset = term if term in BASES else f"ce+{term}"
+        logits = draw(8, N, V if term in NODES else C).float()
         objective, x = make(subset), {"logits": logits, "z": draw(9, N, D).float(), "drawn": DRAWN[0]}
         before = losses_of(objective, None, {**x, **objective.tensors()})
         for value in values:

@@ -98,6 +98,25 @@ def test_the_best_are_ranked_by_validation_whatever_test_says() -> None:
     assert all(not cell.mark for block in table.blocks for row in block.rows for cell in row)
 
 
+def test_a_front_by_severity_shows_the_top1_beside_it() -> None:
+    def mild(severity: float, hit: float, top1: float, lr: float) -> TrialRecord:
+        found = {"mistake_severity": severity, "mistake_severity_crm": severity, "nn_hit": hit, "top1_crm": top1 / 2}
+        made = tried(top1, lr=lr)
+        return replace(made, metrics={**made.metrics, **{f"best/val/{name}": value for name, value in found.items()}})
+
+    trials = [mild(1.5, 0.25, 0.5, 0.001), mild(1.25, 0.125, 0.25, 0.002), mild(1.75, 0.125, 0.75, 0.003)]
+    table = candidates.pareto_table(trials, ("val/nn_hit", "val/mistake_severity"))
+    assert table is not None
+    assert [c.title for c in table.columns][2:] == ["val/nn_hit", "val/mistake_severity (low is good)", "val/top1"]
+    assert column(table, "val/top1") == ["0.500", "0.250"]  # top-1 chose nothing: the third is on no front
+    table = candidates.pareto_table(trials, ("val/mistake_severity_crm", "val/nn_hit"))
+    assert table is not None
+    assert column(table, "val/top1_crm") == ["0.125", "0.250"]
+    both = candidates.pareto_table(trials, ("val/top1", "val/mistake_severity"))
+    assert both is not None
+    assert [c.title for c in both.columns].count("val/top1") == 1
+
+
 def test_several_searches_show_three_each() -> None:
     table = candidates.best_table([*few(), *many(14, "other")], BEST_VALIDATION)
     assert table is not None

@@ -9,6 +9,7 @@ import pytest
 
 from reports import beside, comparisons, tables
 from reports.formats import to_csv, to_latex, to_markdown
+from reports.mistakes import mistakes_tables
 from reports.published import published
 from sweeps.service.tracking.records import TrialRecord
 from tests.reports.handmade import FULL, by_hand, column, context, found_against_base, record, study, unheard
@@ -115,8 +116,8 @@ def test_a_missing_metric_is_a_dash_in_text_and_empty_in_csv() -> None:
     table = tables.latent_table(context(trials))
     assert column(table, "NN-hit [%]") == ["–", "25.0 (n = 1)"]
     assert to_csv(table).splitlines()[1:] == [
-        "emoji120,test_resnet,ce,,,,,2,2,2",
-        "emoji120,test_resnet,ce+reg,25,,,,2,2,2",
+        "emoji120,test_resnet,ce,,,,,,,2,2,2",
+        "emoji120,test_resnet,ce+reg,25,,,,,,2,2,2",
     ]
     assert "nan" not in to_markdown(table) + to_latex(table) + to_csv(table)
     assert "--" in to_latex(table)
@@ -265,3 +266,44 @@ def test_no_cell_of_a_large_study_says_nan() -> None:
         assert table is not None
         assert "nan" not in to_markdown(table)
         assert len(table.blocks[0].rows) == 10 - (table.name == "comparisons")
+
+
+# ------------------------------------------------------------------------------------------------ mistakes in the tree
+def in_a_tree(levels: int, **more: float) -> dict[str, float]:
+    plain = {
+        "test/top5": 0.875,
+        "test/mistake_severity": 1.5,
+        "test/hierarchical_distance": 0.75,
+        "test/hierarchical_distance_at5": 2.25,
+        "test/hierarchical_distance_at20": 3.0,
+        "test/sibling_accuracy": 0.625,
+        **{f"test/top1_level{level}": 0.5 + level / 8 for level in range(1, levels + 1)},
+    }
+    crm = {f"{name}_crm": value / 2 for name, value in plain.items()}
+    return {**plain, **crm, "test/top1_crm": 0.25, **more}
+
+
+def test_mistakes_are_told_of_both_decisions_and_never_without_top1() -> None:
+    trials = [record("ce", 0.5, seed=seed, metrics=in_a_tree(2)) for seed in (0, 1)]
+    trials += [record("ce+reg", 0.75, metrics=in_a_tree(1))]
+    plain, crm = mistakes_tables(context(trials))
+    assert (plain.name, crm.name) == ("mistakes", "mistakes-crm")
+    assert to_csv(plain).splitlines()[1:] == [
+        "emoji120,test_resnet,ce,50,0,87.5,0,1.5,0,0.75,0,2.25,0,3,0,62.5,0,62.5,0,75,0,2,2,2",
+        "emoji120,test_resnet,ce+reg,75,,87.5,,1.5,,0.75,,2.25,,3,,62.5,,62.5,,,,1,1,1",
+    ]
+    assert column(crm, "top-1 [%]") == ["25.0 ± 0.0", "25.0"]
+    assert column(crm, "severity") == ["0.75 ± 0.00", "0.75"]
+    for table in (plain, crm):
+        titles = [c.title for c in table.columns]
+        assert titles.index("severity") > titles.index("top-1 [%]") > 0
+        assert "falls when mild mistakes are ADDED" in to_markdown(table)
+        assert [c.title for c in table.columns if c.title.startswith("level")] == ["level 1 [%]", "level 2 [%]"]
+    (block,) = plain.blocks
+    assert [cell.mark for cell in block.rows[0]] == ["", "second"] + [""] * 9  # a low severity is no merit by itself
+
+
+def test_without_a_tree_no_mistakes_are_told() -> None:
+    flat = dict.fromkeys(in_a_tree(0), math.nan)
+    assert mistakes_tables(context([record("ce", 0.5), record("ce+reg", 0.5, metrics=flat)])) == ()
+    assert mistakes_tables(context([record("ce", 0.5, metrics=in_a_tree(0))]))

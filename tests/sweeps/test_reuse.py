@@ -40,7 +40,7 @@ def test_what_another_sweep_finished_is_reused(server: str, tmp_path: Path):
     taken = next(record for record in trials("second", with_history=True) if record.arm == "ce+anchor")
     assert (taken.provenance["reused_from"], taken.run_id != original.run_id) == (original.run_id, True)
     assert (taken.metrics, taken.history) == (original.metrics, original.history)
-    for name in ("git_commit", "code", "device", "threads", "host", "data_fingerprint"):
+    for name in ("git_commit", "code", "device", "threads", "host", "data_fingerprint", "tree_fingerprint"):
         assert taken.provenance[name] == original.provenance[name]
     assert np.array_equal(*(Sweep.open(r.sweep).latents(r)["z_ND"] for r in (taken, original)))
     names = [item.path for item in client(server).list_artifacts(taken.run_id, "checkpoint")]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from laresa.data import load
 from laresa.training import fit
 from sweeps import best, best_n, trials
 from sweeps.service.tracking.client import client
@@ -70,6 +71,7 @@ def test_sweep_from_nothing_to_report(server: str, pictures: Path, tmp_path: Pat
 
     # the query gives a configuration that trains again to the same result, to the bit
     record = best("whole", metric="val/top1", where={"subset": "ce+anchor"})
+    assert record.provenance["tree_fingerprint"] == load(record.config).taxonomy.fingerprint
     again = fit(record.config, device="cpu")
     same = {name: value for name, value in again.metrics.items() if name != "seconds/train"}
     assert same == {name: record.metrics[name] for name in same}

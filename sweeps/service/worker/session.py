@@ -357,6 +357,7 @@ class Session:
             if (peak := peak_gib(self.device)) is not None:
                 provenance["laresa.gpu_memory_gib"] = f"{peak:.2f}"
             provenance["laresa.data_fingerprint"] = self.dataset.fingerprint
+            provenance["laresa.tree_fingerprint"] = self.dataset.taxonomy.fingerprint
             provenance["laresa.fold"] = self.dataset.fold_note
         return provenance
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,8 +11,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from laresa import losses
+from laresa.batch import Batch
+from laresa.losses.bertinetto import hxe, soft_label
 from laresa.taxonomy import Taxonomy
-from tests.laresa.checks import FOREST, N, assert_same, draw, few, labels, naive_mass, over_trees, seeds
+from tests.laresa.checks import FOREST, N, assert_same, draw, few, labels, mixed_naively, naive_mass, seeds, trees
 
 
 def naive_hxe(logits: Tensor, y: int, tree: Taxonomy, alpha: float) -> Tensor:
@@ -25,38 +26,55 @@ def naive_hxe(logits: Tensor, y: int, tree: Taxonomy, alpha: float) -> Tensor:
 
 def naive_soft(logits: Tensor, y: int, tree: Taxonomy, beta: float) -> Tensor:
     p = torch.exp(logits) / torch.exp(logits).sum()
-    far = max(tree.lca_height(i, j) for i in range(len(tree.names)) for j in range(len(tree.names)))
-    target = [math.exp(-beta * tree.lca_height(j, y) / far) for j in range(len(tree.names))]
+    far = max(tree.lca_height(i, j) for i in range(tree.leaves) for j in range(tree.leaves))
+    target = [math.exp(-beta * tree.lca_height(j, y) / far) for j in range(tree.leaves)]
     return -sum((t / sum(target) * torch.log(p[j]) for j, t in enumerate(target)), logits.new_zeros(()))
 
 
-@over_trees
-@pytest.mark.parametrize("alpha", [0.0, 0.2, 0.5])
-def test_hxe_is_the_naive_loop(tree: Taxonomy, alpha: float) -> None:
-    y = labels(3, len(tree.names))
+@few
+@given(tree=trees(), seed=seeds, alpha=st.floats(0.0, 1.0))
+def test_hxe_is_the_naive_loop(tree: Taxonomy, seed: int, alpha: float) -> None:
+    y, share_NC = labels(seed, tree.leaves), torch.softmax(draw(seed + 1, N, tree.leaves), 1)
+
+    def naive(x: Tensor, y: int) -> Tensor:
+        return naive_hxe(x, y, tree, alpha)
+
     assert_same(
         lambda x: losses.hxe_loss(x, y, tree, alpha=alpha),
-        lambda x: torch.stack([naive_hxe(x[n], int(y[n]), tree, alpha) for n in range(N)]),
-        draw(4, N, len(tree.names)),
+        lambda x: torch.stack([naive(x[n], int(y[n])) for n in range(N)]),
+        draw(seed, N, tree.leaves),
+    )
+    assert_same(
+        lambda x: hxe(Batch(x, x, y, tree=tree, target_NC=share_NC), alpha=alpha),
+        lambda x: mixed_naively(naive, x, share_NC),
+        draw(seed, N, tree.leaves),
     )
 
 
-@over_trees
-@pytest.mark.parametrize("beta", [0.0, 4.0, 30.0])
-def test_soft_labels_are_the_naive_loop(tree: Taxonomy, beta: float) -> None:
-    y = labels(5, len(tree.names))
+@few
+@given(tree=trees(), seed=seeds, beta=st.floats(0.0, 30.0))
+def test_soft_labels_are_the_naive_loop(tree: Taxonomy, seed: int, beta: float) -> None:
+    y, share_NC = labels(seed, tree.leaves), torch.softmax(draw(seed + 1, N, tree.leaves), 1)
+
+    def naive(x: Tensor, y: int) -> Tensor:
+        return naive_soft(x, y, tree, beta)
+
     assert_same(
         lambda x: losses.soft_label_loss(x, y, tree, beta=beta),
-        lambda x: torch.stack([naive_soft(x[n], int(y[n]), tree, beta) for n in range(N)]),
-        draw(6, N, len(tree.names)),
+        lambda x: torch.stack([naive(x[n], int(y[n])) for n in range(N)]),
+        draw(seed, N, tree.leaves),
+    )
+    assert_same(
+        lambda x: soft_label(Batch(x, x, y, tree=tree, target_NC=share_NC), beta=beta),
+        lambda x: mixed_naively(naive, x, share_NC),
+        draw(seed, N, tree.leaves),
     )
 
 
-@over_trees
 @few
-@given(seed=seeds, shift=st.floats(-50, 50))
+@given(tree=trees(), seed=seeds, shift=st.floats(-50, 50))
 def test_tree_losses_reduce_to_cross_entropy_and_ignore_a_shift(tree: Taxonomy, seed: int, shift: float) -> None:
-    y, x = labels(seed, len(tree.names)), draw(seed, N, len(tree.names))
+    y, x = labels(seed, tree.leaves), draw(seed, N, tree.leaves)
     entropy = cross_entropy(x, y, reduction="none")
     torch.testing.assert_close(losses.hxe_loss(x, y, tree, alpha=0.0), entropy)
     torch.testing.assert_close(losses.soft_label_loss(x, y, tree, beta=1e7), entropy)

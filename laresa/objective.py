@@ -145,15 +145,15 @@ class Objective(nn.Module):
         return found
 
     def numbers(self) -> dict[str, float]:
-        """The fields that are numbers, in which stacked heads may differ."""
+        """The fields in which stacked heads may differ: numbers, but for zeros, which switch a part off."""
         found = {
             f"{name}/{field}": value
             for name, fields in self._fields.items()
             for field, value in fields.items()
-            if type(value) is float
+            if type(value) is float and value
         }
         if self.weighting is not None:
-            found |= {f"weighting.{field}": value for field, value in self.weighting.numbers().items()}
+            found |= {f"weighting.{field}": value for field, value in self.weighting.numbers().items() if value}
         return found
 
     def compute(self, batch: Batch, tensors: Mapping[str, Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:

@@ -29,10 +29,10 @@ CORE = ("subset", "weighting", "group_weights", "shuffle_labels", "encoder", "la
 
 
 def stack_key(config: TrialConfig) -> str:
-    """Heads of equal keys share a stack: equal terms and shapes, and fields that are no numbers."""
+    """Heads of equal keys share a stack: equal terms and shapes, fields that are no numbers, numbers that are zero."""
     named = (*config.parts, config.weighting, config.method)
     fields = {name: value for name, value in config.to_dict().items() if name.split(".")[0] in named and "." in name}
-    same = {name: value for name, value in fields.items() if not isinstance(value, (float, list))}
+    same = {name: value for name, value in fields.items() if value == 0 or not isinstance(value, (float, list))}
     return json.dumps([[getattr(config, name) for name in CORE], same], sort_keys=True)
 
 

@@ -45,7 +45,9 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "TERMS": ("laresa.losses.cross_entropy", "laresa.losses.hace", "laresa.losses.bertinetto", "laresa.losses.laresa"),
     "TERM_GROUPS": ("laresa.losses.laresa",),
     "WEIGHTINGS": ("laresa.weighting",),
-    "DATASETS": tuple(f"laresa.data.{name}" for name in ("emoji120", "cifar100", "cub200", "tinyimagenet")),
+    "DATASETS": tuple(
+        f"laresa.data.{name}" for name in ("emoji120", "cifar100", "cub200", "tinyimagenet", "fgvc_aircraft", "nabirds")
+    ),
     "METHODS": ("laresa.methods.end_to_end",),
     "AUGMENTATIONS": ("laresa.data.augment",),
     "OPTIMIZERS": ("laresa.optimizers",),

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from laresa.config import TrialConfig, full_name, parse_text
+from laresa.config import TrialConfig, core_fields, full_name, parse_text
 from laresa.errors import ConfigError
-from sweeps.recipes import RECIPES
+from sweeps import recipes
+from sweeps.recipes import Recipe
 from sweeps.service.study import Replicate, RunOptions
 
+TINY: Mapping[str, Any] = {  # option -> its default at --scale tiny, of those that a study has
+    "dataset": "emoji120",
+    "backbone": "test_resnet",
+    "recipe": recipes.DEFAULT,
+    "epochs": 3,
+    "tune": 2,
+    "trials": 4,
+}
+TINY_SEEDS = 2  # at most
 
-def add_study_options(parser: argparse.ArgumentParser, seeds: str = "0,1,2") -> None:
-    """The options that interface stability promises to every study."""
+
+def add_study_options(parser: argparse.ArgumentParser, seeds: str = "0,1,2", recipe: str | None = None) -> None:
+    """The options that interface stability promises to every study. recipe: for data sets without one of their own."""
+    parser.set_defaults(study_recipe=recipe or recipes.DEFAULT)
     what = parser.add_argument_group("what is trained")
     what.add_argument(
         "--sweep", metavar="NAME", help="name of the sweep; run again = continue (default: STUDY-DATASET)"
@@ -28,6 +41,19 @@ def add_study_options(parser: argparse.ArgumentParser, seeds: str = "0,1,2") -> 
         "is kept for tuning)",
     )
     what.add_argument("--epochs", type=int, metavar="N")
+    what.add_argument(
+        "--recipe",
+        choices=recipes.NAMES,
+        help="training settings from a table, by data set and backbone; options and --set win over them (default: the "
+        f"data set's own, else {recipe or 'the defaults of the fields'})",
+    )
+    what.add_argument(
+        "--scale",
+        choices=("full", "tiny"),
+        default="full",
+        help="tiny: the whole study in miniature, a minute or two; the other options win over what it sets: "
+        + ", ".join(f"{name} {value}" for name, value in TINY.items() if name not in ("tune", "trials")),
+    )
     what.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="any TrialConfig field; repeatable"
     )
@@ -56,11 +82,28 @@ def add_search_options(parser: argparse.ArgumentParser, trials: int | None) -> N
     )
 
 
-def search_space(args: argparse.Namespace) -> dict[str, Any]:
-    """The default space as --space changes it. What --set fixes is not searched."""
-    from sweeps.service.search.space import default_space, parse_space, without
+def tiny_defaults(known: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults at --scale tiny of a study's options. known: those at full scale."""
+    found = {name: value for name, value in TINY.items() if name in known}
+    return {**found, "seeds": ",".join(str(known["seeds"]).split(",")[:TINY_SEEDS])}
+
+
+def sweep_name(args: argparse.Namespace, study: str) -> str:
+    """--sweep, or the study and its data set; a miniature is another sweep."""
+    tiny = "-tiny" if args.scale == "tiny" else ""
+    return args.sweep or f"{study}-{args.dataset.strip('/').split('/')[-1]}{tiny}"
+
+
+def search_space(args: argparse.Namespace, more: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The default space, as `more` (a study's own, field -> range), the recipe and --space change it, in this order.
+
+    What --set fixes is not searched.
+    """
+    from sweeps.service.search.space import default_space, parse_distribution, parse_space, without
 
     space: dict[str, Any] = default_space()
+    for name, text in {**(more or {}), **chosen_recipe(args).space}.items():
+        space[name] = parse_distribution(name, text)
     for name in set_fields(args.set):
         space = without(space, name)
     for assignment in args.space:
@@ -142,14 +185,33 @@ def _gpus(text: str) -> float | None:
 
 
 def base_config(args: argparse.Namespace) -> TrialConfig:
-    """The data set's recipe, overridden by the options, overridden by --set."""
-    fields: dict[str, Any] = {**RECIPES.get(args.dataset, {}), "dataset": dataset_name(args.dataset)}
+    """The recipe, overridden by the options, overridden by --set."""
+    return TrialConfig.from_dict({**chosen_recipe(args).fields, **_given(args)})
+
+
+def chosen_recipe(args: argparse.Namespace) -> Recipe:
+    """--recipe, else the data set's own, else the study's. ConfigError: it does not know such a backbone."""
+    name = args.recipe or (recipes.DEFAULT if recipes.has_own(args.dataset) else args.study_recipe)
+    return recipes.merged(name, args.dataset, _given(args).get("backbone", core_fields()["backbone"].default))
+
+
+def describe_recipe(args: argparse.Namespace) -> str:
+    """The recipe and what of it the user gave otherwise, in a line."""
+    recipe, given = chosen_recipe(args), _given(args)
+    kept = [f"{name}={value}" for name, value in recipe.fields.items() if name not in given]
+    changed = [f"{name}={given[name]}" for name in recipe.fields if name in given]
+    said = ", ".join(kept) or "the fields' own defaults"
+    return f"recipe {recipe.name}: {said}" + (f"; given otherwise: {', '.join(changed)}" if changed else "")
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """What the options and --set say."""
+    fields: dict[str, Any] = {"dataset": dataset_name(args.dataset)}
     if args.backbone is not None:
         fields["backbone"] = args.backbone
     if args.epochs is not None:
         fields["epochs"] = args.epochs
-    fields |= set_fields(args.set)
-    return TrialConfig.from_dict(fields)
+    return fields | set_fields(args.set)
 
 
 def dataset_name(given: str) -> str:

@@ -42,13 +42,14 @@ def find(about: About, root: str | Path | None = None) -> Path:
     )
 
 
-def lines(path: Path, separator: str) -> list[list[str]]:
+def lines(path: Path, separator: str, *, most: int = 0) -> list[list[str]]:
     """The fields of a text file's lines, empty lines left out; DataError for a missing file or a line of one field.
 
-    A file whose lines all have one field is a plain list.
+    A file whose lines all have one field is a plain list. most: fields a line, the last one with separators in it.
     """
     try:
-        rows = [line.split(separator) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        texts = path.read_text(encoding="utf-8").splitlines()
+        rows = [line.split(separator, most - 1) for line in texts if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} can't be read: {error}") from error
     wanted = max(map(len, rows), default=0)
@@ -56,6 +57,22 @@ def lines(path: Path, separator: str) -> list[list[str]]:
     if short is not None or not rows:
         raise DataError(f"{path}: expected lines of fields, found {short or 'an empty file'}")
     return rows
+
+
+def pairs(path: Path, *, twice: str = "stands in two lines") -> dict[str, str]:
+    """{first word of a line: the rest of it}, both without blanks around them.
+
+    DataError for a missing file, a line of one word, a word that begins two lines (`twice` says what that means).
+    """
+    found: dict[str, str] = {}
+    for row in lines(path, " ", most=2):
+        key, value = row[0].strip(), "".join(row[1:]).strip()
+        if not key or not value:
+            raise DataError(f"{path}: expected lines of two fields with a blank between, found {' '.join(row)!r}")
+        if key in found:
+            raise DataError(f"{path}: {key!r} {twice}: {found[key]!r} and {value!r}")
+        found[key] = value
+    return found
 
 
 def plain(name: str) -> str:

@@ -27,6 +27,9 @@ COST = (
     "batch_size",
     "input_size",
     "image_size",
+    "stem",
+    "train_fraction",
+    "shots",
 )  # the fields an epoch's time is taken to follow
 NEWEST = 200  # trials whose epochs give the median
 CALIBRATION_EPOCHS = 2

@@ -47,6 +47,8 @@ def compared(
     """The cells on every replicate, after a search for each unless --tune 0. space: as in options.search_space."""
     if args.tune < 0:
         raise ConfigError(f"--tune {args.tune}: expected trials for each arm, or 0 to compare the given settings")
+    if args.space and not args.tune:
+        raise ConfigError(f"--space {args.space[0]} with --tune 0: nothing is searched; expected --tune N, or --set")
     judged = tuning_replicate(args)
     searches = tuple(search_of(cell, args, judged, space) for cell in cells) if args.tune else ()
     known = replicates(args, tuned=args.tune > 0)

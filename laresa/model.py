@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -30,7 +29,11 @@ class ModelConfig:
         Doc("cifar: a ResNet's first convolution 3 x 3 without stride, no max-pool, for images of some 32 px"),
     ] = "default"
     dropout: Annotated[
-        float, Ge(0), Lt(1), Range(0.0, 0.5), Doc("of the backbone; in a transformer also inside its blocks")
+        float,
+        Ge(0),
+        Lt(1),
+        Range(0.0, 0.5),
+        Doc("of the backbone's features; in a transformer inside its blocks"),
     ] = 0.0
     latent_dim: Annotated[int | None, Gt(0), Doc("default: the width of the label embeddings")] = None
 
@@ -86,8 +89,6 @@ def build_model(
         ) from error
     if features.ndim != 2:
         raise ConfigError(f"backbone {name!r} gives features of shape {tuple(features.shape)}: expected [N, width]")
-    if dropout and not _drops(backbone, input_size):
-        raise ConfigError(f"dropout={dropout:g}: backbone {name!r} has none to set: expected dropout=0")
     latent = nn.Linear(features.shape[1], latent_dim)
     return LatentClassifier(backbone.train(), latent, (head or nn.Linear)(latent_dim, outputs))
 
@@ -134,12 +135,9 @@ def _created(name: str, fixed: Mapping[str, Any], input_size: int, dropout: floa
     """timm's model, with as many of the options as it takes: those it does not know are a TypeError."""
     import timm
 
-    # drop_rate alone is the head's; what papers call a transformer's dropout stands behind its embedding and blocks.
-    rates: list[dict[str, Any]] = [{}]
-    if dropout:
-        inside = dict.fromkeys(("drop_rate", "pos_drop_rate", "proj_drop_rate"), dropout)
-        without_position = {key: rate for key, rate in inside.items() if key != "pos_drop_rate"}
-        rates = [inside, without_position, {"drop_rate": dropout}]
+    # What papers call a transformer's dropout stands behind its embedding and in its blocks; drop_rate is the head's.
+    places = [("pos_drop_rate", "proj_drop_rate"), ("proj_drop_rate",), ("drop_rate",)] if dropout else [()]
+    rates: list[dict[str, Any]] = [dict.fromkeys(names, dropout) for names in places]
     sizes: list[dict[str, Any]] = [{"img_size": input_size}, {}]  # convolutional models take any size
     refused: TypeError | None = None
     for options in ({**rate, **size} for rate in rates for size in sizes):
@@ -151,14 +149,6 @@ def _created(name: str, fixed: Mapping[str, Any], input_size: int, dropout: floa
     if dropout:
         raise ConfigError(f"dropout={dropout:g}: backbone {name!r} takes none ({refused}): expected dropout=0")
     raise refused or TypeError(name)
-
-
-def _drops(backbone: nn.Module, input_size: int) -> bool:
-    """Whether two passes over the same images differ in training: a rate that is taken but never used is none."""
-    copied = copy.deepcopy(backbone).train()  # batch norm's statistics move
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        images = torch.rand(2, 3, input_size, input_size)
-        return not torch.equal(copied(images), copied(images))
 
 
 def _cifar_stem(name: str, backbone: nn.Module, pretrained: bool) -> None:

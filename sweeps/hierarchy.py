@@ -26,7 +26,7 @@ SPACE = {"hace.smoothing": "0:0.2"}  # searched beside what names a range of its
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    add_comparison_options(parser, arms=", ".join(arms()), recipe="hace")
+    add_comparison_options(parser, arms=", ".join(HIERARCHY_ARMS), recipe="hace")
 
 
 def build(args: argparse.Namespace) -> Study:
@@ -36,6 +36,7 @@ def build(args: argparse.Namespace) -> Study:
 
 
 def arms() -> tuple[str, ...]:
+    """Those of HIERARCHY_ARMS that are loaded."""
     known = table("TERMS")
     return tuple(name for name in HIERARCHY_ARMS if name in known)
 

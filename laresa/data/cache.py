@@ -64,10 +64,13 @@ class Source:
 
 
 def stamp(files: Iterable[Path], root: Path) -> str:
-    """Hash of relative paths, sizes and modification times: no file is opened."""
+    """Hash of relative paths, sizes and modification times: no file is opened. DataError: one isn't there."""
     digest = hashlib.sha256()
     for path in sorted(files):
-        status = path.stat()
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise DataError(f"{path} can't be read: {error.strerror}") from error
         digest.update(f"{path.relative_to(root)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 

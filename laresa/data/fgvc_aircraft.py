@@ -1,8 +1,8 @@
 """FGVC-Aircraft (Maji et al., 2013, https://arxiv.org/abs/1306.5151), release 2013b: 10,000 photographs of aircraft.
 
-A tree of four levels: 100 variants (the classes), 70 families, 30 manufacturers, a root. It comes from the images' own
-labels; classes are in the order of their names. Where a family is called like a variant in it ("Spitfire"), "group"
-tells it from that. Training, validation and test images are the authors', a third each, so there is one fold.
+A tree of four levels: 100 variants (the classes, in the order of variants.txt), 70 families, 30 manufacturers, a root.
+What lies in what, the images' own labels say. Where a family is called like a variant in it ("Spitfire"), "group" tells
+it from that. Training, validation and test images are the authors', a third each, so there is one fold.
 
 The lowest 20 rows of every photograph hold its copyright notice, which the authors ask to crop: it names the
 photographer, and one photographer's aircraft are often alike. What remains is cut as CUB-200's: shorter side to 8/7 of
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from laresa.data import pictures, tree
 from laresa.data.cache import Source, fetched, stamp
 from laresa.data.dataset import IMAGENET_MEAN, IMAGENET_STD
-from laresa.data.known import About, find, pairs
+from laresa.data.known import About, find, lines, pairs, same_keys
 from laresa.errors import DataError
 from laresa.taxonomy import Taxonomy
 
@@ -33,55 +33,62 @@ ABOUT = About(
     classes=100,
     images=10_000,
 )
-LEVELS = {"variant": 100, "family": 70, "manufacturer": 30}  # and how many there are
+LEVELS = {"variant": "variants.txt", "family": "families.txt", "manufacturer": "manufacturers.txt"}  # and their names
+PARTS = ("train", "val", "test")
 BANNER = 20  # rows of the copyright notice
+
+Labels = dict[str, dict[str, str]]  # level -> image -> name
 
 
 def source(root: Path | None = None) -> Source:
     """Raises DataError if the files aren't there, a line doesn't parse, or the labels make no tree."""
     folder = find(ABOUT, root)
-    parts = ("train", "val", "test")
-    labels = {part: {level: pairs(folder / f"images_{level}_{part}.txt") for level in LEVELS} for part in parts}
-    taxonomy = _taxonomy(folder, labels)
-    index = {name: i for i, name in enumerate(taxonomy.names)}
+    names = {level: [row[0].strip() for row in lines(folder / listed, "\n")] for level, listed in LEVELS.items()}
+    labels: dict[str, Labels] = {}
+    for part in PARTS:
+        files = {level: _file(folder, level, part) for level in LEVELS}
+        labels[part] = {level: pairs(path, among=names[level]) for level, path in files.items()}
+        same_keys({path: labels[part][level] for level, path in files.items()})
+    taxonomy = _taxonomy(folder, names, labels)
+    index = {name: i for i, name in enumerate(names["variant"])}
 
     def images(part: str, size: int) -> Iterator[NDArray[np.uint8]]:
-        for image in labels[part]["variant"] if part in labels else ():
+        for image in labels[part]["variant"]:
             yield pictures.read(folder / "images" / f"{image}.jpg", size, margin=8 / 7, banner=BANNER)
 
-    seen = [folder / f"images_{level}_{part}.txt" for level in LEVELS for part in labels]
+    seen = [_file(folder, level, part) for level in LEVELS for part in PARTS]
     return Source(
         name=ABOUT.name,
         taxonomy=taxonomy,
         labels={p: np.array([index[v] for v in labels[p]["variant"].values()], dtype=np.int64) for p in labels},
         images=images,
-        stamp=stamp([*seen, folder / "images"], folder),
+        stamp=stamp([*seen, *(folder / listed for listed in LEVELS.values()), folder / "images"], folder),
         size=224,
         normalisation=(IMAGENET_MEAN, IMAGENET_STD),
     )
 
 
-def _taxonomy(folder: Path, labels: dict[str, dict[str, dict[str, str]]]) -> Taxonomy:
+def _file(folder: Path, level: str, part: str) -> Path:
+    return folder / f"images_{level}_{part}.txt"
+
+
+def _taxonomy(folder: Path, names: dict[str, list[str]], labels: dict[str, Labels]) -> Taxonomy:
     """The tree that the three labels of every image make."""
     parent: dict[str, str] = {}
-    spoken = {"root": "aircraft"}
     for part, of_level in labels.items():
         for image in of_level["variant"]:
-            path = []
-            for level, found in of_level.items():
-                if image not in found:
-                    raise DataError(f"{folder / f'images_{level}_{part}.txt'} has no line of image {image}")
-                path.append(f"{level} {found[image]}")
-                spoken[path[-1]] = found[image]
-            for node, above in zip(path, [*path[1:], "root"], strict=True):
+            path = [f"{level} {found[image]}" for level, found in of_level.items()]
+            for level, node, above in zip(LEVELS, path, [*path[1:], "root"], strict=True):
                 if parent.setdefault(node, above) != above:
-                    raise DataError(f"{folder}: {node} has two parents, {parent[node]} and, of image {image}, {above}")
-    nodes = {level: sorted(node for node in spoken if node.startswith(f"{level} ")) for level in LEVELS}
-    missing = [
-        f"{len(nodes[level])} {level} of {count}" for level, count in LEVELS.items() if len(nodes[level]) < count
-    ]
-    notes = (f"not the whole data set: its labels name {', '.join(missing)}",) if missing else ()
-    return tree.from_parents(nodes["variant"], parent, spoken, notes=notes)
+                    raise DataError(
+                        f"{_file(folder, level, part)}, image {image}: {node!r} has two parents, {parent[node]!r} and "
+                        f"{above!r}"
+                    )
+    spoken = {f"{level} {name}": name for level, listed in names.items() for name in listed} | {"root": "aircraft"}
+    try:
+        return tree.from_parents([f"variant {name}" for name in names["variant"]], parent, spoken)
+    except DataError as error:
+        raise DataError(f"{folder}: {error}") from error
 
 
 DATASETS = {"fgvc_aircraft": fetched(source, own_val=True)}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from laresa.data import pictures, tree
 from laresa.data.cache import Source, fetched, stamp
 from laresa.data.dataset import IMAGENET_MEAN, IMAGENET_STD
-from laresa.data.known import About, find, pairs
+from laresa.data.known import About, find, pairs, same_keys
 from laresa.errors import DataError
 from laresa.taxonomy import Taxonomy
 
@@ -28,27 +28,30 @@ ABOUT = About(
     classes=555,
     images=48_562,
 )
-TABLES = ("classes", "hierarchy", "images", "image_class_labels", "train_test_split")
+PER_IMAGE = ("images", "image_class_labels", "train_test_split")
 TRAINS = {"1": "train", "0": "test"}
 
 
 def source(root: Path | None = None) -> Source:
     """Raises DataError if the files aren't there, a line doesn't parse, they don't fit each other, or make no tree."""
     folder = find(ABOUT, root)
-    tables = {name: pairs(folder / f"{name}.txt") for name in TABLES if name != "hierarchy"}
-    tables["hierarchy"] = pairs(folder / "hierarchy.txt", twice="has two parents")
-    kinds = sorted(set(tables["image_class_labels"].values()), key=lambda node: (len(node), node))
-    taxonomy = _taxonomy(folder, kinds, tables)
+    files = {name: folder / f"{name}.txt" for name in ("classes", "hierarchy", *PER_IMAGE)}
+    names = pairs(files["classes"])
+    parent = pairs(files["hierarchy"], among=names, twice="has two parents")
+    paths = pairs(files["images"])
+    kind_of = pairs(files["image_class_labels"], among=names)
+    trains = pairs(files["train_test_split"], among=TRAINS)
+    same_keys({files[name]: table for name, table in zip(PER_IMAGE, (paths, kind_of, trains), strict=True)})
+
+    kinds = sorted(set(kind_of.values()), key=lambda node: (len(node), node))
+    try:
+        taxonomy = _taxonomy(kinds, parent, names)
+    except DataError as error:
+        raise DataError(f"{files['hierarchy']}: {error}") from error
     index = {kind: i for i, kind in enumerate(kinds)}
-    parts: dict[str, list[tuple[Path, int]]] = {"train": [], "test": []}
-    for image, path in tables["images"].items():
-        try:
-            kind, split = tables["image_class_labels"][image], tables["train_test_split"][image]
-        except KeyError as error:
-            raise DataError(f"{folder}: image {image} has no class or no split (looked up {error})") from error
-        if split not in TRAINS:
-            raise DataError(f"{folder / 'train_test_split.txt'}: image {image} has {split!r}: expected 1 (train) or 0")
-        parts[TRAINS[split]].append((folder / "images" / path, index[kind]))
+    parts: dict[str, list[tuple[Path, int]]] = {part: [] for part in TRAINS.values()}
+    for image, path in paths.items():
+        parts[TRAINS[trains[image]]].append((folder / "images" / path, index[kind_of[image]]))
 
     def images(part: str, size: int) -> Iterator[NDArray[np.uint8]]:
         for path, _ in parts.get(part, ()):
@@ -59,26 +62,19 @@ def source(root: Path | None = None) -> Source:
         taxonomy=taxonomy,
         labels={part: np.array([label for _, label in found], dtype=np.int64) for part, found in parts.items()},
         images=images,
-        stamp=stamp([*(folder / f"{name}.txt" for name in TABLES), folder / "images"], folder),
+        stamp=stamp([*files.values(), folder / "images"], folder),
         size=224,
         normalisation=(IMAGENET_MEAN, IMAGENET_STD),
     )
 
 
-def _taxonomy(folder: Path, kinds: list[str], tables: dict[str, dict[str, str]]) -> Taxonomy:
-    names, parent = tables["classes"], tables["hierarchy"]
-    inner = set(parent.values())
-    bare = [node for node in names if node not in inner and node not in set(kinds)]
-    notes = (
-        (f"{len(bare)} leaves of the tree have no image and are no classes, {names[bare[0]]!r} first",) if bare else ()
-    )
-    try:
-        made = tree.from_parents(kinds, parent, names, notes=notes)
-    except DataError as error:
-        raise DataError(f"{folder / 'hierarchy.txt'}, {folder / 'classes.txt'}: {error}") from error
+def _taxonomy(kinds: list[str], parent: dict[str, str], names: dict[str, str]) -> Taxonomy:
+    bare = [names[node] for node in names.keys() - {*parent.values(), *kinds}]
+    notes = (f"{len(bare)} leaves of the tree have no image and are no classes, {min(bare)!r} first",) if bare else ()
+    made = tree.from_parents(kinds, parent, names, notes=notes)
     tops = [name for name, above in zip(made.node_names, made.parents, strict=True) if above < 0]
     if len(tops) > 1:
-        raise DataError(f"{folder / 'hierarchy.txt'}: expected one root, found {len(tops)}: {', '.join(tops[:8])}")
+        raise DataError(f"expected one root, found {len(tops)}: {', '.join(tops[:8])}")
     return made
 
 

@@ -17,9 +17,10 @@ def rows(
     """Ascending indices of the images to keep, one a class at least.
 
     fraction: the share of every class; shots: so many of every class, all of it where it has fewer; one of them.
-    seed: two numbers >= 0. With equal seed and labels each part lies in every larger one, of either kind.
+    seed: two numbers >= 0. They put each class's images in an order, and what is kept are its first: with equal seed
+    and labels the fewer of a class lie within the more, whether shares or shots.
     Shares of small classes are no whole numbers: rounded up for some classes and down for others, drawn by the seed but
-    spread evenly, so that the sum is right.
+    spread evenly, so that of classes of one size the sum is right.
     """
     generator = np.random.default_rng(np.random.SeedSequence([*seed, *b"subset"]))
     classes, count_C = np.unique(y_N, return_counts=True)

@@ -15,9 +15,9 @@ def from_parents(
 
     parent: node -> its parent, the top has none. spoken: node -> its name. The names in a tree must differ: of equal
     ones the lowest stays, a higher one becomes "Spitfire group", a second class "Spitfire (its node)".
-    DataError: a cycle, a node without a name, a class that stands above another.
+    DataError: a cycle, a class that stands above another or has nothing above it.
     """
-    paths = {leaf: _path(leaf, parent, spoken) for leaf in leaves}
+    paths = {leaf: _path(leaf, parent) for leaf in leaves}
     depth = {node: len(path) - i for path in paths.values() for i, node in enumerate(path)}
     inner = [node for node in spoken if node in depth.keys() - paths.keys()]
     for leaf, path in paths.items():
@@ -35,7 +35,7 @@ def from_parents(
     return Taxonomy.from_paths(named, notes=notes)
 
 
-def _path(node: str, parent: Mapping[str, str], spoken: Mapping[str, str]) -> list[str]:
+def _path(node: str, parent: Mapping[str, str]) -> list[str]:
     """From the node to its top, both included."""
     path = [node]
     while path[-1] in parent:
@@ -43,6 +43,4 @@ def _path(node: str, parent: Mapping[str, str], spoken: Mapping[str, str]) -> li
         if above in path:
             raise DataError(f"a cycle in the tree: {' > '.join([*path[path.index(above) :], above])}")
         path.append(above)
-    if unnamed := [found for found in path if found not in spoken]:
-        raise DataError(f"node {unnamed[0]} of the tree, above {node}, has no name")
     return path

@@ -111,7 +111,9 @@ class Parser(argparse.ArgumentParser):
             if first.parse_known_args(args)[0].scale == "tiny":
                 from sweeps.options import tiny_defaults
 
-                self.set_defaults(**tiny_defaults({action.dest: action.default for action in self._actions}))
+                # What a namespace holds is not replaced by defaults.
+                known = {action.dest: action.default for action in self._actions}
+                namespace = argparse.Namespace(**{**tiny_defaults(known), **(vars(namespace) if namespace else {})})
         return super().parse_known_args(args, namespace)
 
 

@@ -40,7 +40,8 @@ PARTS = (
     ("laresa.methods.loop", "TrainingConfig"),
 )
 ABSENT = (  # fields that are left out where they have no effect; None then
-    *("image_size", "exchange_splits", "shuffle_labels", "input_size", "latent_dim"),
+    *("image_size", "exchange_splits", "train_fraction", "shots", "shuffle_labels"),
+    *("input_size", "stem", "dropout", "latent_dim"),
     *("weighting", "group_weights", "alpha_lr", "freeze_epoch"),
     *("pretrained", "channels_last", "augment"),
 )
@@ -307,6 +308,11 @@ def resolve(given: Mapping[str, Any]) -> dict[str, Any]:
     parts = _parts(values["subset"])
     if len(set(_names(values["augment"]))) < len(_names(values["augment"])):
         raise ConfigError(f"augment={values['augment']!r} names an augmentation twice")
+    if values["shots"] is not None and values["train_fraction"] < 1:
+        raise ConfigError(
+            f"shots={values['shots']} and train_fraction={values['train_fraction']:g} both cut the training images: "
+            "expected one of them"
+        )
     grouped = len(values["subset"].split("+")) < len(parts)
     several = len(parts) > 1
     terms = tuple(values["subset"].split("+")) if values["group_weights"] and grouped else parts
@@ -337,6 +343,9 @@ def resolve(given: Mapping[str, Any]) -> dict[str, Any]:
         "alpha_lr": learned and values["alpha_lr"] != values["lr"],
         "freeze_epoch": learned,
         "exchange_splits": bool(values["exchange_splits"]),
+        "train_fraction": values["train_fraction"] < 1,
+        "stem": values["stem"] != "default",
+        "dropout": values["dropout"] > 0,
         **dict.fromkeys(unused, False),
     }
     core = {name: value for name, value in values.items() if value is not None and keep.get(name, True)}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Gt
+from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 
 from laresa.errors import ConfigError, nearest
-from laresa.fields import Doc
+from laresa.fields import Doc, Range
 from laresa.plugins import table
 
 
@@ -24,6 +24,17 @@ class ModelConfig:
     input_size: Annotated[
         int | None, Gt(0), Doc("pixels the backbone sees, resized on the device; default: image_size")
     ] = None
+    stem: Annotated[
+        Literal["default", "cifar"],
+        Doc("cifar: a ResNet's first convolution 3 x 3 without stride, no max-pool, for images of some 32 px"),
+    ] = "default"
+    dropout: Annotated[
+        float,
+        Ge(0),
+        Lt(1),
+        Range(0.0, 0.5),
+        Doc("of the backbone's features; in a transformer inside its blocks"),
+    ] = 0.0
     latent_dim: Annotated[int | None, Gt(0), Doc("default: the width of the label embeddings")] = None
 
 
@@ -53,14 +64,22 @@ def build_model(
     outputs: int,
     head: Callable[[int, int], nn.Module] | None = None,
     fields: Mapping[str, Any] | None = None,
+    stem: str = "default",
+    dropout: float = 0.0,
 ) -> LatentClassifier:
     """A LatentClassifier for square images of `input_size` pixels, its new layers drawn from torch's global generator.
 
     outputs: number of logits. head: (width, outputs) -> the last layer; None: Linear. fields: of a plugin's backbone.
     Backbones with a fixed input (ViT) are built for `input_size`; timm interpolates pretrained position embeddings.
-    ConfigError: the backbone is unknown, its weights can't be had, or it can't take images of that size.
+    ConfigError: the backbone is unknown, its weights can't be had, it can't take images of that size, it is no ResNet
+    whose stem could be replaced, or it has no dropout.
     """
-    backbone = _backbone(name, pretrained, input_size, fields or {})
+    if name in table("BACKBONES"):
+        backbone = _plugins(name, pretrained, input_size, fields or {}, stem, dropout)
+    else:
+        backbone = _timms(name, pretrained, input_size, dropout)
+        if stem == "cifar":
+            _cifar_stem(name, backbone, pretrained)
     try:
         with torch.no_grad():
             features = backbone.eval()(torch.zeros(1, 3, input_size, input_size))
@@ -82,19 +101,23 @@ def input_statistics(model: LatentClassifier) -> tuple[tuple[float, ...], tuple[
     return tuple(cfg["mean"]), tuple(cfg["std"])
 
 
-def _backbone(name: str, pretrained: bool, input_size: int, fields: Mapping[str, Any]) -> nn.Module:
-    if name in table("BACKBONES"):
-        made: nn.Module = table("BACKBONES")[name](input_size, pretrained, **fields)
-        return made
+def _plugins(
+    name: str, pretrained: bool, input_size: int, fields: Mapping[str, Any], stem: str, dropout: float
+) -> nn.Module:
+    if stem != "default" or dropout:
+        said = f"stem={stem}" if stem != "default" else f"dropout={dropout:g}"
+        raise ConfigError(f"{said}: backbone {name!r} is a plugin's, which has its own fields only")
+    made: nn.Module = table("BACKBONES")[name](input_size, pretrained, **fields)
+    return made
+
+
+def _timms(name: str, pretrained: bool, input_size: int, dropout: float) -> nn.Module:
     import timm  # takes seconds: only where a model is built
 
     if not timm.is_model(name):
         raise ConfigError(f"unknown backbone {name!r}{_near_models(name)} (timm.list_models() names them all)")
     try:
-        try:
-            return timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=input_size)
-        except TypeError:  # convolutional models take any size and know no img_size
-            return timm.create_model(name, pretrained=pretrained, num_classes=0)
+        return _created(name, {"pretrained": pretrained, "num_classes": 0}, input_size, dropout)
     except (AssertionError, ValueError) as error:
         raise ConfigError(
             f"backbone {name!r} can't take images of {input_size} px ({error}): set input_size"
@@ -106,6 +129,38 @@ def _backbone(name: str, pretrained: bool, input_size: int, fields: Mapping[str,
             f"no pretrained weights of {name!r} ({type(error).__name__}: {error}): "
             "they come from the Hugging Face hub; check the network, or set pretrained=false"
         ) from error
+
+
+def _created(name: str, fixed: Mapping[str, Any], input_size: int, dropout: float) -> nn.Module:
+    """timm's model, with as many of the options as it takes: those it does not know are a TypeError."""
+    import timm
+
+    # What papers call a transformer's dropout stands behind its embedding and in its blocks; drop_rate is the head's.
+    places = [("pos_drop_rate", "proj_drop_rate"), ("proj_drop_rate",), ("drop_rate",)] if dropout else [()]
+    rates: list[dict[str, Any]] = [dict.fromkeys(names, dropout) for names in places]
+    sizes: list[dict[str, Any]] = [{"img_size": input_size}, {}]  # convolutional models take any size
+    refused: TypeError | None = None
+    for options in ({**rate, **size} for rate in rates for size in sizes):
+        try:
+            made: nn.Module = timm.create_model(name, **fixed, **options)
+            return made
+        except TypeError as error:
+            refused = error
+    if dropout:
+        raise ConfigError(f"dropout={dropout:g}: backbone {name!r} takes none ({refused}): expected dropout=0")
+    raise refused or TypeError(name)
+
+
+def _cifar_stem(name: str, backbone: nn.Module, pretrained: bool) -> None:
+    """The stem of ResNets on CIFAR (He et al., CVPR 2016, section 4.2): 3 x 3, stride 1, no pooling."""
+    first = getattr(backbone, "conv1", None)
+    if not isinstance(first, nn.Conv2d) or not hasattr(backbone, "maxpool"):
+        raise ConfigError(f"stem=cifar: backbone {name!r} has no ResNet's stem (conv1, maxpool): expected stem=default")
+    if pretrained:
+        raise ConfigError("stem=cifar: pretrained weights have no such first convolution: expected pretrained=false")
+    conv = nn.Conv2d(first.in_channels, first.out_channels, 3, stride=1, padding=1, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # as timm draws a ResNet's
+    backbone.conv1, backbone.maxpool = conv, nn.Identity()
 
 
 def _near_models(name: str) -> str:

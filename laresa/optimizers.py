@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import torch
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Le, Lt
 
 from laresa.fields import Doc, Range
 
 Groups = Sequence[dict[str, Any]]
+WARMUP_START = 0.01  # of lr
 
 
 def adam(groups: Groups) -> torch.optim.Optimizer:
@@ -47,5 +48,22 @@ def cosine(done: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * done))
 
 
+def warmup_cosine(
+    done: float,
+    *,
+    warmup: Annotated[float, Ge(0), Lt(1), Range(0.0, 0.2), Doc("share of the epochs in which lr rises")] = 0.05,
+    floor: Annotated[float, Ge(0), Le(1), Range(0.0, 0.2), Doc("where lr ends, as a share of lr")] = 0.0,
+) -> float:
+    """A straight line from 1/100 to 1, then half a cosine from 1 to `floor`. Goyal et al., 2017, section 2.2,
+    https://arxiv.org/abs/1706.02677.
+
+    Both are shares, so that a recipe holds for any number of epochs and `floor` below every lr that a search asks for.
+    It begins above 0 because lr is set once an epoch: the first one would learn nothing.
+    """
+    if done < warmup:
+        return WARMUP_START + (1.0 - WARMUP_START) * done / warmup
+    return floor + (1.0 - floor) * cosine((done - warmup) / (1.0 - warmup))
+
+
 OPTIMIZERS = {"adam": adam, "adamw": adamw, "sgd": sgd}
-LR_SCHEDULES = {"none": none, "cosine": cosine}
+LR_SCHEDULES = {"none": none, "cosine": cosine, "warmup_cosine": warmup_cosine}

@@ -49,7 +49,9 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "TERMS": tuple(f"laresa.losses.{name}" for name in LOSSES),
     "TERM_GROUPS": ("laresa.losses.laresa",),
     "WEIGHTINGS": ("laresa.weighting",),
-    "DATASETS": tuple(f"laresa.data.{name}" for name in ("emoji120", "cifar100", "cub200", "tinyimagenet")),
+    "DATASETS": tuple(
+        f"laresa.data.{name}" for name in ("emoji120", "cifar100", "cub200", "tinyimagenet", "fgvc_aircraft", "nabirds")
+    ),
     "METHODS": ("laresa.methods.end_to_end", "laresa.methods.heads"),
     "AUGMENTATIONS": ("laresa.data.augment",),
     "OPTIMIZERS": ("laresa.optimizers",),

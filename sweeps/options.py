@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from laresa.config import TrialConfig, full_name, parse_text
+from laresa.config import TrialConfig, core_fields, full_name, parse_text
 from laresa.errors import ConfigError
-from sweeps.recipes import RECIPES
+from sweeps import recipes
+from sweeps.recipes import Recipe
 from sweeps.service.study import Replicate, RunOptions
 
+TINY: Mapping[str, Any] = {  # option -> its default at --scale tiny, of those that a study has
+    "dataset": "emoji120",
+    "backbone": "test_resnet",
+    "recipe": recipes.DEFAULT,
+    "epochs": 3,
+    "tune": 2,
+    "trials": 4,
+}
+TINY_SEEDS = 2  # at most
 
-def add_study_options(parser: argparse.ArgumentParser, seeds: str = "0,1,2") -> None:
-    """The options that interface stability promises to every study."""
+
+def add_study_options(parser: argparse.ArgumentParser, seeds: str = "0,1,2", recipe: str | None = None) -> None:
+    """The options that interface stability promises to every study. recipe: for data sets without one of their own."""
+    parser.set_defaults(study_recipe=recipe or recipes.DEFAULT)
     what = parser.add_argument_group("what is trained")
     what.add_argument(
         "--sweep", metavar="NAME", help="name of the sweep; run again = continue (default: STUDY-DATASET)"
     )
     what.add_argument("--dataset", default="emoji120", metavar="NAME_OR_PATH", help="see `laresa data list`")
     what.add_argument("--backbone", metavar="TIMM_NAME", help="any timm model (default: the data set's recipe)")
+    what.add_argument(
+        "--features",
+        metavar="TIMM_NAME",
+        help="train heads on the frozen features of this model, many at once, in place of networks; "
+        "tf_efficientnet_lite0 needs no download",
+    )
     what.add_argument("--seeds", default=seeds, metavar="S,S,...", help=f"one replicate a seed (default: {seeds})")
     what.add_argument(
         "--folds",
@@ -28,6 +47,19 @@ def add_study_options(parser: argparse.ArgumentParser, seeds: str = "0,1,2") -> 
         "is kept for tuning)",
     )
     what.add_argument("--epochs", type=int, metavar="N")
+    what.add_argument(
+        "--recipe",
+        choices=recipes.NAMES,
+        help="training settings from a table, by data set and backbone; options and --set win over them (default: the "
+        f"data set's own, else {recipe or 'the defaults of the fields'}; of --features {recipes.HEADS})",
+    )
+    what.add_argument(
+        "--scale",
+        choices=("full", "tiny"),
+        default="full",
+        help="tiny: the whole study in miniature, a minute or two; the other options win over what it sets: "
+        + ", ".join(f"{name} {value}" for name, value in TINY.items() if name not in ("tune", "trials")),
+    )
     what.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="any TrialConfig field; repeatable"
     )
@@ -56,11 +88,31 @@ def add_search_options(parser: argparse.ArgumentParser, trials: int | None) -> N
     )
 
 
-def search_space(args: argparse.Namespace) -> dict[str, Any]:
-    """The default space as --space changes it. What --set fixes is not searched."""
-    from sweeps.service.search.space import default_space, parse_space, without
+def tiny_defaults(known: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults at --scale tiny of a study's options. known: those at full scale."""
+    heads = {"backbone", "recipe"} if known.get("features") else set[str]()  # which have their own
+    found = {name: value for name, value in TINY.items() if name in known and name not in heads}
+    return {**found, "seeds": ",".join(str(known["seeds"]).split(",")[:TINY_SEEDS])}
+
+
+def sweep_name(args: argparse.Namespace, study: str) -> str:
+    """--sweep, or the study and its data set; a miniature is another sweep."""
+    said = [study, args.dataset.strip("/").split("/")[-1]]
+    said += ["features"] if args.features and study != "probe" else []
+    said += ["tiny"] if args.scale == "tiny" else []
+    return args.sweep or "-".join(said)
+
+
+def search_space(args: argparse.Namespace, more: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The default space, as `more` (a study's own, field -> range), the recipe and --space change it, in this order.
+
+    What --set fixes is not searched.
+    """
+    from sweeps.service.search.space import default_space, parse_distribution, parse_space, without
 
     space: dict[str, Any] = default_space()
+    for name, text in {**(more or {}), **chosen_recipe(args).space}.items():
+        space[name] = parse_distribution(name, text)
     for name in set_fields(args.set):
         space = without(space, name)
     for assignment in args.space:
@@ -142,14 +194,41 @@ def _gpus(text: str) -> float | None:
 
 
 def base_config(args: argparse.Namespace) -> TrialConfig:
-    """The data set's recipe, overridden by the options, overridden by --set."""
-    fields: dict[str, Any] = {**RECIPES.get(args.dataset, {}), "dataset": dataset_name(args.dataset)}
+    """The recipe, overridden by the options, overridden by --set."""
+    return TrialConfig.from_dict({**chosen_recipe(args).fields, **_given(args)})
+
+
+def chosen_recipe(args: argparse.Namespace) -> Recipe:
+    """--recipe, else the data set's own, else the study's. ConfigError: it does not know such a backbone."""
+    own = recipes.DEFAULT if recipes.has_own(args.dataset) else args.study_recipe
+    name = args.recipe or (recipes.HEADS if args.features else own)
+    if recipes.of_heads(name) != bool(args.features):
+        wanted = "--features MODEL with it" if recipes.of_heads(name) else f"{recipes.HEADS} or hace_probe"
+        raise ConfigError(f"--recipe {name}, features {args.features or 'none'}: expected {wanted}")
+    return recipes.merged(name, args.dataset, _given(args).get("backbone", core_fields()["backbone"].default))
+
+
+def describe_recipe(args: argparse.Namespace) -> str:
+    """The recipe and what of it the user gave otherwise, in a line."""
+    recipe, given = chosen_recipe(args), _given(args)
+    kept = [f"{name}={value}" for name, value in recipe.fields.items() if name not in given]
+    changed = [f"{name}={given[name]}" for name in recipe.fields if name in given]
+    said = ", ".join(kept) or "the fields' own defaults"
+    return f"recipe {recipe.name}: {said}" + (f"; given otherwise: {', '.join(changed)}" if changed else "")
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """What the options and --set say."""
+    fields: dict[str, Any] = {"dataset": dataset_name(args.dataset)}
+    if args.features and args.backbone:
+        raise ConfigError(f"--features {args.features} and --backbone {args.backbone}: expected one of them")
+    if args.features:
+        fields |= {"method": "heads", "backbone": args.features}
     if args.backbone is not None:
         fields["backbone"] = args.backbone
     if args.epochs is not None:
         fields["epochs"] = args.epochs
-    fields |= set_fields(args.set)
-    return TrialConfig.from_dict(fields)
+    return fields | set_fields(args.set)
 
 
 def dataset_name(given: str) -> str:

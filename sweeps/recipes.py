@@ -1,19 +1,138 @@
-"""Training settings by data set, where the paper's defaults (TrialConfig) don't apply. Settled on the ce arm alone."""
+"""Training settings as a table: by recipe, data set and family of backbones.
+
+`merged` lays the rows that apply over each other, later rows over earlier ones; what a user gives wins over all
+(sweeps.options.base_config). Another paper's recipes are more rows with a name of their own.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-RECIPES: dict[str, dict[str, Any]] = {
+from laresa.errors import ConfigError
+
+ANY = "*"
+DEFAULT = "default"
+HEADS = "heads"  # --features takes it
+FAMILIES = ("resnet", "convnext", "swin", "vit")  # of timm's names: resnet18, vit_base_patch16_224
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One row. dataset, family: ANY or one. space: field -> where a search looks, as --space takes it."""
+
+    name: str
+    dataset: str
+    family: str
+    fields: Mapping[str, Any]
+    space: Mapping[str, str] = field(default_factory=dict)
+
+
+def _hace(lr: float, epochs: int, **more: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """Fields and space of a HACE row: trained to its last epoch, lr looked for a power of ten to both sides."""
+    fields = {"lr": lr, "batch_size": 128, "schedule": "cosine", "epochs": epochs, "patience": epochs, **more}
+    return fields, {"lr": f"{lr / 10:g}:{lr * 10:g}:log"}
+
+
+def _warmup(share: float) -> dict[str, Any]:
+    return {"schedule": "warmup_cosine", "warmup_cosine.warmup": share}
+
+
+_SGD = {"optimizer": "sgd", "sgd.momentum": 0.9, "weight_decay": 1e-4}
+_ADAMW = {"optimizer": "adamw", "weight_decay": 0.05}
+
+RECIPES = (
     # Some 700 small pictures: a small network and a small batch, some 0.7 s of one core an epoch. Batch size, lr and
     # schedule are the best of sixteen by validation top-1 of the ce arm; the epochs are what six minutes allow.
-    "emoji120": {
-        "backbone": "test_resnet",
-        "channels_last": True,
-        "lr": 4e-3,
-        "schedule": "cosine",
-        "batch_size": 32,
-        "epochs": 18,
-        "patience": 18,
-    },
-}
+    Recipe(
+        DEFAULT,
+        "emoji120",
+        ANY,
+        {
+            "backbone": "test_resnet",
+            "channels_last": True,
+            "lr": 4e-3,
+            "schedule": "cosine",
+            "batch_size": 32,
+            "epochs": 18,
+            "patience": 18,
+        },
+    ),
+    # HACE, https://arxiv.org/abs/2605.06274, as its authors' code trains. Unlike theirs: the best epoch is chosen on
+    # validation, and every loss has its own lr.
+    Recipe("hace", ANY, "resnet", *_hace(0.1, 750, **_SGD)),
+    Recipe("hace", ANY, "convnext", *_hace(1.25e-4, 400, **_ADAMW)),
+    Recipe("hace", ANY, "swin", *_hace(1.25e-4, 500, **_ADAMW, **_warmup(20 / 500))),
+    Recipe(
+        "hace",
+        ANY,
+        "vit",
+        *_hace(
+            3e-3,
+            300,
+            **{**_ADAMW, "weight_decay": 0.3, "batch_size": 64, "dropout": 0.1},
+            **_warmup(10 / 300),
+        ),
+    ),
+    Recipe("hace", "cifar100", ANY, {"augment": "crop+flip"}),
+    Recipe("hace", "cifar100", "resnet", {"stem": "cifar", "epochs": 450, "patience": 450}),
+    Recipe("hace", "cifar100", "vit", {"input_size": 224}),
+    Recipe("hace", "fgvc_aircraft", ANY, {"image_size": 224, "augment": "resizedcrop+flip"}),
+    Recipe("hace", "nabirds", ANY, {"image_size": 224, "augment": "resizedcrop+flip"}),
+    # Heads on frozen features. Beyond some hundred epochs a head on good features only overfits: patience ends it.
+    Recipe(HEADS, ANY, ANY, {"lr": 1e-3, "schedule": "cosine", "batch_size": 128, "epochs": 100, "patience": 30}),
+    Recipe(HEADS, "emoji120", ANY, {"batch_size": 32, "epochs": 30}),
+    # HACE's linear probe: DINOv2-Large's CLS token, one linear layer. Their lr is 0.1, for HACE 0.1 over its dilution,
+    # and ends at 0.01.
+    Recipe(
+        "hace_probe",
+        ANY,
+        ANY,
+        {
+            **{"heads.head": "linear", "heads.pool": "cls", "heads.l2_normalise": True},
+            **{"optimizer": "sgd", "sgd.momentum": 0.9, "weight_decay": 0.0, "lr": 0.1},
+            **{"schedule": "warmup_cosine", "warmup_cosine.warmup": 0.0, "warmup_cosine.floor": 0.1},
+            **{"batch_size": 1024, "epochs": 2000, "patience": 2000},
+        },
+        {"lr": "0.01:1:log"},
+    ),
+)
+NAMES = tuple(dict.fromkeys(row.name for row in RECIPES))
+
+
+def merged(name: str, dataset: str, backbone: str | None) -> Recipe:
+    """What a recipe says of a data set and a backbone, in one row.
+
+    ConfigError: none of its rows, but for DEFAULT's, says how such a backbone is trained.
+    """
+    own = family(backbone or "")
+    fits = [r for r in RECIPES if r.name == name and r.dataset in (ANY, dataset) and r.family in (ANY, own)]
+    fields: dict[str, Any] = {}
+    space: dict[str, str] = {}
+    for row in fits:
+        fields |= row.fields
+        space |= row.space
+    if name != DEFAULT and "lr" not in fields:
+        known = ", ".join(dict.fromkeys(row.family for row in RECIPES if row.name == name and row.family != ANY))
+        raise ConfigError(
+            f"--recipe {name} has no settings for backbone {backbone!r}: expected one of the families {known}, such as "
+            f"--backbone resnet18, or --recipe {DEFAULT}"
+        )
+    return Recipe(name, dataset, own, fields, space)
+
+
+def of_heads(name: str) -> bool:
+    """Whether a recipe is for heads on frozen features."""
+    return name in (HEADS, "hace_probe")
+
+
+def has_own(dataset: str) -> bool:
+    """Whether a data set has settings of its own, which no study replaces unasked."""
+    return any(row.name == DEFAULT and row.dataset == dataset for row in RECIPES)
+
+
+def family(backbone: str) -> str:
+    """Of FAMILIES, or "" for another backbone."""
+    return next((name for name in FAMILIES if re.match(rf"{name}(\d|_|$)", backbone)), "")

@@ -12,7 +12,7 @@ import sys
 
 from laresa.config import SUBSETS
 from laresa.errors import ConfigError
-from sweeps.options import add_search_options, add_study_options, base_config, replicates, search_space
+from sweeps.options import add_search_options, add_study_options, base_config, replicates, search_space, sweep_name
 from sweeps.service.study import Search, Study
 
 
@@ -46,8 +46,7 @@ def build(args: argparse.Namespace) -> Study:
         objectives=objectives,
         first=(base.replace(subset=SUBSETS[-1]), base.replace(subset="ce")),
     )
-    name = args.sweep or f"search-{args.dataset.strip('/').split('/')[-1]}"
-    return Study(name, (), (), (search,), args.hours)
+    return Study(sweep_name(args, "search"), (), (), (search,), args.hours)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from laresa.data import subset
 from laresa.data.dataset import Dataset, DataSource, Split
 from laresa.errors import DataError, nearest
 from laresa.plugins import table
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["Dataset", "Split", "data_key", "folds", "load", "loader_module", "names", "prepare", "source"]
 
 DEFAULT_SPLIT_SEED = 42  # the paper's
-KEY = ("dataset", "fold", "split_seed", "image_size", "skip_bad_images", "exchange_splits")
+KEY = (
+    *("dataset", "fold", "split_seed", "image_size", "skip_bad_images", "exchange_splits"),
+    *("train_fraction", "shots"),
+)
 
 
 def names() -> tuple[str, ...]:
@@ -47,21 +51,26 @@ def load(
     """One fold of a data set.
 
     config: a name of `names()`, the path of a folder or of an .npz, or a TrialConfig, which also gives what the
-        keywords leave open (else fold 0, split seed 42, the data set's own image size).
+        keywords leave open (else fold 0, split seed 42, the data set's own image size), and the part of the training
+        images that is used (train_fraction, shots).
     root: where a data set that isn't embedded lies; default $LARESA_DATA, else ~/data.
     skip_bad: for a folder, leave out images that don't decode.
     Raises DataError for an unknown name (the nearest is given), data that isn't there or doesn't fit, an unknown fold.
     """
+    exchange, fraction, shots = False, None, None
     if isinstance(config, str):
-        name, own, exchange = config, dict[str, Any](), False
+        name, own = config, dict[str, Any]()
     else:
         name, own, exchange = config.dataset, config.values(config.dataset), bool(config.exchange_splits)
+        fraction, shots = config.train_fraction, config.shots
         fold = config.fold if fold is None else fold
         split_seed = config.split_seed if split_seed is None else split_seed
         image_size = config.image_size if image_size is None else image_size
         skip_bad = skip_bad or config.skip_bad_images
     split_seed = DEFAULT_SPLIT_SEED if split_seed is None else split_seed
     found = _load(name, fold or 0, split_seed, image_size, root, skip_bad, own)
+    # By the data's seed and not the trial's: arms and replicates of a fold are compared on the same training images.
+    found = subset.cut(found, fraction=fraction, shots=shots, seed=(split_seed, fold or 0))
     return _exchanged(found) if exchange else found
 
 

@@ -64,10 +64,13 @@ class Source:
 
 
 def stamp(files: Iterable[Path], root: Path) -> str:
-    """Hash of relative paths, sizes and modification times: no file is opened."""
+    """Hash of relative paths, sizes and modification times: no file is opened. DataError: one isn't there."""
     digest = hashlib.sha256()
     for path in sorted(files):
-        status = path.stat()
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise DataError(f"{path} can't be read: {error.strerror}") from error
         digest.update(f"{path.relative_to(root)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
@@ -115,14 +118,14 @@ def open_prepared(source: Source, folder: Path, *, fold: int, split_seed: int) -
     )
 
 
-def fetched(source: Callable[[Path | None], Source]) -> DataSource:
-    """A data set that is decoded into the cache: cut in two folds where it brings no validation part."""
+def fetched(source: Callable[[Path | None], Source], *, own_val: bool = False) -> DataSource:
+    """A data set that is decoded into the cache: cut in two folds where it brings no validation part of its own."""
 
     def load(fold: int, split_seed: int, image_size: int | None) -> Dataset:
         found = source(None)
         return open_prepared(found, prepare(found, image_size), fold=fold, split_seed=split_seed)
 
-    return DataSource(load, 2, source)
+    return DataSource(load, 1 if own_val else 2, source)
 
 
 def cut(labels: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], int]:

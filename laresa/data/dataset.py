@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -34,12 +34,18 @@ class DataConfig:
 
     dataset: Annotated[str, Doc("a name of `laresa data list`, the path of a folder, or a plugin's")] = "emoji120"
     fold: Annotated[int, Ge(0), Doc("which part is tested; --folds sets it")] = 0
-    split_seed: Annotated[int, Ge(0), Doc("cuts test images in halves where there is no validation part")] = 42
+    split_seed: Annotated[
+        int, Ge(0), Doc("cuts test images in halves where there is no validation part; draws train_fraction and shots")
+    ] = 42
     image_size: Annotated[int | None, Gt(0), Doc("pixels; default: the data set's own")] = None
     skip_bad_images: Annotated[bool, Doc("leave out images that don't decode, instead of refusing")] = False
     exchange_splits: Annotated[bool, Doc("validation and test part change places: for searches on a reserved fold")] = (
         False
     )
+    train_fraction: Annotated[
+        float, Gt(0), Le(1), Doc("share of each class's training images; drawn by split_seed and fold, nested")
+    ] = 1.0
+    shots: Annotated[int | None, Gt(0), Doc("training images a class, at most; drawn like train_fraction")] = None
     augment: Annotated[str, Doc("augmentations joined by +, or none")] = "crop+flip"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,15 +48,53 @@ def lines(path: Path, separator: str) -> list[list[str]]:
 
     A file whose lines all have one field is a plain list.
     """
+    rows = {number: line.split(separator) for number, line in _numbered(path)}
+    wanted = max(map(len, rows.values()))
+    for number, row in rows.items():
+        if len(row) < min(wanted, 2):
+            raise DataError(f"{path}, line {number}: expected lines of fields, found {row}")
+    return list(rows.values())
+
+
+def pairs(path: Path, *, among: Collection[str] = (), twice: str = "stands in two lines") -> dict[str, str]:
+    """{first word of a line: the rest of it}, both without blanks around them.
+
+    among: what the rest may be; anything if empty. DataError, with the line's number, for a missing file, a line of one
+    word, a rest that is not `among`, a word that begins two lines (`twice` says what that means).
+    """
+    found: dict[str, str] = {}
+    for number, line in _numbered(path):
+        key, _, rest = line.strip().partition(" ")
+        value, where = rest.strip(), f"{path}, line {number}"
+        if not value:
+            raise DataError(f"{where}: expected two fields with a blank between, found {line!r}")
+        if among and value not in among:
+            raise DataError(f"{where}: {value!r} is none of the {len(among)} known")
+        if key in found:
+            raise DataError(f"{where}: {key!r} {twice}: {found[key]!r} and {value!r}")
+        found[key] = value
+    return found
+
+
+def same_keys(tables: Mapping[Path, Mapping[str, str]]) -> None:
+    """DataError unless all tables speak of the same images."""
+    first, *others = tables
+    for other in others:
+        if odd := tables[first].keys() ^ tables[other].keys():
+            where, lacking = (first, other) if min(odd) in tables[first] else (other, first)
+            raise DataError(f"{lacking} has no line of image {min(odd)}, which stands in {where}")
+
+
+def _numbered(path: Path) -> list[tuple[int, str]]:
+    """(number from 1, line), empty lines left out. DataError: the file can't be read, or has no line."""
     try:
-        rows = [line.split(separator) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        texts = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} can't be read: {error}") from error
-    wanted = max(map(len, rows), default=0)
-    short = next((row for row in rows if len(row) < min(wanted, 2)), None)
-    if short is not None or not rows:
-        raise DataError(f"{path}: expected lines of fields, found {short or 'an empty file'}")
-    return rows
+    found = [(number, line) for number, line in enumerate(texts, start=1) if line.strip()]
+    if not found:
+        raise DataError(f"{path}: expected lines of fields, found an empty file")
+    return found
 
 
 def plain(name: str) -> str:

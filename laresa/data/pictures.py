@@ -11,17 +11,19 @@ from PIL import Image, ImageOps
 from laresa.errors import DataError
 
 
-def read(path: Path, size: int, *, margin: float = 1.0) -> NDArray[np.uint8]:
+def read(path: Path, size: int, *, margin: float = 1.0, banner: int = 0) -> NDArray[np.uint8]:
     """uint8 [3, size, size]: the shorter side made margin * size pixels (bilinear, antialiased), the centre cut out.
 
-    Turned as its EXIF tag says; what is transparent becomes white. Raises DataError, with the path, for a file that
-    Pillow can't decode to its end.
+    Turned as its EXIF tag says; what is transparent becomes white; the lowest `banner` rows are cut off first. Raises
+    DataError, with the path, for a file that Pillow can't decode to its end.
     """
     try:
         with Image.open(path) as file:
             picture = _on_white(ImageOps.exif_transpose(file))
     except Exception as error:  # fed with a broken file, Pillow's decoders raise almost anything
         raise DataError(f"{path} does not decode as an image: {error or type(error).__name__}") from error
+    if banner:
+        picture = picture.crop((0, 0, picture.width, max(1, picture.height - banner)))
     scale = margin * size / min(picture.size)
     width, height = (max(size, round(side * scale)) for side in picture.size)
     if picture.size != (width, height):

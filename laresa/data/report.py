@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laresa import data
-from laresa.data import cifar100, cub200, emoji120, tinyimagenet
+from laresa.data import cifar100, cub200, emoji120, fgvc_aircraft, nabirds, tinyimagenet
 from laresa.data.dataset import Dataset, Split
 from laresa.data.known import places
 from laresa.errors import DataError
 
-FETCHED = (cifar100.ABOUT, cub200.ABOUT, tinyimagenet.ABOUT)
+FETCHED = (cifar100.ABOUT, cub200.ABOUT, tinyimagenet.ABOUT, fgvc_aircraft.ABOUT, nabirds.ABOUT)
 
 
 def describe(root: str | Path | None = None) -> list[dict[str, Any]]:

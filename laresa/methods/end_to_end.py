@@ -42,6 +42,8 @@ class EndToEnd(Loop):
             outputs=self.head.outputs(tree),
             head=self.head.build,
             fields=config.values(config.backbone),
+            stem=config.stem or "default",
+            dropout=config.dropout or 0.0,
         )
         if config.pretrained:
             self.mean, self.std = input_statistics(model)

@@ -58,7 +58,7 @@ class TrainingConfig:
     optimizer: Annotated[str, Doc("adam, adamw, sgd, or a plugin's")] = "adam"
     lr: Annotated[float, Gt(0), Range(1e-4, 1e-2, log=True), Doc("learning rate")] = 1e-3
     weight_decay: Annotated[float, Ge(0), Range(1e-6, 1e-2, log=True), Doc("of the model's parameters")] = 0.0
-    schedule: Annotated[str, Doc("learning rate over the epochs: none, cosine, or a plugin's")] = "none"
+    schedule: Annotated[str, Doc("learning rate over the epochs: none, cosine, warmup_cosine, or a plugin's")] = "none"
     batch_size: Annotated[int, Gt(0), Doc("images a step, at most")] = 128
     epochs: Annotated[int, Gt(0), Doc("at most so many")] = 1000
     patience: Annotated[int, Gt(0), Doc("epochs without a better validation top-1 before training stops")] = 100

@@ -10,7 +10,7 @@ from typing import Any
 from laresa.errors import ConfigError
 from sweeps.cli.show import add_json, show_json
 from sweeps.cli.studies import add_study_parsers, find_study
-from sweeps.options import run_options
+from sweeps.options import describe_recipe, run_options
 from sweeps.service.planning import estimate as estimating
 from sweeps.service.planning import plan as planning
 from sweeps.service.planning.code import CodeBook, OtherCode, decide, other_code, planned_now, refusal
@@ -38,7 +38,7 @@ def _plan(args: argparse.Namespace) -> int:
     module = find_study(args.study)
     study = module.build(args)
     if not args.json:
-        print_settings(module, study)
+        print_settings(module, study, args)
     study = show_plan(study, run_options(args), as_json=args.json, calibrate=args.calibrate)
     if not args.json and len(study.cells) > 1:
         print(_replicates_needed(len(study.cells) - 1, len(study.replicates)))
@@ -104,10 +104,12 @@ def show_plan(study: Study, options: RunOptions, *, as_json: bool, calibrate: bo
     return chosen
 
 
-def print_settings(module: Any, study: Study) -> None:
-    """Of a study whose arms can be tuned, whether they are."""
+def print_settings(module: Any, study: Study, args: argparse.Namespace) -> None:
+    """Of a study whose arms can be tuned, whether they are; of one with the studies' options, its recipe."""
     if settings := getattr(module, "settings", None):
         print(f"{study.name}: {settings(study)}", flush=True)
+    if "recipe" in args:
+        print(f"{study.name}: {describe_recipe(args)}", flush=True)
 
 
 def _decided(

@@ -40,7 +40,7 @@ def _run(args: argparse.Namespace) -> int:
 
     module = find_study(args.study)
     study = module.build(args)
-    print_settings(module, study)
+    print_settings(module, study, args)
     result = run(study, run_options(args))
     if result.stopped:
         print(f"stopped: {_counts(result.states)}; the same command continues, ", end="")

@@ -11,7 +11,7 @@ from typing import Any
 from laresa import plugins
 from laresa.errors import ConfigError, nearest
 
-STUDIES = {"ablation": "sweeps.ablation", "search": "sweeps.search"}
+STUDIES = {name: f"sweeps.{name}" for name in ("ablation", "search", "hierarchy", "probe")}
 PARTS = ("add_options", "build")  # of a study: a module, or whatever else has them
 WITH_STUDY = ("run", "plan")
 WITH_PLUGINS = (*WITH_STUDY, "demo", "rerun", "fields")
@@ -101,7 +101,23 @@ def add_plugin_option(parser: Any) -> None:
     )
 
 
-class StudyParser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Where --scale tiny is given, other options have other defaults; what is given wins, wherever it stands."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if "--scale" in self._option_string_actions:
+            first = argparse.ArgumentParser(add_help=False)
+            first.add_argument("--scale", nargs="?")  # whether it has a value, the whole parser says
+            if first.parse_known_args(args)[0].scale == "tiny":
+                from sweeps.options import tiny_defaults
+
+                # What a namespace holds is not replaced by defaults.
+                known = {action.dest: action.default for action in self._actions}
+                namespace = argparse.Namespace(**{**tiny_defaults(known), **(vars(namespace) if namespace else {})})
+        return super().parse_known_args(args, namespace)
+
+
+class StudyParser(Parser):
     """Its help ends with the fields that --set, --space and --subsets may name, of what is loaded."""
 
     def format_help(self) -> str:

@@ -101,8 +101,8 @@ class Worker:
         client("http://127.0.0.1:9")
         from laresa.config import TrialConfig
         from laresa.training import train
-        from sweeps.recipes import RECIPES
-        next(train(TrialConfig(**RECIPES["emoji120"]), device="cpu"))
+        from sweeps.recipes import DEFAULT, merged
+        next(train(TrialConfig(**merged(DEFAULT, "emoji120", None).fields), device="cpu"))
         return resident()
 worker = Worker.remote()
 print(json.dumps([ray.get(worker.bare.remote()), ray.get(worker.trial.remote())]))

@@ -226,6 +226,10 @@ def test_defaults_follow_what_is_chosen() -> None:
         ({"weighting": "fixed"}, {"alpha_init": [1, 2]}, {"fixed.weights.ce": 2}),
         ({"optimizer": "adam"}, {"momentum": 0.5}, {"optimizer": "sgd"}),
         ({}, {"exchange_splits": False, "image_size": None}, {"exchange_splits": True}),
+        ({}, {"train_fraction": 1.0, "shots": None}, {"train_fraction": 0.5}),
+        ({"train_fraction": 1}, {"stem": "default", "dropout": 0.0}, {"shots": 5}),
+        ({"schedule": "cosine"}, {"warmup_cosine.warmup": 0.3}, {"stem": "cifar"}),
+        ({"schedule": "warmup_cosine"}, {"momentum": 0.5}, {"warmup": 0.3}),
     ],
 )
 def test_a_field_without_effect_changes_no_signature_and_one_with_effect_does(

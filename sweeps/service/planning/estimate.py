@@ -22,7 +22,10 @@ from sweeps.service.study import Choice, PlannedTrial, RunOptions, Search, Study
 from sweeps.service.tracking.client import client, experiments, matching, nothing_tracked, reading_uri, trial_runs
 
 # The fields an epoch's time is taken to follow.
-COST = ("dataset", "method", "backbone", "batch_size", "input_size", "image_size")
+COST = (
+    *("dataset", "method", "backbone", "batch_size", "input_size", "image_size"),
+    *("stem", "train_fraction", "shots"),
+)
 NEWEST = 200  # trials whose epochs give the median
 CALIBRATION_EPOCHS = 2
 

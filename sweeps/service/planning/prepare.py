@@ -10,7 +10,10 @@ from sweeps.service.study import Study
 if TYPE_CHECKING:
     from laresa.data.dataset import Dataset
 
-MODEL = ("backbone", "pretrained", "input_size", "image_size", "latent_dim", "encoder", "dataset", "method")
+MODEL = (
+    *("backbone", "pretrained", "input_size", "image_size", "stem", "dropout", "latent_dim"),
+    *("encoder", "dataset", "method"),
+)
 
 
 def prepare(study: Study) -> None:

@@ -21,6 +21,8 @@ from sweeps.service.study import Space
 
 FIRST = ("subset", "group_weights", "weighting")  # the others' effect hangs on these
 REPLICATE = ("seed", "fold", "exchange_splits", "dataset")
+# They change what is learned, and are absent where they have their default.
+WHERE_GIVEN = ("image_size", "input_size", "latent_dim", "train_fraction", "shots", "stem", "dropout")
 ALPHA_RANGE = FloatDistribution(-1.0, 3.0)
 
 
@@ -85,7 +87,7 @@ def suggest(trial: optuna.Trial, space: Space, base: TrialConfig) -> TrialConfig
 def has_effect(name: str, config: TrialConfig) -> bool:
     """Whether a field (or one number of several) changes what `config` learns."""
     resolved = config.resolved
-    if name in resolved or name in ("image_size", "input_size", "latent_dim"):
+    if name in resolved or name in WHERE_GIVEN:
         return True
     if name in ("alpha_lr", "freeze_epoch"):
         learned = any(field.endswith("_learned") and value for field, value in resolved.items())
@@ -103,7 +105,7 @@ def _value(name: str, config: TrialConfig) -> Any:
     if name == "alpha_lr":
         return config.alpha_lr or config.lr
     if name in config.resolved or name in ABSENT:
-        return config.resolved.get(name)
+        return config.resolved.get(name, field_of(name).default)
     head, _, entry = name.rpartition(".")
     return config.resolved[head][int(entry)]
 

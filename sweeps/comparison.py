@@ -1,0 +1,87 @@
+"""What studies that compare arms share: each arm tuned by a search of its own, all on one budget, then replicates."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+
+from laresa.errors import ConfigError
+from laresa.terms import canonical_subset
+from sweeps.options import (
+    add_search_options,
+    add_study_options,
+    replicates,
+    search_space,
+    sweep_name,
+    tuning_replicate,
+)
+from sweeps.service.study import Cell, Replicate, Search, Study
+
+TUNE = 12  # trials of full length that each arm's search may spend the epochs of
+FIXED = ("subset", "weighting", "shuffle_labels")  # they make an arm what it is
+
+
+def add_comparison_options(parser: argparse.ArgumentParser, *, arms: str, recipe: str | None = None) -> None:
+    """arms: the default arms in words. recipe: as in add_study_options."""
+    add_study_options(parser, recipe=recipe)
+    parser.add_argument("--subsets", metavar="S,S,...", help=f"loss subsets, such as ce,ce+anchor (default: {arms})")
+    parser.add_argument(
+        "--tune",
+        type=int,
+        default=TUNE,
+        metavar="N",
+        help="first search each arm's settings, with the epochs of N trials spent on as many as fit, then compare what "
+        "was chosen; 0: compare the given settings (default: %(default)s)",
+    )
+    add_search_options(parser, trials=None)
+
+
+def subsets(args: argparse.Namespace) -> list[str] | None:
+    """Those of --subsets; None where it is not given."""
+    return [canonical_subset(subset) for subset in args.subsets.split(",")] if args.subsets else None
+
+
+def compared(
+    study: str, cells: Sequence[Cell], args: argparse.Namespace, space: Mapping[str, str] | None = None
+) -> Study:
+    """The cells on every replicate, after a search for each unless --tune 0. space: as in options.search_space."""
+    if args.tune < 0:
+        raise ConfigError(f"--tune {args.tune}: expected trials for each arm, or 0 to compare the given settings")
+    if args.space and not args.tune:
+        raise ConfigError(f"--space {args.space[0]} with --tune 0: nothing is searched; expected --tune N, or --set")
+    judged = tuning_replicate(args)
+    searches = tuple(search_of(cell, args, judged, space) for cell in cells) if args.tune else ()
+    known = replicates(args, tuned=args.tune > 0)
+    return Study(sweep_name(args, study), tuple(cells), known, searches, args.hours)
+
+
+def settings(study: Study) -> str:
+    """Whether its arms are tuned, in a line."""
+    if not study.searches:
+        return "given settings, not tuned; `--tune N` searches each arm"
+    search = study.searches[0]
+    return (
+        f"each arm is tuned on {search.trials} x {search.base.epochs} = {search.epochs} epochs, on as many trials as "
+        "fit; `--tune 0` takes the given settings"
+    )
+
+
+def search_of(
+    cell: Cell, args: argparse.Namespace, replicate: Replicate, space: Mapping[str, str] | None = None
+) -> Search:
+    """The search of one arm: the same budget for each, over the fields that matter to it, on data of no test."""
+    from sweeps.service.search.space import has_effect
+
+    found = {name: where for name, where in search_space(args, space).items() if name not in FIXED}
+    return Search(
+        name=cell.arm,
+        base=cell.config,
+        space={name: where for name, where in found.items() if has_effect(name, cell.config)},
+        trials=args.tune,
+        replicate=replicate,
+        sampler=args.sampler,
+        scheduler=args.scheduler or "asha",
+        seed=args.search_seed,
+        first=(cell.config,),
+        by_epochs=True,
+    )

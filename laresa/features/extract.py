@@ -1,0 +1,101 @@
+"""From images to rows: each different image once, in batches of one shape."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from laresa.data.augment import normalise
+from laresa.data.dataset import Split
+from laresa.errors import ConfigError, DataError
+from laresa.features import backbone
+from laresa.features.backbone import Backbone
+from laresa.features.store import DIGEST, Rows, Store
+
+# Of the CPU small: the activations of a batch stay in its caches (16 images of 128 px a third faster than 64).
+BATCH = {"cpu": 16, "cuda": 128}
+KEEP_SECONDS = 5.0  # what a kill may cost; writing every batch through to the disk would slow an accelerator
+
+Digests = list[bytes]
+
+
+def digests(images: Tensor) -> Digests:
+    """Of each image's shape and pixels (uint8 [N, 3, H, W])."""
+    shape = repr(tuple(images.shape[1:])).encode()
+    return [hashlib.blake2b(image.tobytes(), key=shape, digest_size=DIGEST).digest() for image in images.numpy()]
+
+
+def distinct(parts: Sequence[Digests]) -> Digests:
+    """Each image once, in the order in which they come."""
+    return list(dict.fromkeys(image for part in parts for image in part))
+
+
+def spread(rows: Rows, parts: Sequence[Digests]) -> list[Tensor]:
+    """float32 [N, F] of each part, from the rows of `distinct(parts)`."""
+    place = {image: number for number, image in enumerate(distinct(parts))}
+    return [torch.from_numpy(rows[[place[image] for image in part]].astype(np.float32)) for part in parts]
+
+
+def fill(
+    store: Store,
+    network: Backbone,
+    splits: Sequence[Split],
+    parts: Sequence[Digests],
+    device: torch.device,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Extract what the store lacks and keep it, at most some seconds' work at a time. The store is the caller's alone."""
+    wanted = distinct(parts)
+    _, missing = store.read(wanted)
+    if not missing:
+        return
+    model = backbone.load(network)
+    weights = backbone.weights_hash(model)
+    store.open(weights)
+    where = {image: (split, row) for split, part in zip(splits, parts, strict=True) for row, image in enumerate(part)}
+    todo = [wanted[place] for place in missing]
+    images, rows, kept_at, done = [], [], time.monotonic(), len(wanted) - len(todo)
+    for batch, features_NF in _batches(model, network, todo, where, device):
+        images, rows, done = images + batch, [*rows, _kept(features_NF, store, network)], done + len(batch)
+        if time.monotonic() - kept_at > KEEP_SECONDS or done == len(wanted):
+            store.append(images, np.concatenate(rows), weights)
+            images, rows, kept_at = [], [], time.monotonic()
+        if progress is not None:
+            progress(done, len(wanted))
+
+
+def _batches(
+    model: nn.Module,
+    network: Backbone,
+    todo: Digests,
+    where: dict[bytes, tuple[Split, int]],
+    device: torch.device,
+) -> Iterator[tuple[Digests, Tensor]]:
+    """(digests, features_NF on the CPU) of a batch.
+
+    Every batch has the same shape, the last is filled up: kernels are chosen by shape, so that on a CPU an image's
+    features don't depend on what else was missing (equal threads given).
+    """
+    size = BATCH.get(device.type, BATCH["cuda"])
+    model = model.to(device, memory_format=torch.channels_last)  # twice as fast on a CPU with depthwise convolutions
+    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    for start in range(0, len(todo), size):
+        batch = todo[start : start + size]
+        places = [where[image] for image in (batch * size)[:size]]
+        pixels = torch.stack([split.images[row] for split, row in places])
+        with torch.inference_mode(), exact:
+            yield batch, model(transformed(pixels.to(device), network))[: len(batch)].float().cpu()
+
+
+def transformed(images: Tensor, network: Backbone) -> Tensor:
+    """As the network sees them: resized (bicubic, antialiased), cut to [0, 1], normalised."""
+    pixels = images.float() / 255
+    if images.shape[-2:] != (network.size, network.size):
+        size = (network.size, network.size)
+        pixels = nn.functional.interpolate(pixels, size, mode="bicubic", antialias=True).clamp_(0, 1)
+    return pixels

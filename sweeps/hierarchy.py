@@ -31,7 +31,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def build(args: argparse.Namespace) -> Study:
     """One cell a base term, or a subset where --subsets chooses (hace+anchor)."""
     base = base_config(args)
-    return compared("hierarchy", [Cell(s, base.replace(subset=s)) for s in subsets(args) or HIERARCHY_ARMS], args, SPACE)
+    return compared(
+        "hierarchy", [Cell(s, base.replace(subset=s)) for s in subsets(args) or HIERARCHY_ARMS], args, SPACE
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import argparse
 import sys
 
 from laresa.config import TrialConfig
-from laresa.features.backbone import PACKAGED
+from laresa.features import PACKAGED
 from sweeps.comparison import add_comparison_options, compared, settings, subsets
 from sweeps.hierarchy import HIERARCHY_ARMS, SPACE
 from sweeps.options import base_config

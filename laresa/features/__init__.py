@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
     from laresa.data.dataset import Dataset
 
-__all__ = ["FeatureConfig", "Features", "features_of"]
+__all__ = ["PACKAGED", "FeatureConfig", "Features", "features_of"]
+
+PACKAGED = "tf_efficientnet_lite0"  # without a tag: the one whose weights are a package, for machines that reach no hub
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +65,8 @@ def features_of(
     """Features of a fold's images; those that no call before has kept are extracted on `device`.
 
     Length (`l2_normalise`), then `pca` are applied to what is kept, so that all their settings share the same rows.
-    model: timm's name, its pretrained weights (TrialConfig.backbone). size: pixels that it sees (TrialConfig.input_size);
-        default: its own, 128 of `tf_efficientnet_lite0`, whose weights are a package.
+    model: timm's name, with its pretrained weights (TrialConfig.backbone). size: pixels that it sees
+        (TrialConfig.input_size); default: its own, 128 of `tf_efficientnet_lite0`, whose weights are a package.
     progress: (different images done, of the fold) after each batch, while there is something to extract.
     root: where they are kept; default $XDG_CACHE_HOME/laresa/features. Several processes may ask at once: one extracts.
     ConfigError: an unknown model (the nearest is given), weights that can't be had, a size or `pca` that doesn't fit.

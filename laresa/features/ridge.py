@@ -45,15 +45,17 @@ def ridge(
 ) -> Ridge:
     """Fitted on the training part, its L2 chosen by validation top-1. Labels: int64 [N] of each part.
 
-    ConfigError: no L2, or one that is not above 0. DataError: labels for other rows, features that are not finite or the
-    same for every training image.
+    ConfigError: no L2, or one that is not above 0. DataError: labels for other rows, features that are not finite or
+    the same for every training image.
     """
     if not l2s or not all(0 < l2 < float("inf") for l2 in l2s):
         raise ConfigError(f"l2s={list(l2s)}: expected numbers above 0, one at least")
     parts = ((features.train_NF, train_y_N), (features.val_NF, val_y_N), (features.test_NF, test_y_N))
     for name, (part_NF, y_N) in zip(("train", "val", "test"), parts, strict=True):
         if len(part_NF) != len(y_N) or len(y_N) == 0:
-            raise DataError(f"ridge, {name}: {len(part_NF)} rows of features, {len(y_N)} labels: expected as many, not 0")
+            raise DataError(
+                f"ridge, {name}: {len(part_NF)} rows of features, {len(y_N)} labels: expected as many, not 0"
+            )
         if not part_NF.isfinite().all():
             raise DataError(f"ridge, {name}: features that are not finite")
     classes = 1 + max(int(y_N.max()) for _, y_N in parts)

@@ -4,9 +4,9 @@
     <root>/<key>/rows.bin     rows end to end, in the type as kept
     <root>/<key>/index.bin    of the row at the same place: digest of its image, crc32 of the row, crc32 of this record
 
-A row reaches the disk before its record does, so a kill leaves at most a tail that no record names; the next writer cuts
-it off. What is damaged (a flipped bit, a file cut short) fails its checksum and counts as missing: it is extracted again
-and appended, and of two records of an image the last intact one counts.
+A row reaches the disk before its record does, so a kill leaves at most a tail that no record names; the next writer
+cuts it off. What is damaged (a flipped bit, a file cut short) fails its checksum and counts as missing: it is extracted
+again and appended, and of two records of an image the last intact one counts.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Store:
             )
 
     def append(self, images: Sequence[bytes], rows: Rows, weights: str) -> None:
-        """Keep rows; when this returns they are on the disk. DataError: it is full or read-only; what was kept stays."""
+        """Keep rows; when this returns they are on the disk. DataError: full or read-only; what was kept stays."""
         rows = np.ascontiguousarray(rows, self.dtype)
         with self._mendable():
             if self._meta() is None:

@@ -36,7 +36,13 @@ class Heads:
     """Method: heads on frozen features. Its trials share what `group_key` names."""
 
     fields = HeadsConfig
-    unused = ("pretrained", "channels_last", "stem", "dropout", "augment")  # the backbone is frozen, and sees each image as it is
+    unused = (
+        "pretrained",
+        "channels_last",
+        "stem",
+        "dropout",
+        "augment",
+    )  # the backbone is frozen, and sees each image as it is
 
     def __init__(
         self,

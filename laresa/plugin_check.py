@@ -176,7 +176,7 @@ def _method(name: str) -> str:
             one, other = (start((config,), data, "cpu") for _ in range(2))
             one.epoch()
             one.save(path)
-            other.restore(path)
+            other.restore(path, (0,))
             (straight,), (resumed,) = one.epoch(), other.epoch()
             assert straight is not None
             assert resumed is not None

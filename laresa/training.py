@@ -37,7 +37,7 @@ def train(
     config = config.checked()
     method = start((config,), dataset or load(config), device or default_device())
     if resume_from is not None:
-        method.restore(resume_from)
+        method.restore(resume_from, (0,))
     while not all(method.done):
         (measurement,) = method.epoch()
         if save_to is not None:

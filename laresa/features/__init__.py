@@ -89,9 +89,10 @@ def features_of(
             extract.fill(store, network, splits, digests, device, progress)
         rows, missing = store.read(wanted)
         store.complete(missing)
-    parts = project(extract.spread(rows, digests), l2=config.l2_normalise, pca=config.pca)
+    train_NF, val_NF, test_NF = project(extract.spread(rows, digests), l2=config.l2_normalise, pca=config.pca)
     weights, images = store.weights(), [b"".join(part).hex() for part in digests]
-    return Features(*parts, key=_hash([identity, weights, config.l2_normalise, config.pca, images]), weights=weights)
+    key = _hash([identity, weights, config.l2_normalise, config.pca, images])
+    return Features(train_NF, val_NF, test_NF, key=key, weights=weights)
 
 
 def _hash(content: object) -> str:

@@ -59,7 +59,8 @@ def fill(
     store.open(weights)
     where = {image: (split, row) for split, part in zip(splits, parts, strict=True) for row, image in enumerate(part)}
     todo = [wanted[place] for place in missing]
-    images, rows, kept_at, done = [], [], time.monotonic(), len(wanted) - len(todo)
+    images, rows = list[bytes](), list[Rows]()
+    kept_at, done = time.monotonic(), len(wanted) - len(todo)
     for batch, features_NF in _batches(model, network, todo, where, torch.device(device)):
         images, rows, done = images + batch, [*rows, _kept(features_NF, store, network)], done + len(batch)
         if time.monotonic() - kept_at > KEEP_SECONDS or done == len(wanted):
@@ -82,7 +83,7 @@ def _batches(
     features don't depend on what else was missing (equal threads given).
     """
     size = BATCH.get(device.type, BATCH["cuda"])
-    model = model.to(device, memory_format=torch.channels_last)  # twice as fast on a CPU with depthwise convolutions
+    model = model.to(device).to(memory_format=torch.channels_last)  # twice as fast on a CPU with depthwise convolutions
     for start in range(0, len(todo), size):
         batch = todo[start : start + size]
         places = [where[image] for image in (batch * size)[:size]]

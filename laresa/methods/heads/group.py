@@ -147,7 +147,7 @@ class Heads:
     def _refill(self) -> None:
         while self._queue and len(self._heads) < self.at_once:
             index = self._queue.popleft()
-            self._heads[index] = self._resumed.pop(index, None) or self._head(index)
+            self._heads[index] = self._resumed.pop(index) if index in self._resumed else self._head(index)
             self._stacks = None
 
     def _leave(self, index: int) -> None:

@@ -145,7 +145,7 @@ class Stack:
             return torch.zeros(asked[-1], device=given[0].device)
 
         with torch.no_grad():
-            self._step_of(*given, uniform)
+            self._step_of(*given, uniform=uniform)
         return asked
 
     def _step_of(

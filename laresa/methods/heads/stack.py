@@ -134,7 +134,7 @@ class Stack:
     ) -> Step:
         """A head's objective. drawn: the random numbers that its terms ask for, in turn."""
         turns = iter(drawn)
-        return self._step_of(logits, z_ND, x_NF, y_N, epoch, state, own_levels, lambda shape: next(turns))
+        return self._step_of(lambda shape: next(turns), logits, z_ND, x_NF, y_N, epoch, state, own_levels)
 
     def _asked(self, *given: Any) -> list[tuple[int, ...]]:
         """Shapes of the random numbers that the terms ask for."""
@@ -145,11 +145,12 @@ class Stack:
             return torch.zeros(asked[-1], device=given[0].device)
 
         with torch.no_grad():
-            self._step_of(*given, uniform=uniform)
+            self._step_of(uniform, *given)
         return asked
 
     def _step_of(
         self,
+        uniform: Callable[[Sequence[int]], Tensor],
         logits: Tensor,
         z_ND: Tensor,
         x_NF: Tensor,
@@ -157,7 +158,6 @@ class Stack:
         epoch: Any,
         state: Mapping[str, Tensor],
         own_levels: Sequence[Tensor],
-        uniform: Callable[[Sequence[int]], Tensor],
     ) -> Step:
         labels = own_levels if self._own_levels else self.levels
         batch = Batch(

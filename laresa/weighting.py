@@ -34,7 +34,7 @@ class Rule:
     """A weighting rule and what its function alone does not say.
 
     logits: which terms have a learned alpha: "all", "others" (the base term has none), or "none".
-    memory: of the number of terms -> the tensors it starts with.
+    memory: of the number of terms -> the tensors it starts with. Beside them a rule finds memory["frozen"], a bool.
     """
 
     fn: Callable[..., Weighted]
@@ -107,9 +107,13 @@ def base_outside(
 
 
 def normalised(losses_T: Tensor, alpha_T: Tensor, memory: State) -> Weighted:
-    """`softmax` over each loss divided by its running mean (exponential, unbiased, the present loss included)."""
-    mean_T = memory["mean"].lerp(losses_T.detach().to(memory["mean"].dtype), MEAN_STEP)
-    mass = memory["mass"].lerp(torch.ones_like(memory["mass"]), MEAN_STEP)
+    """`softmax` over each loss divided by its running mean (exponential, unbiased, the present loss included).
+
+    Frozen, the mean is what it was before; frozen from the first step on, there is none but the present loss.
+    """
+    step = torch.where(memory["frozen"] & (memory["mass"] > 0), 0.0, MEAN_STEP).to(memory["mean"].dtype)
+    mean_T = memory["mean"].lerp(losses_T.detach().to(memory["mean"].dtype), step)
+    mass = memory["mass"].lerp(torch.ones_like(memory["mass"]), step)
     total, share_T, _ = softmax(losses_T * (mass / mean_T.clamp_min(torch.finfo(mean_T.dtype).tiny)), alpha_T, {})
     return total, share_T, {"mean": mean_T, "mass": mass}
 
@@ -179,6 +183,8 @@ class Weighting(nn.Module):
     def _weigh(self, losses_T: Tensor) -> Weighted:
         vectors = {field: getattr(self, f"given_{field}") for field in self._vectors}
         memory = {field: getattr(self, f"memory_{field}") for field in self._memory}
+        if memory:
+            memory["frozen"] = self.step.new_full((), self.frozen, dtype=torch.bool)
         return self.rule.fn(losses_T, self.alpha, memory, **self._scalars, **vectors)
 
     def _watch(self, base_share: Tensor) -> None:

@@ -59,6 +59,8 @@ def build(args: argparse.Namespace) -> Study:
     name = args.sweep or f"ablation-{args.dataset.strip('/').split('/')[-1]}"
     if args.tune < 0:
         raise ConfigError(f"--tune {args.tune}: expected trials for each arm, or 0 to compare the given settings")
+    if args.space and not args.tune:
+        raise ConfigError(f"--space {args.space[0]} with --tune 0: nothing is searched; expected --tune N, or --set")
     judged = tuning_replicate(args)
     searches = tuple(search_of(cell, args, judged) for cell in cells) if args.tune else ()
     return Study(name, tuple(cells), replicates(args, tuned=args.tune > 0), searches, args.hours)

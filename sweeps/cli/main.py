@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 1
     except KeyboardInterrupt:
-        print("laresa: stopped; what was measured is kept", file=sys.stderr)
+        print("laresa: stopped; what was measured is kept, the same command continues", file=sys.stderr)
         return run.STOPPED
 
 

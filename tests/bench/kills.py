@@ -22,7 +22,7 @@ def ten_moments() -> list[dict[str, object]]:
     from sweeps import trials
     from sweeps.service.storage.files import SweepFolder
     from sweeps.service.tracking.local_server import LocalServer
-    from tests.sweeps.conftest import QUICK, draw_pictures
+    from tests.sweeps.conftest import ablation, draw_pictures
     from tests.sweeps.test_kills import KILLS, assert_settled, disturb
 
     with tempfile.TemporaryDirectory() as name:
@@ -32,12 +32,11 @@ def ten_moments() -> list[dict[str, object]]:
         url = server.launch()
         server.wait(url)
         try:
-            study = ["ablation", "--tune", "0", "--sweep", "killed", "--dataset", str(draw_pictures(folder / "toys"))]
-            arguments = ["run", *study, "--subsets", "ce,ce+anchor,ce+triplet", "--seeds", "0,1", "--epochs", "40"]
+            study = ablation("killed", draw_pictures(folder / "toys"), "ce,ce+anchor,ce+triplet", "0,1", epochs=40)
             rng = random.Random(0)
             kills = [rng.choice(sorted(KILLS)) for _ in range(COUNT)]
             started = time.perf_counter()
-            disturb([*arguments, *QUICK], folder, SweepFolder(folder / "home/storage/killed"), kills, 0, spread=12)
+            disturb(["run", *study], folder, SweepFolder(folder / "home/storage/killed"), kills, 0, spread=12)
             wall = time.perf_counter() - started
             url = LocalServer().launch()
             assert_settled(url, "killed", {"finished"})

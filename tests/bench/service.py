@@ -49,10 +49,13 @@ def _no_op_sweep(count: int) -> tuple[float, float, float]:
 
     class NoOp(tune.Trainable):
         def reset_config(self, new_config: dict[str, Any]) -> bool:
-            self.setup(new_config)
+            self.begin(new_config)
             return True
 
-        def setup(self, config: dict[str, Any], plugins: Any = None) -> None:
+        def setup(self, config: dict[str, Any], plugins: object) -> None:
+            self.begin(config)
+
+        def begin(self, config: dict[str, Any]) -> None:
             self.epoch = 0
             (self.trial,) = config["trials"]
 

@@ -78,7 +78,7 @@ def test_a_client_without_the_password_is_refused(site: Site):
 
 
 def epochs(hosts: Hosts, attempt: int) -> dict[str, list[int]]:
-    """Epochs whose checkpoints an attempt has, by signature."""
+    """Epochs whose checkpoints an attempt has, by trial."""
     found: dict[str, list[int]] = {}
     for path in sorted(hosts.shared.glob(f"{TRIALS}/attempt-{attempt:04d}/checkpoint-*")):
         found.setdefault(path.parts[-3], []).append(int(path.stem.rpartition("-")[2]))
@@ -100,7 +100,7 @@ def test_power_cable_driver_and_server(site: Site):
         hosts.kill(victim)
         kept = epochs(hosts, 1)
         wait(90, "successor", lambda: epochs(hosts, 2))
-        assert all(first == kept.get(signature, [0])[-1] + 1 for signature, (first, *_) in epochs(hosts, 2).items())
+        assert all(first == kept.get(trial, [0])[-1] + 1 for trial, (first, *_) in epochs(hosts, 2).items())
         hosts.revive(victim)
         other = 3 - victim
         hosts.cut(other)

@@ -17,6 +17,7 @@ from laresa.errors import ConfigError, NonFiniteLossError
 from laresa.objective import Objective, check_finite
 from laresa.plugins import table
 from laresa.taxonomy import Taxonomy
+from laresa.weighting import Weighting
 
 N, D, C = 12, 6, 5
 TREE = Taxonomy.from_groups({"sea": ["crab", "eel"], "air": ["owl", "bat", "bee"]})
@@ -225,6 +226,18 @@ def test_frozen_normalisation_keeps_its_means() -> None:
         means.append(objective.weighting.memory_mean.clone())
     assert torch.equal(means[0], means[1])
     assert not torch.equal(means[1], means[2])
+
+
+def test_frozen_normalisation_divides_by_them_alone() -> None:
+    weighting = Weighting("normalised", ("ce", "anchor"), (1.0, 1.0), {})
+    weighting(torch.tensor([2.0, 4.0]))
+    weighting.frozen = True
+    once, twice = (weighting(factor * torch.tensor([2.0, 6.0])) for factor in (1, 2))
+    torch.testing.assert_close(once, torch.tensor((2 / 2 + 6 / 4) / 2))
+    torch.testing.assert_close(twice, 2 * once)
+    fresh = Weighting("normalised", ("ce", "anchor"), (1.0, 1.0), {})
+    fresh.frozen = True
+    torch.testing.assert_close(fresh(torch.tensor([2.0, 6.0])), torch.tensor(1.0))  # nothing was seen before
 
 
 def test_collapse_is_counted_in_steps_and_survives_a_resume() -> None:

@@ -103,7 +103,7 @@ def test_weightings_are_stacked_too(rule: str) -> None:
     module = make(f"ce+{REST}", weighting=rule).weighting
     assert isinstance(module, Weighting)
     alpha_KT, losses_KT = draw(11, K, 5).float(), draw(12, K, 5).float().abs()
-    memory = {field: getattr(module, f"memory_{field}") for field in module._memory}
+    memory = {field: getattr(module, f"memory_{field}") for field in module._memory} | {"frozen": module.frozen}
     fields = {**module._scalars, **{field: getattr(module, f"given_{field}") for field in module._vectors}}
 
     def total(losses_T: Tensor, alpha_T: Tensor) -> Tensor:

@@ -80,6 +80,12 @@ def s3():
     server.stop()
 
 
+def ablation(sweep: str, data: Path, subsets: str, seeds: str = "0", epochs: int = 3) -> list[str]:
+    """The study on given settings, each trial a second or two."""
+    what = ["--sweep", sweep, "--dataset", str(data), "--subsets", subsets, "--seeds", seeds, "--epochs", str(epochs)]
+    return ["ablation", "--tune", "0", *what, *QUICK]
+
+
 def laresa(*arguments: str, check: bool = True, **options) -> subprocess.CompletedProcess[str]:
     """The command as a user types it, in a process of its own."""
     command = [sys.executable, "-m", "sweeps.cli", *arguments]

@@ -10,7 +10,7 @@ import pytest
 from sweeps import trials
 from sweeps.service.tracking.client import client
 from tests.sweeps import browser
-from tests.sweeps.conftest import QUICK, laresa
+from tests.sweeps.conftest import ablation, laresa
 
 PICTURES = Path(__file__).parents[2] / "build" / "browsing"
 
@@ -22,20 +22,7 @@ pytestmark = [
 
 
 def test_the_sweep_a_trial_and_the_report_open_in_mlflow(server: str, pictures: Path, tmp_path: Path):
-    study = [
-        "ablation",
-        "--tune",
-        "0",
-        "--sweep",
-        "browsed",
-        "--dataset",
-        str(pictures),
-        "--subsets",
-        "ce,ce+anchor",
-        "--seeds",
-        "0",
-    ]
-    ran = laresa("run", *study, "--epochs", "4", *QUICK, cwd=tmp_path)
+    ran = laresa("run", *ablation("browsed", pictures, "ce,ce+anchor", epochs=4), cwd=tmp_path)
     printed = re.search(r"^MLflow +(http\S+)$", ran.stdout, re.MULTILINE)
     assert printed, ran.stdout
     records = {record.arm: record for record in trials("browsed")}

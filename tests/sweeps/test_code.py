@@ -25,7 +25,7 @@ from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import Cell, PlannedTrial, Replicate, RunOptions, Search, Study
 from sweeps.service.tracking.client import client
 from sweeps.service.worker import checks
-from tests.sweeps.conftest import QUICK, laresa
+from tests.sweeps.conftest import ablation, laresa
 
 CE = TrialConfig(subset="ce")
 STUDY = Study("toy", (Cell("ce", CE),), (Replicate(0, 0), Replicate(1, 0), Replicate(2, 0)))
@@ -212,25 +212,23 @@ def test_from_a_change_of_code_to_the_table(
     own = ("--set", "lr=0.00117")
 
     def study(sweep: str, *more: str) -> list[str]:
-        data = ["ablation", "--sweep", sweep, "--dataset", str(pictures), "--subsets", "ce", "--seeds", "0"]
-        return [*data, "--tune", "0", "--epochs", "2", *own, *QUICK, *more]
+        return [*ablation(sweep, pictures, "ce", epochs=2), *own, *more]
 
-    changed = copied / "losses" / "cross_entropy.py"
     laresa("run", *study("coded"), cwd=tmp_path)
     (first,) = trials("coded")
-    put(changed, '"""', '"""Other words: ')
-    put(changed, "\n", "\n# a comment\n")
+    term = copied / "losses" / "cross_entropy.py"
+    put(term, '"""', '"""Other words: ')
+    put(term, "\n", "\n# a comment\n")
     assert "1 finished before" in laresa("run", *study("coded"), cwd=tmp_path).stderr
 
-    put(changed, "return functional.cross_entropy(", "return 2 * functional.cross_entropy(")
+    put(term, "return functional", "return 2 * functional")
     refused = laresa("run", *study("coded"), check=False, cwd=tmp_path)
     assert refused.returncode == 2
     for words in ("1 of its trials", "changed: laresa/losses/cross_entropy.py", "--accept-code", "--retrain"):
         assert words in refused.stderr
     assert "other code" in laresa("plan", *study("coded"), cwd=tmp_path).stdout
-    told = laresa("plan", *study("taken"), cwd=tmp_path).stdout
-    named = "changed: laresa/losses/cross_entropy.py"
-    assert f"1 more finished elsewhere under other code ({named}): --accept-code reuses them" in told
+    told, name = laresa("plan", *study("taken"), cwd=tmp_path).stdout, "laresa/losses/cross_entropy.py"
+    assert f"1 more finished elsewhere under other code (changed: {name}): --accept-code reuses them" in told
     assert "0 done, 1 to train" in told
 
     kept = laresa("run", *study("coded", "--accept-code"), cwd=tmp_path)

@@ -23,7 +23,7 @@ from sweeps.service.search.sources import OptunaSource
 from sweeps.service.storage.files import StorageError, SweepFolder
 from sweeps.service.study import Cell, Replicate, RunOptions, Search, Study
 from sweeps.service.tracking.sweep import Sweep
-from tests.sweeps.conftest import QUICK, laresa
+from tests.sweeps.conftest import ablation, draw_pictures, laresa
 
 CE = TrialConfig(subset="ce", epochs=10)
 SEARCH = Search("search", CE, {"lr": FloatDistribution(1e-4, 1e-2, log=True)}, 5, Replicate(0, 0), scheduler="asha")
@@ -169,25 +169,12 @@ def test_the_space_stands_on_the_parent():
 
 
 @pytest.mark.slow
-def test_measured_epochs_of_any_sweep_tell_the_time_of_the_next(server: str, pictures: Path, tmp_path: Path):
-    study = [
-        "ablation",
-        "--tune",
-        "0",
-        "--dataset",
-        str(pictures),
-        "--subsets",
-        "ce",
-        "--seeds",
-        "0",
-        "--set",
-        "batch_size=12",
-    ]
-    quick = [*QUICK[:4], "--epochs", "3"]
-    before = laresa("plan", *study, *quick, "--sweep", "timed", cwd=tmp_path).stdout
+def test_measured_epochs_of_any_sweep_tell_the_time_of_the_next(server: str, tmp_path: Path):
+    data = draw_pictures(tmp_path / "timed")  # which no sweep of another test has seen
+    before = laresa("plan", *ablation("timed", data, "ce"), cwd=tmp_path).stdout
     assert "--calibrate" in before
-    laresa("run", *study, *quick, "--sweep", "timed", cwd=tmp_path)
-    after = laresa("plan", *study, *quick, "--sweep", "timed-more", "--set", "lr=0.01", cwd=tmp_path).stdout
+    laresa("run", *ablation("timed", data, "ce"), cwd=tmp_path)
+    after = laresa("plan", *ablation("timed-more", data, "ce"), "--set", "lr=0.01", cwd=tmp_path).stdout
     assert "time: about" in after
 
     (record,), plan = trials("timed"), Sweep.open("timed").plan

@@ -35,7 +35,7 @@ from sweeps.service.worker import trial as worker_trial
 from sweeps.service.worker.device import VISIBLE, trial_device
 from sweeps.service.worker.plugins import pack
 from sweeps.service.worker.trial import TrialContext, TuneTrial
-from tests.sweeps.conftest import QUICK
+from tests.sweeps.conftest import ablation as given_settings
 
 CUDA = torch.device("cuda", 0)
 CE = TrialConfig(subset="ce", epochs=2)
@@ -305,13 +305,12 @@ def test_out_of_memory_alone_on_a_whole_gpu_then_half_the_batch(
             super()._begin(config)
             session = self._session
             trial, alone = session.first.trial, session.context.gpus == 1
-            arm, batch = trial.arm, trial.config.batch_size
 
             def full():
                 session.first.attempt.check()
                 raise torch.OutOfMemoryError("CUDA out of memory")
 
-            if (arm != "ce" and not alone) or (arm == "ce+triplet" and batch > 8):
+            if (trial.arm != "ce" and not alone) or (trial.arm == "ce+triplet" and trial.config.batch_size > 8):
                 session._start = full
 
     monkeypatch.setattr(tuning, "TuneTrial", Hungry)
@@ -319,19 +318,8 @@ def test_out_of_memory_alone_on_a_whole_gpu_then_half_the_batch(
     monkeypatch.chdir(tmp_path)
     parser = argparse.ArgumentParser()
     ablation.add_options(parser)
-    study = [
-        "--tune",
-        "0",
-        "--sweep",
-        "oom_shared_gpu",
-        "--dataset",
-        str(pictures),
-        "--subsets",
-        "ce,ce+anchor,ce+triplet",
-        "--seeds",
-        "0",
-    ]
-    args = parser.parse_args([*study, "--epochs", "2", "--gpus-per-trial", "0.5", "--halve-batch", *QUICK])
+    _, *study = given_settings("oom_shared_gpu", pictures, "ce,ce+anchor,ce+triplet", epochs=2)
+    args = parser.parse_args([*study, "--gpus-per-trial", "0.5", "--halve-batch"])
     ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level=40)
     try:
         result = run(ablation.build(args), run_options(args))

@@ -20,7 +20,7 @@ from sweeps import trials
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.tracking.client import client
 from sweeps.service.tracking.local_server import LocalServer
-from tests.sweeps.conftest import QUICK, laresa
+from tests.sweeps.conftest import QUICK, ablation, laresa
 
 pytestmark = [
     pytest.mark.slow,
@@ -118,20 +118,7 @@ def assert_settled(url: str, sweep: str, states: set[str]) -> None:
 
 
 def test_a_fixed_plan_ends_as_if_undisturbed(server: str, pictures: Path, tmp_path: Path, laresa_home: Path):
-    study = [
-        "ablation",
-        "--tune",
-        "0",
-        "--sweep",
-        "matrix",
-        "--dataset",
-        str(pictures),
-        "--subsets",
-        "ce,ce+anchor",
-        "--seeds",
-        "0,1",
-    ]
-    arguments = ["run", *study, "--epochs", str(EPOCHS), *QUICK]
+    arguments = ["run", *ablation("matrix", pictures, "ce,ce+anchor", "0,1", EPOCHS)]
     storage = SweepFolder(laresa_home / "storage" / "matrix")
     disturb(arguments, tmp_path, storage, ["worker", "server", "raylet", "driver"], seed=0)
     assert_settled(server, "matrix", {"finished"})

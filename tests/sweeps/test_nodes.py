@@ -25,7 +25,7 @@ from sweeps.service.driver.tune import explain_pending
 from sweeps.service.storage.files import StorageError, SweepFolder
 from sweeps.service.study import Cell, Replicate, RunOptions, Study
 from sweeps.service.worker.checks import BlindWorkerError, check_here
-from tests.sweeps.conftest import QUICK
+from tests.sweeps.conftest import ablation
 from tests.sweeps.test_kills import assert_settled, kill_driver, start
 
 
@@ -135,10 +135,9 @@ def test_a_node_dies_and_another_joins(
     cluster: Cluster, server: str, pictures: Path, tmp_path: Path, laresa_home: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-    study = ["ablation", "--tune", "0", "--sweep", "nodes", "--dataset", str(pictures), "--subsets", "ce,ce+anchor"]
-    options = ["--seeds", "0,1", "--concurrency", "2", "--epochs", "25", *QUICK]
+    study = ablation("nodes", pictures, "ce,ce+anchor", "0,1", epochs=25)
     storage = SweepFolder(laresa_home / "storage" / "nodes")
-    driver = start(["run", *study, *options], tmp_path)
+    driver = start(["run", *study, "--concurrency", "2"], tmp_path)
     try:
         deadline = time.monotonic() + 120
         while len({path.parts[-3] for path in storage.root.glob("trials/*/attempt-*/checkpoint-*")}) < 2:

@@ -17,7 +17,7 @@ from sweeps import trials
 from sweeps.cli.rerun import Difference, differences, rerun
 from sweeps.service.tracking.client import client
 from sweeps.service.tracking.records import TrialRecord, record_of
-from tests.sweeps.conftest import QUICK, laresa
+from tests.sweeps.conftest import ablation, laresa
 
 HISTORY = tuple(Measurement(epoch, {"train/loss": 2.0 / epoch, "val/top1": 0.5}, 0.1 * epoch) for epoch in (1, 2))
 RECORD = TrialRecord(
@@ -68,8 +68,7 @@ def test_an_unfinished_trial_is_compared_over_its_epochs_only():
 
 @pytest.fixture(scope="module")
 def sweep(server: str, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    study = ["--sweep", "again", "--dataset", str(pictures), "--subsets", "ce+anchor", "--seeds", "0", "--epochs", "3"]
-    laresa("run", "ablation", "--tune", "0", *study, *QUICK, cwd=tmp_path_factory.mktemp("again"))
+    laresa("run", *ablation("again", pictures, "ce+anchor"), cwd=tmp_path_factory.mktemp("again"))
     return "again"
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from optuna.distributions import FloatDistribution
-from PIL import Image
 
 from laresa.config import TrialConfig
 from laresa.measurement import Measurement
@@ -24,29 +23,19 @@ from sweeps.service.tracking.deliver import deliver as to_tracker
 from sweeps.service.tracking.records import record_of
 from sweeps.service.tracking.sweep import Sweep
 from sweeps.service.tracking.write import TrialRun
-from tests.sweeps.conftest import QUICK, draw_pictures, laresa
+from tests.sweeps.conftest import ablation, draw_pictures, laresa
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("server")]
 
 
-def options(sweep: str, data: Path, subsets: str) -> list[str]:
-    study = ["ablation", "--tune", "0", "--sweep", sweep, "--dataset", str(data), "--subsets", subsets, "--seeds", "0"]
-    return [*study, "--epochs", "3", *QUICK]
-
-
-def change(data: Path) -> None:
-    picture = next((data / "train" / "cat").iterdir())
-    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(picture)
-
-
 def test_what_another_sweep_finished_is_reused(server: str, tmp_path: Path):
-    data = draw_pictures(tmp_path / "shared")
-    laresa("run", *options("first", data, "ce+anchor"), cwd=tmp_path)
+    data = draw_pictures(tmp_path / "shared")  # which no sweep of another test has seen
+    laresa("run", *ablation("first", data, "ce+anchor"), cwd=tmp_path)
     (original,) = trials("first", with_history=True)
 
-    planned = json.loads(laresa("plan", *options("second", data, "ce,ce+anchor"), "--json", cwd=tmp_path).stdout)
+    planned = json.loads(laresa("plan", *ablation("second", data, "ce,ce+anchor"), "--json", cwd=tmp_path).stdout)
     assert {row["arm"]: row["state"] for row in planned} == {"ce": "new", "ce+anchor": "cached"}
-    done = laresa("run", *options("second", data, "ce,ce+anchor"), cwd=tmp_path)
+    done = laresa("run", *ablation("second", data, "ce,ce+anchor"), cwd=tmp_path)
     assert "second: 2 trials, 1 finished before" in done.stderr
 
     taken = next(record for record in trials("second", with_history=True) if record.arm == "ce+anchor")
@@ -58,15 +47,11 @@ def test_what_another_sweep_finished_is_reused(server: str, tmp_path: Path):
     names = [item.path for item in client(server).list_artifacts(taken.run_id, "checkpoint")]
     assert names == ["checkpoint/model.safetensors"]
 
-    # a third names the original, and not the one in between
-    laresa("run", *options("third", data, "ce+anchor"), cwd=tmp_path)
-    assert trials("third")[0].provenance["reused_from"] == original.run_id
-    assert record_of(trials("third")[0].run_id).history == original.history
-
 
 def deliver(server: str, sweep: str, config: TrialConfig, folder: SweepFolder, **provenance: str) -> str:
     """A sweep of one trial that finished, without training; its run id."""
-    trial, stored = PlannedTrial("ce", config), folder.trial(config.signature())
+    trial = PlannedTrial("ce", config)
+    stored = folder.trial(trial.key)
     attempt, row = stored.new_attempt(), Measurement(1, {"val/top1": 0.5}, 0.1).to_dict()
     write_json(stored.root / "config.json", config.to_dict())
     np.savez(stored.root / "latents.npz", z_ND=np.eye(2))
@@ -81,24 +66,27 @@ def test_a_copy_of_a_copy_names_the_original_under_the_tags_old_name_too(server:
     deliver(server, "older", config, SweepFolder(tmp_path / "a"), data_fingerprint=known, adopted_from="origin")
     (older,) = trials("older")
     assert older.provenance["reused_from"] == "origin"
-    folder = SweepFolder(tmp_path / "b")
-    trial = PlannedTrial("ce", config)
-    (taken,) = reusing.reuse(client(server), "newer", folder, [trial])
-    outcome = folder.trial(taken.key).outcome()
+    assert record_of(older.run_id).history[0].metrics == {"val/top1": 0.5}
+    folder, trial = SweepFolder(tmp_path / "b"), PlannedTrial("ce", config)
+    assert reusing.reuse(client(server), "newer", folder, [trial]) == [trial]
+    outcome = folder.trial(trial.key).outcome()
     assert outcome["provenance"]["laresa.reused_from"] == "origin"
     assert (outcome["metrics"], [row["epoch"] for row in outcome["history"]]) == ({"test/top1": 0.25}, [1])
-    assert folder.trial(taken.key).file("latents.npz").exists()
+    assert folder.trial(trial.key).file("latents.npz").exists()
 
 
-def test_many_at_once_are_asked_for_by_what_they_share(server: str, tmp_path: Path, monkeypatch):
-    data = draw_pictures(tmp_path / "toys")
-    laresa("run", *options("some", data, "ce,ce+anchor"), cwd=tmp_path)
-    configs = [record.config for record in trials("some")]
+def test_many_at_once_are_asked_for_by_what_they_share_and_other_pictures_count_for_nothing(
+    server: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    configs = [TrialConfig(dataset=str(pictures), subset=subset, lr=0.25) for subset in ("ce", "ce+reg", "ce+anchor")]
+    known = reusing.Fingerprints()(configs[0])
+    for config, fingerprint in zip(configs, (known, known, "0123"), strict=True):
+        deliver(server, "some", config, SweepFolder(tmp_path / "some"), data_fingerprint=fingerprint)
     more = [PlannedTrial("arm", config) for config in (*configs, configs[0].replace(lr=0.5))]
     single = reusing.finished_elsewhere(client(server), "other", more)
     monkeypatch.setattr(reusing, "SINGLE_LOOKUPS", 0)
     shared = reusing.finished_elsewhere(client(server), "other", more)
-    assert set(single.same) == set(shared.same) == {config.signature() for config in configs}
+    assert set(single.same) == set(shared.same) == {config.signature() for config in configs[:2]}
     assert reusing.finished_elsewhere(client(server), "some", more).same == {}  # its own runs are no other sweep's
 
 
@@ -110,18 +98,14 @@ def test_a_quote_in_a_value_stays_inside_it():
     assert not any("seed" in condition for condition in conditions)
 
 
-def test_changed_pictures_are_not_mixed_with_what_was_measured_before(tmp_path: Path):
-    data = draw_pictures(tmp_path / "changing")
-    laresa("run", *options("before", data, "ce"), cwd=tmp_path)
-    change(data)
-    mixed = laresa("run", *options("before", data, "ce,ce+anchor"), check=False, cwd=tmp_path)
+def test_changed_pictures_are_not_mixed_with_what_was_measured_before(server: str, pictures: Path, tmp_path: Path):
+    before = TrialConfig(dataset=str(pictures), subset="ce")
+    deliver(server, "before", before, SweepFolder(tmp_path / "before"), data_fingerprint="0123")
+    mixed = laresa("run", *ablation("before", pictures, "ce+anchor"), check=False, cwd=tmp_path)
     assert mixed.returncode == 2
-    assert f"data set '{data}' has changed" in mixed.stderr
+    assert f"data set '{pictures}' has changed" in mixed.stderr
     assert "--sweep" in mixed.stderr
     assert [record.arm for record in trials("before")] == ["ce"]
-
-    laresa("run", *options("after", data, "ce"), cwd=tmp_path)  # the same signature on other pictures: no cache
-    assert "reused_from" not in trials("after")[0].provenance
 
 
 def test_a_search_is_told_what_was_reused_and_trains_the_rest(tmp_path: Path):

@@ -18,7 +18,7 @@ from sweeps.service.tracking.client import client
 from sweeps.service.tracking.deliver import Change, Tracker, points
 from sweeps.service.tracking.records import TrialRecord
 from sweeps.service.tracking.write import SweepRun, TrialRun
-from tests.sweeps.conftest import QUICK, laresa
+from tests.sweeps.conftest import ablation, laresa
 
 CONFIG = TrialConfig(subset="ce", epochs=10, seed=0)
 
@@ -82,8 +82,7 @@ def test_the_lock_tells_whether_a_driver_is_at_work(server: str, tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_whole_sweep_and_json(server: str, pictures: Path, tmp_path: Path):
-    study = ["--sweep", "shown", "--dataset", str(pictures), "--subsets", "ce", "--seeds", "0", "--epochs", "3"]
-    laresa("run", "ablation", "--tune", "0", *study, *QUICK, cwd=tmp_path)
+    laresa("run", *ablation("shown", pictures, "ce"), cwd=tmp_path)
     lines = laresa("status", "shown", cwd=tmp_path).stdout.splitlines()
     assert lines[0] == "shown: 1 finished"
     assert lines[1].startswith("best val/top1 ")

@@ -106,6 +106,10 @@ def test_options_reach_every_arm():
         (["--set", "learning_rate=1"], r"unknown field 'learning_rate'"),
         (["--set", "lr=-1"], r"lr=-1: expected greater than 0"),
         (["--tune", "-1"], r"--tune -1: expected trials for each arm, or 0"),
+        (
+            ["--tune", "0", "--space", "lr"],
+            r"--space lr with --tune 0: nothing is searched; expected --tune N, or --set",
+        ),
         (["--set", "exchange_splits=true"], r"--set exchange_splits: it is the searches' own"),
         (["--subsets", "ce,ce"], r"arm given more than once: ce"),
         (["--subsets", "ce,ce+ancor"], r"did you mean 'anchor'"),

@@ -11,27 +11,14 @@ import pytest
 from laresa.training import fit
 from sweeps import best, best_n, trials
 from sweeps.service.tracking.client import client
-from tests.sweeps.conftest import QUICK, laresa
+from tests.sweeps.conftest import ablation, laresa
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("server", "one_thread")]
 EPOCHS = 6
 
 
 def arguments(sweep: str, pictures: Path, *more: str) -> list[str]:
-    study = [
-        "ablation",
-        "--tune",
-        "0",
-        "--sweep",
-        sweep,
-        "--dataset",
-        str(pictures),
-        "--subsets",
-        "ce,ce+anchor",
-        "--seeds",
-        "0,1",
-    ]
-    return ["run", *study, "--epochs", str(EPOCHS), *QUICK, *more]
+    return ["run", *ablation(sweep, pictures, "ce,ce+anchor", "0,1", EPOCHS), *more]
 
 
 def runs(url: str, sweep: str):
@@ -119,20 +106,8 @@ def test_tracking_server_that_does_not_answer_is_said_before_training(pictures: 
 
 
 def test_a_trial_that_fails_is_recorded_and_the_others_finish(server: str, pictures: Path, tmp_path: Path):
-    study = [
-        "ablation",
-        "--tune",
-        "0",
-        "--sweep",
-        "failing",
-        "--dataset",
-        str(pictures),
-        "--subsets",
-        "ce,ce+reg",
-        "--seeds",
-        "0",
-    ]
-    done = laresa("run", *study, "--epochs", "3", *QUICK, "--set", "lr=1e18", check=False, cwd=tmp_path)
+    study = ablation("failing", pictures, "ce,ce+reg")
+    done = laresa("run", *study, "--set", "lr=1e18", check=False, cwd=tmp_path)
     assert done.returncode == 1
     states = {record.arm: record for record in trials("failing")}
     assert {record.state for record in states.values()} == {"failed"}

@@ -25,7 +25,9 @@ def best_n(
 ) -> list[TrialRecord]:
     """The n best finished trials; with `by`, the n best of each value of that field.
 
-    A validation metric counts at the epoch best on validation top-1, not at the last one. mode: "max" or "min"; None:
+    Where arms were tuned and then compared, the trials of the comparison are ranked; where={"role": "search"} ranks
+    those that tuned. A validation metric counts at the epoch best on validation top-1, not at the last one. mode: "max"
+    or "min"; None:
     as the metric is meant, small for losses and distances of mistakes.
     ConfigError: no such sweep, none finished, or none has the metric.
     """
@@ -45,9 +47,11 @@ def best_of(
     mode, name = mode or better(metric), _stored(metric)
     if n < 1 or mode not in ("max", "min"):
         raise ConfigError(f"n={n}, mode={mode!r}: expected n >= 1 and mode 'max' or 'min'")
-    finished = {**(where or {}), "state": "finished"}
-    conditions = conditions_of(finished, sweep.param_names)
-    found = sweep.runs(finished) if by else _top(sweep, conditions, name, n, mode)
+    asked = {**(where or {}), "state": "finished"}
+    found: list[Any] = []
+    for finished in [asked] if "role" in asked else [{**asked, "role": "evidence"}, asked]:
+        conditions = conditions_of(finished, sweep.param_names)
+        found = found or (list(sweep.runs(finished)) if by else _top(sweep, conditions, name, n, mode))
     scored = _scored([record_from(sweep.name, run) for run in found], sweep.name, [metric])
     scored.sort(key=lambda record: record.metrics[name], reverse=mode == "max")
     return [record for group in _groups(scored, by) for record in group[:n]]

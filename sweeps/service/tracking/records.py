@@ -99,11 +99,12 @@ def conditions_of(where: Mapping[str, Any], known: Callable[[], Iterable[str]]) 
     ConfigError: unknown field, or a short name of several.
     """
     return [
-        matching(f"tags.laresa.{name}" if name in ("arm", "state") else f"params.{_param(name, known)}", value)
+        matching(f"tags.laresa.{name}" if name in TAGGED else f"params.{_param(name, known)}", value)
         for name, value in where.items()
     ]
 
 
+TAGGED = ("arm", "state", "role")  # what is no field of the configuration
 SURE = ("subset", "seed", "fold", "dataset", "backbone", "epochs", "lr", "batch_size")  # every trial has them
 
 
@@ -116,7 +117,7 @@ def _param(name: str, known: Callable[[], Iterable[str]]) -> str:
     if len(fits) > 1:
         raise ConfigError(f"where: field {name!r} is ambiguous: {', '.join(fits)}")
     if not fits:
-        raise ConfigError(f"where: unknown field {name!r}{nearest(name, {*names, 'arm', 'state'})}")
+        raise ConfigError(f"where: unknown field {name!r}{nearest(name, {*names, *TAGGED})}")
     return fits[0]
 
 

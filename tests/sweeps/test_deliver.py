@@ -254,6 +254,57 @@ def test_a_groups_reports_travel_together_and_read_as_if_one_by_one(
     assert repr(found[0].history) == repr(tuple(history(0))), "every epoch, from history.json"
 
 
+@pytest.mark.slow
+def test_a_server_that_is_away_for_a_while_loses_nothing(
+    server: str, tmp_path: Path, posts: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    report(server, "undisturbed", tmp_path / "undisturbed")
+    request, tries = Bulk._request, itertools.count()
+
+    def away(self: Bulk, method: str, body: Any = None) -> Any:
+        """Two of four requests fail: one never arrives, of one the answer is lost."""
+        which = next(tries) % 4
+        if which == 0:
+            raise MlflowException("away")
+        answer = request(self, method, body)
+        if which == 1:
+            raise MlflowException("away")
+        return answer
+
+    monkeypatch.setattr(Bulk, "_request", away)
+    monkeypatch.setattr(AsyncWriter, "BACKOFF_SECONDS", (0.0,))
+    report(server, "disturbed", tmp_path / "disturbed")
+    assert seen(server, "disturbed") == seen(server, "undisturbed")
+
+
+@pytest.mark.slow
+def test_what_is_refused_of_one_trial_is_sent_of_the_others_and_made_good_at_its_end(server: str, tmp_path: Path):
+    """Somebody deletes a run in MLflow while its trial trains: in the end it has a new one, whole."""
+    opened, api = tracking.open_sweep(server, "refused", {}), client(server)
+    runs = [TrialRun(opened, planned(seed), {}) for seed in range(2)]
+    writer = AsyncWriter(server)
+    writer.start()
+    for run in runs:
+        writer.open(run)
+    while len(writer._sent) < len(runs):
+        time.sleep(0.01)
+    deleted = writer._run_ids[runs[0].signature]
+    api.delete_run(deleted)
+    for run in runs:
+        writer.measured(run.signature, history(run.trial.config.seed))
+    for run in runs:
+        writer.conclude(run, concluded(tmp_path, run.trial))
+    writer.stop(60)
+    found = {record.config.seed: record for record in trials("refused", with_history=True)}
+    assert found[1].run_id == writer._run_ids[runs[1].signature]
+    assert found[0].run_id != deleted
+    for seed, record in found.items():
+        assert record.state == "finished"
+        kept = thinned(history(seed), 100.0 + 2 * seed)
+        steps = [metric.step for metric in api.get_metric_history(record.run_id, "val/top1")]
+        assert steps == [measurement.epoch for measurement in kept]
+
+
 class DiedError(BaseException):
     pass
 

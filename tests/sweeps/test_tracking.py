@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from laresa.config import TrialConfig
+from laresa.config import TrialConfig, parse_text
 from laresa.errors import ConfigError
 from laresa.measurement import Measurement
 from sweeps import trials
@@ -75,6 +75,16 @@ def test_a_request_sent_twice_leaves_one_run(server: str):
     api.create_run(trial.sweep.experiment_id, tags=tags)
     assert tracking.open_trial(api, trial).run_id == first
     assert [record.run_id for record in trials("twice")] == [first]
+
+
+def test_a_signature_that_reads_as_a_number_is_found(server: str):
+    configs = (TrialConfig(subset="ce", seed=seed) for seed in range(10_000))
+    trial = PlannedTrial(
+        "ce", next(config for config in configs if parse_text(config.signature()) != config.signature())
+    )
+    run, api = TrialRun(tracking.open_sweep(server, "digits", {}), trial, {}), client(server)
+    assert tracking.open_trial(api, run) == tracking.open_trial(api, run)
+    assert len(trials("digits")) == 1
 
 
 def test_an_outcome_delivered_twice_is_the_same(server: str, tmp_path: Path):

@@ -129,9 +129,12 @@ def sweep_url(uri: str, experiment_id: str) -> str:
 
 
 def matching(field: str, value: Any, operator: str = "=") -> str:
-    """One condition on runs. field: "tags.NAME", "params.NAME"; whatever stands in the value stays inside it."""
+    """One condition on runs. field: "tags.NAME", "params.NAME"; whatever stands in the value stays inside it.
+
+    A parameter is kept as `write_text` has it, a tag as it is: a signature may be a number's digits.
+    """
     kind, _, name = field.partition(".")
-    quoted = write_text(value).replace("'", "''")
+    quoted = (str(value) if kind == "tags" else write_text(value)).replace("'", "''")
     return f"{kind}.`{name}` {operator} '{quoted}'"
 
 

@@ -53,7 +53,7 @@ class AuthenticatedServer:
         names = [*self.allowed_hosts, self.host, "localhost", "127.0.0.1"]
         allowed = ",".join(dict.fromkeys(entry for name in names for entry in (name, f"{name}:{self.port}")))
         options = ("--allowed-hosts", allowed, "--artifacts-destination", self.artifacts or f"{self.folder}/artifacts")
-        return launch.command("basic-auth", self.host, self.port, *options)
+        return launch.command("laresa-auth", self.host, self.port, *options)
 
     def environment(self) -> dict[str, str]:
         """The server's environment: secrets are read, or made once, and travel in it."""

@@ -16,14 +16,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import data, hosts, kills, objective, search, server, service, sweep
+from tests.bench import data, hosts, kills, objective, search, server, service, sweep, tracking
 
 BENCHES = {
     "data": data.augmentation,
     "objective": objective.step,
     "hace": objective.hace,
     "memory": sweep.memory,
-    "tracking": service.tracking,
+    "tracking": tracking.tracking,
     "query": service.query,
     "driver": service.driver,
     "demo": sweep.efficiency,

@@ -1,4 +1,4 @@
-"""The service at size: driver cost a trial, tracking throughput, queries over thousands of runs, search that pays."""
+"""The service at size: driver cost a trial, queries over thousands of runs, search that pays."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import random
 import sqlite3
-import statistics
 import tempfile
 import time
 import uuid
@@ -82,68 +81,6 @@ def _no_op_sweep(count: int) -> tuple[float, float, float]:
             return spent / count * 1e3, time.perf_counter() - wall, _resident() - before
     finally:
         tuning.TuneTrial = original
-
-
-def tracking() -> list[dict[str, object]]:
-    """Results delivered a second: our path against Ray's MLflowLoggerCallback, the same reports, the same server."""
-    from ray.air.integrations.mlflow import MLflowLoggerCallback
-
-    from sweeps.service.study import PlannedTrial
-    from sweeps.service.tracking.async_writer import AsyncWriter
-    from sweeps.service.tracking.client import client
-    from sweeps.service.tracking.local_server import LocalServer
-    from sweeps.service.tracking.write import TrialRun, open_sweep
-
-    count, names = 40, [f"m{i}" for i in range(12)]
-    with tempfile.TemporaryDirectory() as folder:
-        server = LocalServer(Path(folder))
-        url = server.launch()
-        server.wait(url)
-        try:
-            sweep = open_sweep(url, "ours", {})
-            trial = TrialRun(sweep, PlannedTrial("ce", TrialConfig(subset="ce")), {})
-            writer, enqueue = AsyncWriter(url), []
-            writer.start()
-            writer.open(trial)
-            while trial.signature not in writer._sent:
-                time.sleep(0.01)
-            started = time.perf_counter()
-            for epoch in range(1, 100 * count + 1):
-                measurement = Measurement(epoch, dict.fromkeys(names, epoch / 7), 0.1, 1000 + epoch)
-                before = time.perf_counter()
-                writer.measured(trial.signature, [measurement])
-                enqueue.append(time.perf_counter() - before)
-            writer.stop(120)
-            ours = 100 * count / (time.perf_counter() - started)
-            callback = MLflowLoggerCallback(tracking_uri=url, experiment_name="theirs")
-            callback.setup()
-            other = type(
-                "Trial", (), {"trial_id": "t", "config": {"a": 1}, "logdir": folder, "__hash__": lambda s: 1}
-            )()
-            callback.log_trial_start(other)
-            started = time.perf_counter()
-            for epoch in range(1, count + 1):
-                callback.log_trial_result(
-                    epoch, other, {**dict.fromkeys(names, epoch / 7), "training_iteration": epoch}
-                )
-            theirs = count / (time.perf_counter() - started)
-            delivered = client(url).search_runs([sweep.experiment_id], "tags.`laresa.kind` = 'trial'")[0]
-            assert len(client(url).get_metric_history(delivered.info.run_id, "m0")) == 100 * count
-        finally:
-            server.stop()
-    note = f"reports of {len(names)} metrics; until all are delivered. Baseline: MLflowLoggerCallback. Goal 20x"
-    wait = statistics.median(enqueue) * 1e3
-    return [
-        row("tracking throughput", ours, "results/s", theirs, ours / theirs, note),
-        row(
-            "reporting inside an epoch",
-            wait,
-            "ms",
-            1.0,
-            wait,
-            "median time the training thread spends; baseline: goal 1 ms",
-        ),
-    ]
 
 
 def query() -> list[dict[str, object]]:

@@ -17,6 +17,9 @@ import pytest
 
 from cluster.backup import main as backup
 from cluster.server import AuthenticatedServer, ServerError
+from sweeps.service.tracking.bulk import PATH, Bulk
+
+JSON = {"Content-Type": "application/json"}
 
 
 def free_port() -> int:
@@ -38,9 +41,13 @@ def running(server: AuthenticatedServer) -> Iterator[None]:
 
 
 def status(
-    server: AuthenticatedServer, password: str | None, path: str = "experiments/get?experiment_id=0", **headers
+    server: AuthenticatedServer,
+    password: str | None,
+    path: str = "/api/2.0/mlflow/experiments/get?experiment_id=0",
+    body: bytes | None = None,
+    **headers,
 ) -> int:
-    request = urllib.request.Request(f"{server.url}/api/2.0/mlflow/{path}", headers=headers)
+    request = urllib.request.Request(f"{server.url}{path}", body, headers=headers)
     if password is not None:
         request.add_header("Authorization", "Basic " + base64.b64encode(f"admin:{password}".encode()).decode())
     try:
@@ -84,6 +91,33 @@ def test_listening_everywhere_needs_the_names_of_the_server(tmp_path: Path):
     assert "*" not in allowed
 
 
+def who_may_write_what(server: AuthenticatedServer, run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the bulk endpoint as through MLflow's own API: a user her own runs, no other's; the administrator all."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from mlflow.server import get_app_client
+
+    api = MlflowClient(server.url)
+    get_app_client("basic-auth", server.url).create_user("anna", "a password of hers")
+    theirs = api.get_run(run).info.experiment_id
+    write = [{"run_id": run, "tags": {"t": "1"}}]
+    find = [{"experiment_id": theirs, "find": {"laresa.signature": "s"}}]
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_USERNAME", "anna")
+        patch.setenv("MLFLOW_TRACKING_PASSWORD", "a password of hers")
+        with pytest.raises(MlflowException, match="Permission denied"):
+            api.set_tag(run, "t", "1")
+        refused = Bulk(api).post(write + find)
+        assert [answer.get("error_code") for answer in refused] == ["RESOURCE_DOES_NOT_EXIST"] * 2, refused
+        hers = [{**find[0], "experiment_id": api.create_experiment("hers"), "tags": {"t": "1"}}]
+        (made,) = Bulk(api).post(hers)
+        assert api.get_run(made["run_id"]).data.tags["t"] == "1"
+    assert "t" not in api.get_run(run).data.tags
+    (written,) = Bulk(api).post([{"run_id": made["run_id"], "tags": {"t": "2"}}])
+    assert "error_code" not in written
+    assert api.get_run(made["run_id"]).data.tags["t"] == "2"
+
+
 @pytest.mark.slow
 def test_who_gets_in_and_a_backup_brings_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from mlflow import MlflowClient
@@ -96,11 +130,18 @@ def test_who_gets_in_and_a_backup_brings_it_back(tmp_path: Path, monkeypatch: py
         password = (folder / "admin_password").read_text()
         assert [status(server, p) for p in (None, "wrong", password)] == [401, 401, 200]
         assert status(server, password, Host="evil.example.org") == 403
+        for body in (None, b"{}"):  # the bulk endpoint: asked whether it is there, and to write (what is malformed)
+            good = 200 if body is None else 400
+            found = [status(server, p, PATH, body, **JSON) for p in (None, "wrong", password)]
+            assert found == [401, 401, good], body
+            assert status(server, password, PATH, body, **JSON, Host="evil.example.org") == 403
+        assert status(server, password, PATH, b"{}", **JSON, Origin="http://evil.example.org") == 403
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
         client = MlflowClient(server.url)
         run = client.create_run(client.create_experiment("before")).info.run_id
         client.log_metric(run, "top1", 0.5)
+        who_may_write_what(server, run, monkeypatch)
         client.log_artifact(run, str(tmp_path / "note.txt"))
         assert backup([str(folder), str(kept)]) == 0
         client.create_experiment("after")

@@ -22,7 +22,7 @@ from sweeps.service.storage.files import Attempt, FencedError, StorageError, Swe
 from sweeps.service.storage.open import sweep_at, sweep_folder
 from sweeps.service.storage.outcome import describe_outcome
 from sweeps.service.study import Cell, Group, Replicate, Search, Study
-from sweeps.service.tracking.write import artifacts
+from sweeps.service.tracking.deliver import artifacts
 from sweeps.service.worker.checks import BlindWorkerError, check_here
 
 STUDY = Study("toy", (Cell("ce", TrialConfig(subset="ce")),), (Replicate(0, 0), Replicate(1, 0)))

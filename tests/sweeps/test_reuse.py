@@ -19,6 +19,7 @@ from sweeps.service.storage.outcome import describe_outcome
 from sweeps.service.study import PlannedTrial, Replicate, Search
 from sweeps.service.tracking import write as tracking
 from sweeps.service.tracking.client import client
+from sweeps.service.tracking.deliver import deliver as to_tracker
 from sweeps.service.tracking.records import record_of
 from sweeps.service.tracking.sweep import Sweep
 from sweeps.service.tracking.write import TrialRun
@@ -56,7 +57,7 @@ def deliver(server: str, sweep: str, config: TrialConfig, folder: SweepFolder, *
     np.savez(stored.root / "latents.npz", z_ND=np.eye(2))
     tags = {f"laresa.{name}": value for name, value in provenance.items()}
     attempt.conclude(describe_outcome(trial, "finished", {"test/top1": 0.25}, [row], None, tags))
-    return tracking.deliver(client(server), TrialRun(tracking.open_sweep(server, sweep, {}), trial, {}), stored)
+    return to_tracker(client(server), TrialRun(tracking.open_sweep(server, sweep, {}), trial, {}), stored)
 
 
 def test_a_copy_of_a_copy_names_the_original_under_the_tags_old_name_too(server: str, pictures: Path, tmp_path: Path):

@@ -15,6 +15,7 @@ from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import PlannedTrial
 from sweeps.service.tracking import write as tracking
 from sweeps.service.tracking.client import client
+from sweeps.service.tracking.deliver import Change, Tracker, points
 from sweeps.service.tracking.records import TrialRecord
 from sweeps.service.tracking.write import SweepRun, TrialRun
 from tests.sweeps.conftest import ablation, laresa
@@ -53,9 +54,9 @@ def begin(url: str, sweep: str, epochs: int, trials: int) -> SweepRun:
     """A sweep in the tracker whose only trial so far is at work."""
     opened = tracking.open_sweep(url, sweep, {"laresa.trials": str(trials)})
     api = client(url)
-    run_id = tracking.open_trial(api, TrialRun(opened, PlannedTrial("ce", CONFIG), {}))
+    run = tracking.open_trial(api, TrialRun(opened, PlannedTrial("ce", CONFIG), {}))
     rows = [Measurement(epoch, {"val/top1": 0.1 * epoch}, 2.0, epoch) for epoch in range(1, epochs + 1)]
-    tracking.log_measurements(api, run_id, rows)
+    Tracker(api, None).write([Change(run.run_id, points(rows))])
     return opened
 
 

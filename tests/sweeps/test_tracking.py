@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from laresa.config import TrialConfig
+from laresa.config import TrialConfig, parse_text
 from laresa.errors import ConfigError
 from laresa.measurement import Measurement
 from sweeps import trials
@@ -14,6 +14,7 @@ from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import PlannedTrial
 from sweeps.service.tracking import write as tracking
 from sweeps.service.tracking.client import client
+from sweeps.service.tracking.deliver import deliver
 from sweeps.service.tracking.records import record_of
 from sweeps.service.tracking.sweep import tracked_states
 from sweeps.service.tracking.write import TrialRun
@@ -61,7 +62,7 @@ def test_a_run_opened_halfway_is_completed(server: str, method: str, after: bool
     if half and not described:
         with pytest.raises(ConfigError, match="no parameters yet"):
             record_of(half)
-    run_id = tracking.open_trial(api, trial)
+    run_id = tracking.open_trial(api, trial).run_id
     assert half in (None, run_id)
     (record,) = trials(sweep)
     assert (record.run_id, record.config) == (run_id, CONFIG)
@@ -69,11 +70,21 @@ def test_a_run_opened_halfway_is_completed(server: str, method: str, after: bool
 
 def test_a_request_sent_twice_leaves_one_run(server: str):
     trial, api = opened(server, "twice"), client(server)
-    first = tracking.open_trial(api, trial)
+    first = tracking.open_trial(api, trial).run_id
     tags = api.get_run(first).data.tags
     api.create_run(trial.sweep.experiment_id, tags=tags)
-    assert tracking.open_trial(api, trial) == first
+    assert tracking.open_trial(api, trial).run_id == first
     assert [record.run_id for record in trials("twice")] == [first]
+
+
+def test_a_signature_that_reads_as_a_number_is_found(server: str):
+    configs = (TrialConfig(subset="ce", seed=seed) for seed in range(10_000))
+    trial = PlannedTrial(
+        "ce", next(config for config in configs if parse_text(config.signature()) != config.signature())
+    )
+    run, api = TrialRun(tracking.open_sweep(server, "digits", {}), trial, {}), client(server)
+    assert tracking.open_trial(api, run) == tracking.open_trial(api, run)
+    assert len(trials("digits")) == 1
 
 
 def test_an_outcome_delivered_twice_is_the_same(server: str, tmp_path: Path):
@@ -82,8 +93,8 @@ def test_an_outcome_delivered_twice_is_the_same(server: str, tmp_path: Path):
     history = [Measurement(epoch, {"val/top1": epoch / 10}, 1.0, 1000 + epoch).to_dict() for epoch in (1, 2, 3)]
     outcome = {"state": "finished", "metrics": {"test/top1": 0.5}, "history": history, "provenance": {}, "error": None}
     folder.new_attempt().conclude(outcome)
-    first = tracking.deliver(api, trial, folder)
-    assert tracking.deliver(api, trial, folder) == first
+    first = deliver(api, trial, folder)
+    assert deliver(api, trial, folder) == first
     (record,) = trials("delivered", with_history=True)
     assert record.state == "finished"
     assert record.metrics["test/top1"] == 0.5

@@ -29,6 +29,7 @@ from sweeps.service.storage.open import sweep_folder
 from sweeps.service.study import Choice, PlannedTrial, RunOptions, Study
 from sweeps.service.tracking import write as tracking
 from sweeps.service.tracking.client import check, client
+from sweeps.service.tracking.deliver import deliver
 from sweeps.service.tracking.local_server import LocalServer
 from sweeps.service.tracking.sweep import tracked_runs, tracked_states
 from sweeps.service.tracking.write import SweepRun, TrialRun
@@ -260,7 +261,7 @@ class Runner:
         """Bring one trial's run to the state that storage says, and return it."""
         outcome = stored.outcome()
         if outcome is not None and (shown != outcome["state"] or not stored.delivered()):
-            tracking.deliver(self.api, TrialRun(self.sweep, trial, self.tags), stored)
+            deliver(self.api, TrialRun(self.sweep, trial, self.tags), stored)
             shown = str(outcome["state"])
         if trial.role == "evidence" and shown == "finished":
             tracking.promote(self.api, self.sweep, trial)

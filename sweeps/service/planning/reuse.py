@@ -35,7 +35,7 @@ from sweeps.service.tracking.client import (
     run_or_none,
     trial_runs,
 )
-from sweeps.service.tracking.write import ARTIFACTS
+from sweeps.service.tracking.deliver import ARTIFACTS
 
 log = logging.getLogger("laresa.reuse")
 SINGLE_LOOKUPS = 8  # signatures up to this number are asked for one by one: tag filters know "=", but no list

@@ -1,4 +1,4 @@
-"""Sends measurements to the tracker from a thread of its own: training never waits for the server."""
+"""Sends what trials report to the tracker from a thread of its own: training never waits for the server."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 from laresa.measurement import Measurement
 from sweeps.service.storage.files import TrialFolder
-from sweeps.service.tracking.client import client
-from sweeps.service.tracking.write import TrialRun, deliver, log_measurements, open_trial
+from sweeps.service.tracking.bulk import Bulk
+from sweeps.service.tracking.client import client, refused
+from sweeps.service.tracking.deliver import Change, Delivery, Tracker, deliver_all, points
+from sweeps.service.tracking.thin import at_once
+from sweeps.service.tracking.write import TrialRun
 
 log = logging.getLogger("laresa.writer")
 
@@ -24,39 +26,65 @@ class _Measured:
     measurements: tuple[Measurement, ...]
 
 
-class AsyncWriter(threading.Thread):
-    """AsyncWriter: sends a worker's measurements from a thread of its own: training never waits for the server.
+@dataclass(frozen=True)
+class _Concluded:
+    trial: TrialRun
+    folder: TrialFolder
 
-    What waits together travels together, at most one batch of metrics every FLUSH_SECONDS. A job that fails because
-    the server is away is tried again until it succeeds; one that the server refuses is logged and left to the runner,
-    as is whatever was not sent when the worker ends: storage has it all.
+
+_Message = TrialRun | _Measured | _Concluded
+
+
+@dataclass
+class _Batch:
+    """What waits, of all runs: each is opened, then measured, then concluded."""
+
+    opened: dict[str, TrialRun] = field(default_factory=dict)
+    measured: dict[str, list[Measurement]] = field(default_factory=dict)
+    concluded: dict[str, _Concluded] = field(default_factory=dict)
+
+    def add(self, message: _Message) -> None:
+        if isinstance(message, TrialRun):
+            self.opened[message.signature] = message
+        elif isinstance(message, _Measured):
+            self.measured.setdefault(message.signature, []).extend(message.measurements)
+        else:
+            self.concluded[message.trial.signature] = message
+
+    def takes(self, message: _Message) -> bool:
+        """A trial that begins anew waits until what it did before is sent."""
+        return not isinstance(message, TrialRun) or message.signature not in self.concluded | self.measured
+
+
+class AsyncWriter(threading.Thread):
+    """AsyncWriter: sends a worker's reports from a thread of its own: training never waits for the server.
+
+    What waits together travels together, of all the worker's trials: measurements at most every FLUSH_SECONDS, and
+    shortly after a trial is opened or concluded. What fails because the server is away is tried again until it
+    succeeds; what the server refuses is logged and left to the runner, as is whatever was not sent when the worker
+    ends: storage has it all.
     """
 
     FLUSH_SECONDS = 3.0
+    SOON_SECONDS = 0.2  # so that the openings, or ends, of a group come together
     BACKOFF_SECONDS = (0.5, 1, 2, 4, 8, 15)
 
     def __init__(self, uri: str) -> None:
         super().__init__(daemon=True, name="laresa-writer")
         self._uri, self._stopping = uri, threading.Event()
-        self._messages: queue.SimpleQueue[_Measured | Callable[[Any], None] | None] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[_Message | None] = queue.SimpleQueue()
         self._run_ids: dict[str, str] = {}
-        self._sent: dict[str, int] = {}  # last epoch delivered, by signature
+        self._epochs: dict[str, int] = {}  # that a trial may have, by signature
+        self._sent: dict[str, int] = {}  # last epoch delivered, of trials of which none before it is missing
 
     def open(self, trial: TrialRun) -> None:
-        def job(api: Any) -> None:
-            self._run_ids[trial.signature] = open_trial(api, trial)
-            self._sent[trial.signature] = 0
-
-        self._messages.put(job)
+        self._messages.put(trial)
 
     def measured(self, signature: str, measurements: Sequence[Measurement]) -> None:
         self._messages.put(_Measured(signature, tuple(measurements)))
 
     def conclude(self, trial: TrialRun, folder: TrialFolder) -> None:
-        def job(api: Any) -> None:
-            deliver(api, trial, folder, after_epoch=self._sent.get(trial.signature, 0))
-
-        self._messages.put(job)
+        self._messages.put(_Concluded(trial, folder))
 
     def stop(self, seconds: float) -> None:
         """Send what is queued, for at most `seconds`."""
@@ -66,58 +94,81 @@ class AsyncWriter(threading.Thread):
 
     def run(self) -> None:
         api = client(self._uri)
-        held: _Measured | Callable[[Any], None] | None = None
-        while True:
-            message = held or self._messages.get()
-            held = None
-            if message is None:
+        tracker = Tracker(api, Bulk(api))
+        held: _Message | None = None
+        while (message := held or self._messages.get()) is not None:
+            batch, held, ending = self._gather(message)
+            for send in (self._open, self._measure, self._conclude):
+                self._until_done(send, tracker, batch)
+            if ending:
                 return
-            if isinstance(message, _Measured):
-                message, held, ending = self._gather(message)
-                self._until_done(api, self._send_job(message))
-                if ending:
-                    return
-            else:
-                self._until_done(api, message)
 
-    def _gather(self, first: _Measured) -> tuple[_Measured, Callable[[Any], None] | _Measured | None, bool]:
-        """(all measurements of `first`'s trial that come within FLUSH_SECONDS, the next other message, end seen)."""
-        measurements, deadline = list(first.measurements), time.monotonic() + self.FLUSH_SECONDS
-        while (left := deadline - time.monotonic()) > 0:
+    def _gather(self, message: _Message) -> tuple[_Batch, _Message | None, bool]:
+        """(the message and what comes shortly after it, a message that has to wait for them, end seen)."""
+        batch, deadline = _Batch(), time.monotonic() + self.FLUSH_SECONDS
+        while batch.takes(message):
+            batch.add(message)
+            if not isinstance(message, _Measured):
+                deadline = min(deadline, time.monotonic() + self.SOON_SECONDS)
             try:
-                message = self._messages.get(timeout=left)
+                following = self._messages.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                break
-            if not isinstance(message, _Measured) or message.signature != first.signature:
-                return _Measured(first.signature, tuple(measurements)), message, message is None
-            measurements.extend(message.measurements)
-        return _Measured(first.signature, tuple(measurements)), None, False
+                return batch, None, False
+            if following is None:
+                return batch, None, True
+            message = following
+        return batch, message, False
 
-    def _send_job(self, message: _Measured) -> Callable[[Any], None]:
-        def job(api: Any) -> None:
-            log_measurements(api, self._run_ids[message.signature], message.measurements)
-            self._sent[message.signature] = message.measurements[-1].epoch
+    # What is done leaves the batch; what raises is tried again.
+    def _open(self, tracker: Tracker, batch: _Batch) -> None:
+        trials = list(batch.opened.values())
+        for trial, answer in zip(trials, tracker.open(trials), strict=True):
+            if isinstance(answer, Exception):
+                _say_refused(answer)
+                continue
+            self._run_ids[trial.signature], self._epochs[trial.signature] = answer.run_id, trial.trial.config.epochs
+            self._sent[trial.signature] = 0
+        batch.opened.clear()
 
-        return job
+    def _measure(self, tracker: Tracker, batch: _Batch) -> None:
+        measured = [(name, rows) for name, rows in batch.measured.items() if name in self._run_ids]
+        changes = [
+            Change(self._run_ids[name], points(row for row in rows if at_once(row, self._epochs[name])))
+            for name, rows in measured
+        ]
+        for (name, rows), refusal in zip(measured, tracker.write(changes), strict=True):
+            if refusal is not None:
+                _say_refused(refusal)
+                self._sent.pop(name, None)  # nothing counts as sent any more: its conclusion sends all
+            elif name in self._sent:
+                self._sent[name] = rows[-1].epoch
+        batch.measured.clear()
 
-    def _until_done(self, api: Any, job: Callable[[Any], None]) -> None:
+    def _conclude(self, tracker: Tracker, batch: _Batch) -> None:
+        waiting, failed = dict(batch.concluded), None
+        deliveries = [Delivery(each.trial, each.folder, self._sent.get(name, 0)) for name, each in waiting.items()]
+        for name, answer in zip(waiting, deliver_all(tracker, deliveries), strict=True):
+            if isinstance(answer, Exception):
+                if not refused(answer):
+                    failed = answer
+                    continue
+                _say_refused(answer)
+            del batch.concluded[name]
+        if failed is not None:
+            raise failed
+
+    def _until_done(self, send: Callable[[Tracker, _Batch], None], tracker: Tracker, batch: _Batch) -> None:
         tries = 0
         while not self._stopping.is_set():
             try:
-                return job(api)
+                return send(tracker, batch)
             except Exception as error:
                 if refused(error):
-                    log.warning("the tracking server refused a record, the runner will try again: %s", error)
-                    return None
+                    return _say_refused(error)
             self._stopping.wait(self.BACKOFF_SECONDS[min(tries, len(self.BACKOFF_SECONDS) - 1)])
             tries += 1
         return None
 
 
-def refused(error: Exception) -> bool:
-    """Whether trying again is useless: the server understood and said no, or the fault is ours."""
-    from mlflow.exceptions import MlflowException, RestException
-
-    if isinstance(error, RestException):
-        return error.error_code not in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
-    return not isinstance(error, (MlflowException, OSError))
+def _say_refused(error: Exception) -> None:
+    log.warning("the tracking server refused a record, the runner will try again: %s", error)

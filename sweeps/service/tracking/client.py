@@ -6,7 +6,7 @@ Nowhere else are experiments opened, values quoted or pages turned. MLflow is im
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,15 @@ def client(uri: str) -> Any:
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
+
+
+def refused(error: Exception) -> bool:
+    """Whether trying again is useless: the server understood and said no, or the fault is ours."""
+    from mlflow.exceptions import MlflowException, RestException
+
+    if isinstance(error, RestException):
+        return error.error_code not in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
+    return not isinstance(error, (MlflowException, OSError))
 
 
 # ---------------------------------------------------------------------- which store
@@ -120,9 +129,12 @@ def sweep_url(uri: str, experiment_id: str) -> str:
 
 
 def matching(field: str, value: Any, operator: str = "=") -> str:
-    """One condition on runs. field: "tags.NAME", "params.NAME"; whatever stands in the value stays inside it."""
+    """One condition on runs. field: "tags.NAME", "params.NAME"; whatever stands in the value stays inside it.
+
+    A parameter is kept as `write_text` has it, a tag as it is: a signature may be a number's digits.
+    """
     kind, _, name = field.partition(".")
-    quoted = write_text(value).replace("'", "''")
+    quoted = (str(value) if kind == "tags" else write_text(value)).replace("'", "''")
     return f"{kind}.`{name}` {operator} '{quoted}'"
 
 
@@ -186,6 +198,15 @@ def fetch_artifact(uri: str, run: Any, name: str, folder: Path) -> Path:
     # What every store of artifacts implements; MlflowClient asks for the run and a listing first: ten times as long.
     get_artifact_repository(run.info.artifact_uri, tracking_uri=uri)._download_file(name, str(folder / name))
     return folder / name
+
+
+def put_artifacts(uri: str, artifact_uri: str, files: Iterable[tuple[Path, str | None]]) -> None:
+    """Files to where a run keeps them, each with the folder there. The run is not asked for, as MlflowClient would."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    place = get_artifact_repository(artifact_uri, tracking_uri=uri)
+    for path, folder in files:
+        place.log_artifact(str(path), folder)
 
 
 def fetch_artifacts(api: Any, run_id: str, folder: Path) -> Path:

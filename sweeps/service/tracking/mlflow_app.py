@@ -1,14 +1,64 @@
-"""MLflow's own application, as the local server runs it (`mlflow server --app-name laresa`)."""
+"""MLflow's own application with our bulk endpoint, as our servers run it (`mlflow server --app-name ...`)."""
 
 from __future__ import annotations
 
 import gc
+import logging
+from collections.abc import Callable, Collection
 from typing import Any
+
+log = logging.getLogger("laresa.mlflow")
 
 
 def create_app() -> Any:
-    """It looks for garbage less often: a page of 1,000 runs makes 50,000 objects, and half its time went into that."""
+    """`laresa`, the local server's: who reaches it may do everything, as with MLflow's own routes."""
     from mlflow.server.fastapi_app import app
 
-    gc.set_threshold(100_000, 20, 20)
+    _prepare(lambda experiments: experiments)
     return app
+
+
+def create_authenticated_app() -> Any:
+    """`laresa-auth`, a team's: MLflow's basic-auth application. Who may write what is decided by its own rules."""
+    from mlflow.server import auth
+
+    from sweeps.service.tracking.bulk import PATH
+
+    _prepare(_permitted)
+    # It asks who calls before any of its routes; each entry's permission is asked by the route itself.
+    auth.BEFORE_REQUEST_VALIDATORS.update({(PATH, method): auth._allow_authenticated for method in ("GET", "POST")})
+    return auth.create_app()
+
+
+def _prepare(permitted: Callable[[Collection[str]], Collection[str]]) -> None:
+    from mlflow.server import app
+
+    gc.set_threshold(100_000, 20, 20)  # a page of 1,000 runs makes 50,000 objects, and half its time went into garbage
+    try:
+        from sweeps.service.tracking.bulk_server import add_route
+    except ImportError as error:  # it writes MLflow's tables itself, and this MLflow may keep them elsewhere
+        log.warning("without the bulk endpoint, runs are written one by one: %s", error)
+        return
+    add_route(app, permitted)
+
+
+def _permitted(experiments: Collection[str]) -> Collection[str]:
+    """Those in which the caller may both make runs and change them: what MLflow asks for create_run and log_batch."""
+    from mlflow.server import auth
+
+    if auth.sender_is_admin():
+        return experiments
+    name = auth.authenticate_request().username
+    return [found for found in experiments if _may_write(auth, name, found)]
+
+
+def _may_write(auth: Any, username: str, experiment_id: str) -> bool:
+    experiment = (auth.RESOURCE_TYPE_EXPERIMENT, experiment_id)
+    change = [
+        auth.Requirement(auth.RESOURCE_TYPE_EXPERIMENT, experiment_id, "read"),
+        auth.Requirement(auth.RESOURCE_TYPE_RUN, "*", "update", fallback_if_no_grant=(experiment,)),
+    ]
+    return bool(
+        auth._authorize_create_in_experiment_as(username, experiment_id, auth.RESOURCE_TYPE_RUN)
+        and auth.authorize(username, experiment, change)
+    )

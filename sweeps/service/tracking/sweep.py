@@ -50,7 +50,7 @@ class Sweep:
         """Every trial, oldest first, in whatever state.
 
         where: field of TrialConfig (or "arm", "state") -> value it must have.
-        with_history: also fetch each trial's measurements by epoch (one file a trial).
+        with_history: also fetch the measurements of every epoch of each trial that has ended (one file a trial).
         ConfigError: unknown field in `where`.
         """
         # One without parameters is only being opened, and not yet a trial's record.

@@ -1,35 +1,18 @@
-"""Write side of MLflow: one run a trial for ever, found by (sweep, signature, code); metrics in batches, from a thread.
-
-Delivery is idempotent: measurements carry their own timestamps, so that sending one again changes nothing.
-"""
+"""Write side of MLflow, by its own API: a sweep, and one run a trial for ever, found by (sweep, signature, code)."""
 
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from laresa.config import write_text
-from laresa.measurement import Measurement
-from sweeps.service.storage.files import TrialFolder
 from sweeps.service.study import PlannedTrial
-from sweeps.service.tracking.client import HISTORY, SUPERSEDED, VIEW, make_experiment, matching, parent_run
-from sweeps.service.tracking.local_server import TrackingError
+from sweeps.service.tracking.client import SUPERSEDED, VIEW, make_experiment, matching, parent_run
 
 STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "KILLED", "running": "RUNNING"}
-ARTIFACTS = {  # file of a concluded trial -> its artifact folder
-    "config.json": None,
-    "traceback.txt": None,
-    "model.safetensors": "checkpoint",
-    "latents.npz": None,
-    "weights.svg": "figures",
-}
-METRICS_A_BATCH = 1000
 PARAMS_A_BATCH = 100
-log = logging.getLogger("laresa.tracking")
 
 
 @dataclass(frozen=True)
@@ -90,11 +73,19 @@ def keep_plugins(api: Any, sweep: SweepRun, files: Mapping[str, str], digests: M
         api.set_tag(sweep.parent_run_id, "laresa.plugins", json.dumps(digests))
 
 
-def open_trial(api: Any, trial: TrialRun) -> str:
-    """The run id of this trial: found, or made once; with its parameters, and RUNNING."""
+@dataclass(frozen=True)
+class Opened:
+    """A trial's run. artifact_uri: where its files go."""
+
+    run_id: str
+    artifact_uri: str
+
+
+def open_trial(api: Any, trial: TrialRun) -> Opened:
+    """The run of this trial: found, or made once; with its parameters, and RUNNING."""
     runs = _runs_of_trial(api, trial.sweep.experiment_id, trial.trial)
     if not runs:
-        api.create_run(trial.sweep.experiment_id, tags=_first_tags(trial))
+        api.create_run(trial.sweep.experiment_id, tags=first_tags(trial))
         runs = _runs_of_trial(api, trial.sweep.experiment_id, trial.trial)
     run, *others = runs
     for other in others:  # a request sent twice, or two attempts at once, may have made one each
@@ -107,10 +98,11 @@ def open_trial(api: Any, trial: TrialRun) -> str:
     if run.info.status != "RUNNING" or run.data.tags["laresa.state"] != "running":
         api.update_run(run_id, status="RUNNING")
         api.set_tag(run_id, "laresa.state", "running")
-    return run_id
+    return Opened(run_id, run.info.artifact_uri)
 
 
-def _first_tags(trial: TrialRun) -> dict[str, str]:
+def first_tags(trial: TrialRun) -> dict[str, str]:
+    """Of a run when it is made."""
     config, arm = trial.trial.config, trial.trial.arm
     return {
         "mlflow.parentRunId": trial.sweep.parent_run_id,
@@ -118,8 +110,7 @@ def _first_tags(trial: TrialRun) -> dict[str, str]:
         "laresa.kind": "trial",
         "laresa.role": trial.trial.role,
         "laresa.sweep": trial.sweep.sweep,
-        "laresa.signature": trial.signature,
-        "laresa.code": trial.trial.code,
+        **found_by(trial.trial),
         **({"laresa.code_accepted": accepted} if (accepted := trial.trial.accepted_by) else {}),
         "laresa.arm": arm,
         "laresa.subset": config.subset,
@@ -127,6 +118,11 @@ def _first_tags(trial: TrialRun) -> dict[str, str]:
         **({"laresa.chosen": trial.trial.chosen} if trial.trial.chosen else {}),
         **trial.tags,
     }
+
+
+def found_by(trial: PlannedTrial) -> dict[str, str]:
+    """The tags that tell a trial's run from all others of its sweep."""
+    return {"laresa.signature": trial.signature, "laresa.code": trial.code}
 
 
 def find_run(api: Any, experiment_id: str, trial: PlannedTrial) -> str | None:
@@ -137,7 +133,7 @@ def find_run(api: Any, experiment_id: str, trial: PlannedTrial) -> str | None:
 
 def _runs_of_trial(api: Any, experiment_id: str, trial: PlannedTrial) -> list[Any]:
     """One, or none; several only for a moment. The order is the same for all who look."""
-    same = f"{matching('tags.laresa.signature', trial.signature)} AND {matching('tags.laresa.code', trial.code)}"
+    same = " AND ".join(matching(f"tags.{name}", value) for name, value in found_by(trial).items())
     return list(api.search_runs([experiment_id], same, max_results=10, order_by=["attributes.start_time ASC"]))
 
 
@@ -147,47 +143,6 @@ def log_params(api: Any, run_id: str, config: Mapping[str, Any]) -> None:
     params = [Param(name, write_text(value)) for name, value in config.items()]
     for start in range(0, len(params), PARAMS_A_BATCH):
         api.log_batch(run_id, params=params[start : start + PARAMS_A_BATCH])
-
-
-def log_measurements(api: Any, run_id: str, measurements: Sequence[Measurement]) -> None:
-    from mlflow.entities import Metric
-
-    metrics = [
-        Metric(name, float(value), measurement.timestamp, measurement.epoch)
-        for measurement in measurements
-        for name, value in {**measurement.metrics, "seconds/epoch": measurement.seconds}.items()
-    ]
-    for start in range(0, len(metrics), METRICS_A_BATCH):
-        api.log_batch(run_id, metrics=metrics[start : start + METRICS_A_BATCH])
-
-
-def deliver(api: Any, trial: TrialRun, folder: TrialFolder, *, after_epoch: int = 0) -> str:
-    """Bring a concluded trial's run to the state its storage says, whatever was sent before. Returns the run id.
-
-    after_epoch: the caller knows that measurements up to it have arrived.
-    """
-    outcome = folder.outcome()
-    if outcome is None:
-        raise TrackingError(f"{folder.files.place(folder.root)} has no outcome to deliver")
-    from mlflow.entities import Metric, RunTag
-
-    run_id = open_trial(api, trial)
-    history = [Measurement.from_dict(fields) for fields in outcome["history"]]
-    log_measurements(api, run_id, [m for m in history if m.epoch > after_epoch])
-    api.log_text(run_id, json.dumps(outcome["history"], indent=1), HISTORY)  # before the state that promises it
-    last = history[-1] if history else Measurement(0, {}, 0.0)
-    final = [Metric(name, float(v), last.timestamp, last.epoch) for name, v in outcome["metrics"].items()]
-    tags = {"laresa.state": outcome["state"], "laresa.attempts": str(outcome["attempts"]), **outcome["provenance"]}
-    if outcome["error"]:
-        tags["laresa.error"] = outcome["error"][:4000]
-    tags["laresa.collapsed"] = str(outcome["metrics"].get("collapse_step", -1) >= 0).lower()
-    api.log_batch(run_id, metrics=final, tags=[RunTag(name, value) for name, value in tags.items()])
-    sent = artifacts(folder)
-    for path, target in sent:
-        api.log_artifact(run_id, str(path), target)
-    api.set_terminated(run_id, STATUS[outcome["state"]])
-    folder.note_delivered(run_id, [path for path, _ in sent if path.suffix in (".safetensors", ".npz", ".svg")])
-    return run_id
 
 
 def promote(api: Any, sweep: SweepRun, trial: PlannedTrial) -> None:
@@ -219,8 +174,3 @@ def mark_code(api: Any, runs: Mapping[str, Any], accepted: Mapping[str, str], su
 def _close(api: Any, run_id: str) -> None:
     api.set_tag(run_id, "laresa.state", "interrupted")
     api.set_terminated(run_id, STATUS["interrupted"])
-
-
-def artifacts(folder: TrialFolder) -> list[tuple[Path, str | None]]:
-    """(file, artifact folder) of what a concluded trial left on storage."""
-    return [(path, target) for name, target in ARTIFACTS.items() if (path := folder.file(name)).exists()]

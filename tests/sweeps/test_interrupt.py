@@ -6,13 +6,17 @@ import io
 import math
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from rich.console import Console
 
 from sweeps import trials
+from sweeps.service.driver import runner
 from sweeps.service.driver.interrupt import GracefulInterrupt
 from sweeps.service.driver.progress import ProgressDisplay, clock
 from sweeps.service.search.budget import Searched
@@ -20,6 +24,26 @@ from sweeps.service.storage.files import SweepFolder
 from tests.sweeps.conftest import ablation, laresa
 from tests.sweeps.test_kills import assert_settled, kill_driver, start, workers
 
+OUTLIVED = """
+import os
+import psutil
+import ray
+from sweeps.service.driver import runner
+
+os.environ.pop("RAY_ADDRESS", None)
+runner.connect()
+
+@ray.remote
+class Worker:
+    def pid(self):
+        return os.getpid()
+
+worker = Worker.remote()
+pid = ray.get(worker.pid.remote())
+worker_process = psutil.Process(pid)
+runner.disconnect()
+print(worker_process.is_running())
+"""
 CONFIG = {"epochs": 10, "seed": 3, "fold": 1}
 
 
@@ -103,6 +127,35 @@ def test_searches_by_epochs_say_both_numbers_and_that_there_may_be_more():
     shown = console.file.getvalue()
     for words in ("toy: at least 4 trials", "[  5/5+] pruned", "5 of 5+ done", "searched: 3 trials, 12 of 40 epochs"):
         assert words in shown
+
+
+def test_a_worker_does_not_outlive_its_ray(tmp_path: Path):
+    """Else it would open a run that the driver has just settled."""
+    said = subprocess.run([sys.executable, "-c", OUTLIVED], capture_output=True, text=True, timeout=100, cwd=tmp_path)
+    assert said.stdout.split()[-1:] == ["False"], said.stderr
+
+
+def test_a_second_press_that_comes_late_waits_until_all_is_settled(monkeypatch: pytest.MonkeyPatch):
+    def pressed(*_):
+        raise KeyboardInterrupt
+
+    settled = []
+
+    def settle(*_):
+        signal.raise_signal(signal.SIGINT)
+        settled.append(True)
+        return {"interrupted": 1}
+
+    study = Mock(searches=[], size=1)
+    for name in ("note_plan", "check_same_data", "disconnect", "client"):
+        monkeypatch.setattr(runner, name, Mock())
+    monkeypatch.setattr(runner, "actual_against_plan", lambda folder: {})
+    monkeypatch.setattr(runner.planning, "plan", pressed)
+    monkeypatch.setattr(runner.Runner, "_settle", settle)
+    ended = runner.Runner(study, Mock(), Mock(), Mock(), Mock()).run()
+    assert settled
+    assert ended.stopped
+    assert ended.states == {"interrupted": 1}
 
 
 def test_clock():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -12,9 +13,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from laresa.errors import LaresaError
 from laresa.plugins import loaded
 from sweeps.service.driver.code import SweepCode
+from sweeps.service.driver.interrupt import GracefulInterrupt
 from sweeps.service.driver.nodes import require_shared_storage
 from sweeps.service.driver.progress import ProgressDisplay
 from sweeps.service.planning import plan as planning
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
     from sweeps.service.search.sources import OptunaSource
 
 log = logging.getLogger("laresa.runner")
+WORKERS_END_SECONDS = 15.0  # longer than a worker's own last flush
 
 
 @dataclass(frozen=True)
@@ -150,11 +155,13 @@ class Runner:
                 self._halve(study.trials())
         except KeyboardInterrupt:
             stopped = True
-            disconnect()  # a worker that still trained could tell the tracker more after it was settled
-        states = self._settle(searches)
-        self.api.set_tag(self.sweep.parent_run_id, "laresa.plan", json.dumps(actual_against_plan(self.folder)))
-        whole = set(states) <= {"finished", "pruned"}
-        self.api.set_terminated(self.sweep.parent_run_id, "FINISHED" if whole else "FAILED")
+        with GracefulInterrupt():  # a second press that comes late would leave runs open that nobody trains
+            if stopped:
+                disconnect()
+            states = self._settle(searches)
+            self.api.set_tag(self.sweep.parent_run_id, "laresa.plan", json.dumps(actual_against_plan(self.folder)))
+            whole = set(states) <= {"finished", "pruned"}
+            self.api.set_terminated(self.sweep.parent_run_id, "FINISHED" if whole else "FAILED")
         said = tuple(self.searched)
         return SweepResult(self.sweep, states, self.wall, self.training, self.concurrency, stopped, said)
 
@@ -340,6 +347,12 @@ def places(options: RunOptions) -> int:
 
 
 def disconnect() -> None:
+    """Leave Ray. Workers of a Ray that began here have ended, too: none tells the tracker more after it is settled."""
     import ray
 
+    raylets = [child for child in psutil.Process().children() if child.name() == "raylet"]
+    workers = [worker for raylet in raylets for worker in raylet.children()]
     ray.shutdown()
+    for left in psutil.wait_procs(workers, timeout=WORKERS_END_SECONDS)[1]:
+        with contextlib.suppress(psutil.Error):
+            left.kill()

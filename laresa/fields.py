@@ -112,8 +112,9 @@ def fields_of(component: Callable[..., Any], prefix: str = "") -> tuple[Field, .
 @functools.lru_cache(maxsize=512)
 def _fields_of(component: Callable[..., Any], prefix: str) -> tuple[Field, ...]:
     if dataclasses.is_dataclass(component):  # with what it inherits, which may be another module's
+        dot = f"{prefix}." if prefix else ""
         own = fields_of_dataclass(typing.cast(type, component))
-        return tuple(dataclasses.replace(field, name=f"{prefix}.{field.name}" if prefix else field.name) for field in own)
+        return tuple(dataclasses.replace(field, name=dot + field.name) for field in own)
     target = inspect.unwrap(component.__init__ if inspect.isclass(component) else component)
     parameters = [p for p in inspect.signature(target).parameters.values() if p.kind is p.KEYWORD_ONLY]
     name = getattr(component, "__name__", str(component))

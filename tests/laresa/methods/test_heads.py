@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from laresa import plugins
 from laresa.config import TrialConfig
@@ -18,6 +20,7 @@ from laresa.features import Features
 from laresa.methods import Result
 from laresa.methods.heads import Heads
 from laresa.methods.heads.stack import stack_key
+from laresa.seeds import generator
 
 BASE = TrialConfig(
     method="heads", dataset="emoji120", train_fraction=0.3, epochs=3, patience=100, batch_size=32, seed=0, subset="ce"
@@ -214,6 +217,32 @@ def test_what_a_head_can_t_be_trained_with(data: Dataset, features: Features):
     linear = FULL.replace(**{"heads.head": "linear"})
     with pytest.raises(ConfigError, match=r"head=linear with subset .* needs a latent to act on"):
         heads([linear], data, features).epoch()
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("layers", ["latent", "linear"])
+def test_a_head_learns_what_a_plain_loop_learns(optimizer: str, layers: str, data: Dataset, features: Features):
+    """The same layers, order and optimiser in a loop of torch's own; and far above chance."""
+    config = BASE.replace(optimizer=optimizer, lr=0.01, weight_decay=1e-3, **{"heads.head": layers})
+    group = heads([config], data, features)
+    group._refill()
+    model = copy.deepcopy(group._heads[0].model)
+    (result,) = results(group).values()
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+    more = config.values("sgd") if optimizer == "sgd" else {}
+    plain = kinds[optimizer](model.parameters(), lr=config.lr, weight_decay=config.weight_decay, **more)
+    found = []
+    for epoch in range(1, config.epochs + 1):
+        order = torch.randperm(len(data.train), generator=generator("cpu", config.seed, epoch, "order"))
+        for index in order.tensor_split(-(-len(order) // config.batch_size)):
+            loss = cross_entropy(model(features.train_NF[index])[0], data.train.labels[index])
+            plain.zero_grad()
+            loss.backward()
+            plain.step()
+        with torch.no_grad():
+            found.append(cross_entropy(model(features.val_NF)[0], data.val.labels).item())
+    assert [m.metrics["val/loss"] for m in result.history] == pytest.approx(found, rel=1e-3)
+    assert found[-1] < found[0]
 
 
 def test_a_term_that_can_t_be_mapped_is_looped(data: Dataset, features: Features, tmp_path: Path):

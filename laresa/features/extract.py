@@ -105,7 +105,8 @@ def transformed(images: Tensor, network: Backbone) -> Tensor:
 
 def _kept(features_NF: Tensor, store: Store, network: Backbone) -> Rows:
     """In the type they are kept in. ConfigError: a value that it can't hold."""
-    rows = features_NF.numpy().astype(store.dtype)
+    with np.errstate(over="ignore"):  # told below, with what to do
+        rows = features_NF.numpy().astype(store.dtype)
     if not np.isfinite(rows).all():
         raise ConfigError(
             f"backbone={network.model!r} gives features that are not finite as {store.dtype.name}: expected finite "

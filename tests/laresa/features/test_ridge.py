@@ -56,7 +56,7 @@ def test_bad_input():
 
 @pytest.mark.slow
 def test_heads_reach_it_on_real_features(tmp_path: Path, one_thread: None):
-    """The embedded data, the packaged network: far above chance (1 in 120), and what cross-entropy learns is as good."""
+    """The embedded data, the packaged network: far above chance (1 in 120), and cross-entropy is as good."""
     config = TrialConfig(
         method="heads", backbone=PACKAGED, input_size=64, subset="ce", epochs=8, batch_size=32, lr=1e-3
     )

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from laresa.data.dataset import Dataset
 
-__all__ = ["PACKAGED", "FeatureConfig", "Features", "features_of"]
+__all__ = ["PACKAGED", "FeatureConfig", "Features", "features_of", "width_of"]
 
 PACKAGED = "tf_efficientnet_lite0"  # without a tag: the one whose weights are a package, for machines that reach no hub
 
@@ -93,6 +94,18 @@ def features_of(
     weights, images = store.weights(), [b"".join(part).hex() for part in digests]
     key = _hash([identity, weights, config.l2_normalise, config.pca, images])
     return Features(train_NF, val_NF, test_NF, key=key, weights=weights)
+
+
+@cache
+def width_of(model: str, pool: str, size: int | None) -> int:
+    """Features an image; the network is loaded for it. Errors as of features_of."""
+    import torch
+
+    from laresa.features import backbone
+
+    network = backbone.find(model, pool=pool, size=size)
+    with torch.inference_mode():
+        return int(backbone.load(network)(torch.zeros(1, 3, network.size, network.size)).shape[1])
 
 
 def _hash(content: object) -> str:

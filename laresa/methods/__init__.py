@@ -4,11 +4,14 @@ A method is made by `METHODS[name](config, data, device, **fields)`, its keyword
 does what `Method` says. A subclass of `laresa.methods.loop.Loop` needs three functions for that. One that trains many
 configurations at once says which may share a group, `group_key(config)`, is given a tuple of those whose key is equal,
 and how many of them it may train at the same time: `METHODS[name](configs, data, device, at_once)`.
+
+Two more static functions it may have: `try_out(config, data)`, where starting a trial to see whether it can be is too
+much work, and `prepare(config, data, device, progress)` for what many trials share, done once before the first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -132,6 +135,20 @@ def start(
     if len(configs) != 1:
         raise ConfigError(f"method={name!r} trains one configuration at a time, not {len(configs)}")
     return One(factory(configs[0], data, torch.device(device), **configs[0].values(name)))
+
+
+def try_out(config: TrialConfig, data: Dataset) -> None:
+    """Start a trial on the CPU, or as much of it as tells whether it can be. ConfigError, DataError: it can't."""
+    if (own := getattr(component("METHODS", config.method), "try_out", None)) is None:
+        start((config,), data, "cpu")
+    else:
+        own(config, data)
+
+
+def preparation(config: TrialConfig) -> Callable[..., Any] | None:
+    """`prepare(config, data, device, progress)` of its method, where there is something to prepare."""
+    found: Callable[..., Any] | None = getattr(component("METHODS", config.method), "prepare", None)
+    return found
 
 
 def group_key(config: TrialConfig) -> str | None:

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from laresa import checkpoint
 from laresa.config import TrialConfig
 from laresa.data import Dataset, Split, data_key
 from laresa.errors import CheckpointError, ConfigError, NonFiniteLossError
-from laresa.features import Features, features_of
+from laresa.features import Features, features_of, width_of
 from laresa.measurement import Measurement
 from laresa.methods import AT_ONCE, Result
 from laresa.methods.heads.head import OWN, Head, HeadsConfig, heads_config
@@ -36,13 +36,8 @@ class Heads:
     """Method: heads on frozen features. Its trials share what `group_key` names."""
 
     fields = HeadsConfig
-    unused = (
-        "pretrained",
-        "channels_last",
-        "stem",
-        "dropout",
-        "augment",
-    )  # the backbone is frozen, and sees each image as it is
+    # The backbone is frozen, and sees each image as it is.
+    unused = ("pretrained", "channels_last", "stem", "dropout", "augment")
 
     def __init__(
         self,
@@ -57,9 +52,7 @@ class Heads:
         first = configs[0]
         self.configs, self.data, self.device, self.at_once = tuple(configs), data, device, at_once
         seed_everything(first.seed)  # deterministic kernels; nothing is drawn from the global streams
-        if features is None:
-            features = features_of(data, first.backbone, heads_config(first), size=first.input_size, device=device)
-        self.features = features
+        self.features = self.prepare(first, data, device) if features is None else features
         self._x = {name: rows.to(device) for name, rows in self._rows().items()}
         self._y = {name: split.labels.to(device) for name, split in self._splits().items()}
         self._heads: dict[int, Head] = {}  # in training, by their place in the group
@@ -75,6 +68,21 @@ class Heads:
         """Data, features and batch size: what their products share."""
         features = {name: value for name, value in asdict(heads_config(config)).items() if name not in OWN}
         return json.dumps([data_key(config), [getattr(config, name) for name in SHARED], features], default=str)
+
+    @staticmethod
+    def prepare(
+        config: TrialConfig, data: Dataset, device: torch.device, progress: Callable[[int, int], None] | None = None
+    ) -> Features:
+        """Features of the fold's images, extracted on `device` where they are not kept yet."""
+        fields = heads_config(config)
+        return features_of(data, config.backbone, fields, size=config.input_size, device=device, progress=progress)
+
+    @staticmethod
+    def try_out(config: TrialConfig, data: Dataset) -> None:
+        """Load the network and build the head on the width that it gives."""
+        fields = heads_config(config)
+        width = fields.pca or width_of(config.backbone, fields.pool, config.input_size)
+        Head(config, data, width, torch.device("cpu"))
 
     def _splits(self) -> dict[str, Split]:
         return {"train": self.data.train, "val": self.data.val, "test": self.data.test}

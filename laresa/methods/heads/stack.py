@@ -62,9 +62,9 @@ class Stack:
         with torch.autocast(x_KNF.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             logits, z_KND = self._forward(leaves, x_KNF)
         found = self._objective(leaves, logits, z_KND, x_KNF, y_KN, streams)
-        gradients = torch.autograd.grad(found.total.sum(), list(leaves.values()), allow_unused=True)
+        found_gradients = torch.autograd.grad(found.total.sum(), list(leaves.values()), allow_unused=True)
         # A fused optimiser reads parameter and gradient element by element as they lie in memory, whatever the strides.
-        gradients = [gradient if gradient is None else gradient.contiguous() for gradient in gradients]
+        gradients = [None if gradient is None else gradient.contiguous() for gradient in found_gradients]
         for k, head in enumerate(self.heads):
             for name, gradient in zip(leaves, gradients, strict=True):
                 if gradient is not None and (parameter := self._own[k][name]).requires_grad:

@@ -24,7 +24,7 @@ from sweeps.service.driver.progress import ProgressDisplay
 from sweeps.service.planning import plan as planning
 from sweeps.service.planning.code import CodeBook, decide, keep_decision, planned_now
 from sweeps.service.planning.estimate import actual_against_plan, note_plan
-from sweeps.service.planning.gpus import on_cluster
+from sweeps.service.planning.gpus import cluster_address, on_cluster
 from sweeps.service.planning.prepare import prepare
 from sweeps.service.planning.reuse import check_same_data
 from sweeps.service.provenance import provenance_tags
@@ -88,7 +88,7 @@ def run(study: Study, options: RunOptions) -> SweepResult:
             left = anything_left(study, folder.snapshot(), options)
             if left:
                 with ThreadPoolExecutor(1) as thread:  # Ray and the local server start meanwhile
-                    prepared = thread.submit(prepare, study)
+                    prepared = thread.submit(prepare, study, here=cluster_address() is None)
                     connect()
                     require_shared_storage(folder)
                     prepared.result()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from laresa.config import TrialConfig
@@ -16,17 +18,21 @@ MODEL = (
 )
 
 
-def prepare(study: Study) -> None:
+def prepare(study: Study, *, here: bool = False) -> None:
     """Once, before the first trial: what every kind of trial needs is had, and fits together.
 
     Data sets are decoded, label texts embedded; of each arm and search the method is started on a fold and dropped, so
     that a backbone, a head or a term that can't be is refused before anything is trained.
     """
+    import torch
+
     from laresa.data import data_key, load
+    from laresa.methods import group_key
 
     searched = [search.replicate.of(search.base) for search in study.searches]
     datasets: dict[tuple[Any, ...], Dataset] = {}
     started: set[tuple[Any, ...]] = set()
+    groups: dict[str, TrialConfig] = {}
     for config in [*(trial.config for trial in study.trials()), *searched]:
         key = data_key(config)
         if key not in datasets:
@@ -35,16 +41,45 @@ def prepare(study: Study) -> None:
         if kind not in started:
             started.add(kind)
             try_out(config, datasets[key])
+        if (group := group_key(config)) is not None:
+            groups.setdefault(group, config)
+    if groups and here and not torch.cuda.is_available():  # else its workers do what trials share, where the GPUs are
+        for config in groups.values():
+            take_shared(config, datasets[data_key(config)])
+
+
+def take_shared(config: TrialConfig, dataset: Dataset) -> None:
+    """What a group of trials shares, with all cores, before the first waits for it."""
+    import torch
+
+    from laresa.methods import preparation
+
+    if (prepare_group := preparation(config)) is not None:
+        prepare_group(config, dataset, torch.device("cpu"), Told(f"features of {config.backbone}"))
+
+
+class Told:
+    """How far a preparation has come, a line every few seconds."""
+
+    SECONDS = 5.0
+
+    def __init__(self, what: str) -> None:
+        self.what, self._last = what, time.monotonic()
+
+    def __call__(self, done: int, of: int) -> None:
+        if time.monotonic() - self._last >= self.SECONDS:
+            self._last = time.monotonic()
+            print(f"{self.what}: {done:,} of {of:,} images", file=sys.stderr)
 
 
 def try_out(config: TrialConfig, dataset: Dataset) -> None:
-    """Start a trial on the CPU, and go no further; try plugins' terms. ConfigError, DataError: what of it can't be."""
+    """Start a trial, and go no further; try plugins' terms. ConfigError, DataError: what of it can't be."""
     import torch
 
-    from laresa.methods import start
+    from laresa import methods
     from laresa.term_check import check_terms
 
     state = torch.random.get_rng_state()
-    start((config,), dataset, "cpu")
+    methods.try_out(config, dataset)
     check_terms(config, dataset)
     torch.random.set_rng_state(state)

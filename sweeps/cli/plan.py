@@ -19,6 +19,7 @@ from sweeps.service.planning.gpus import cluster_address, decided, of_cluster, o
 from sweeps.service.planning.plan import PlanRow
 from sweeps.service.planning.reuse import with_cached
 from sweeps.service.search.budget import Spent
+from sweeps.service.search.groups import described
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.storage.open import sweep_folder
 from sweeps.service.study import PlannedTrial, RunOptions, Study
@@ -95,7 +96,7 @@ def show_plan(study: Study, options: RunOptions, *, as_json: bool, calibrate: bo
         print(f"{study.name}: {len(rows)} trials, {finished} done, {len(rows) - finished} to train")
     if others:
         print(f"{study.name}: {refusal(book, others)}")
-    for line in elsewhere:
+    for line in (*elsewhere, *described([row.trial for row in rows if not row.done], study.searches)):
         print(f"{study.name}: {line}")
     options, device = device_here(options, study)
     print(f"device: {device}")

@@ -6,11 +6,13 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from laresa.methods import AT_ONCE, group_key
-from sweeps.service.search.sources import Source
 from sweeps.service.study import Group, PlannedTrial, Search
+
+if TYPE_CHECKING:
+    from sweeps.service.search.sources import Source
 
 FEWEST = 8  # of a group that is split for another worker's sake: fewer gain little by training together
 ROUNDS = 3  # of a search, whose sampler hears of one before it suggests the next
@@ -39,6 +41,27 @@ def why_alone(search: Search) -> str | None:
     if search.scheduler not in STOPS:
         return f"--scheduler {search.scheduler} stops trials one by one; {' and '.join(STOPS)} work in groups"
     return None
+
+
+def described(trials: Sequence[PlannedTrial], searches: Collection[Search]) -> list[str]:
+    """Which trials will train together and why others don't, a line each; none where no method of theirs can."""
+    by_key: dict[str | None, int] = {}
+    for trial in trials:
+        key = group_key(trial.config)
+        by_key[key] = by_key.get(key, 0) + 1
+    reasons = {search.name: why for search in searches if (why := why_alone(search)) is not None}
+    alone = by_key.pop(None, 0)
+    if not by_key and len(reasons) == len(searches):
+        return []
+    found = []
+    if by_key:
+        groups = f"{len(by_key)} group{'s' * (len(by_key) > 1)}"
+        found.append(f"together: {sum(by_key.values())} trials in {groups}, split where more workers are free")
+    if alone:
+        found.append(f"alone: {alone} trials, whose method trains one at a time")
+    if len(reasons) < len(searches):
+        found.append(f"together: the trials of {len(searches) - len(reasons)} searches, in {ROUNDS} rounds")
+    return [*found, *(f"alone: the trials of search {name}: {why}" for name, why in reasons.items())]
 
 
 class Grouped:

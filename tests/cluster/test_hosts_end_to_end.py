@@ -18,7 +18,7 @@ from tests.cluster.site import LARESA, Site, nodes, wait
 from tests.readme import write_files
 
 ROOT = Path(__file__).parents[2]
-EPOCHS = 11
+EPOCHS = 18
 STUDY = ["--tune", "0", "--subsets", "ce,ce+anchor", "--seeds", "0,1", "--epochs", str(EPOCHS), "--sweep", "power"]
 TRIALS = "storage/power/trials/*"
 

@@ -6,14 +6,13 @@ that `--help` and a query start at once.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from collections.abc import Sequence
 
 from laresa.errors import LaresaError, NonFiniteLossError
 from sweeps.cli import best, data, fields, plan, plugin, report, rerun, run, server, status, submit, ui
-from sweeps.cli.studies import preload
+from sweeps.cli.studies import Parser, preload
 
 STUDIES_VERBS = (run, plan)
 VERBS = (status, best, report, data, fields, plugin, server, rerun, submit, ui)
@@ -38,13 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run.STOPPED
 
 
-def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+def build_parser(words: Sequence[str] = ()) -> Parser:
     """Every verb with its options; `handler` is what `main` calls.
 
     words: the command line, whose plugins are loaded and whose study, if it is a file or module, has a parser.
     """
     given = preload(words)
-    parser = argparse.ArgumentParser(prog="laresa", description="Sweeps for classifiers trained with label semantics.")
+    parser = Parser(prog="laresa", description="Sweeps for classifiers trained with label semantics.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     for verb in STUDIES_VERBS:
         verb.add(verbs, given)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from laresa import plugins
 from laresa.errors import ConfigError, nearest
@@ -84,24 +85,40 @@ def preload(words: Sequence[str]) -> str | None:
     return names[0] if verb in WITH_STUDY and names else None
 
 
-class _Load(argparse.Action):
-    """`preload` has loaded it already, unless it was abbreviated."""
+class _Loaded(argparse.Action):
+    """`preload` has done it."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        load_plugin(values)
+        pass
 
 
 def add_plugin_option(parser: Any) -> None:
     parser.add_argument(
         "--plugin",
-        action=_Load,
+        action=_Loaded,
         dest=argparse.SUPPRESS,
         metavar="FILE_OR_MODULE",
         help="terms, weightings, data sets, ... of your own (README.md: Open doors); repeatable",
     )
 
 
-class StudyParser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """No option may be abbreviated: --schedule, which is a field, would be taken for --scheduler."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+
+    def error(self, message: str) -> NoReturn:
+        if unknown := re.match(r"unrecognized arguments: --([\w.-]+)", message):
+            from laresa.config import all_fields
+
+            name = unknown[1].replace("-", "_")
+            if any(name in (known, known.rpartition(".")[2]) for known in all_fields()):
+                message += f" ({name} is a field: --set {name}=VALUE)"
+        super().error(message)
+
+
+class StudyParser(Parser):
     """Its help ends with the fields that --set, --space and --subsets may name, of what is loaded."""
 
     def format_help(self) -> str:

@@ -40,7 +40,7 @@ pytestmark = [
     pytest.mark.hosts,
     pytest.mark.alone,
     pytest.mark.slow,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(pretend.missing() is not None, reason=str(pretend.missing())),
 ]
 
@@ -123,7 +123,7 @@ def test_power_cable_driver_and_server(site: Site):
     hosts.mend(2)
     hosts.sh(0, f"rm {HOLD}")
     hosts.sh(0, "laresa server --detach --host $(cat $LARESA_HOME/head)")
-    site.run(*command, timeout=180)
+    site.run(*command, timeout=300)
     ended = outcomes(hosts)
     assert [outcome["state"] for outcome in ended] == ["finished"] * 4
     assert sorted(outcome["attempts"] for outcome in ended) == [1, 1, 2, 3]

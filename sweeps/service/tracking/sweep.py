@@ -70,10 +70,13 @@ class Sweep:
         return {name for run in runs for name in run.data.params}
 
     def latents(self, record: TrialRecord) -> Mapping[str, Any] | None:
-        """The arrays of a trial's latents.npz; None for a trial that has none (it did not finish)."""
+        """The arrays of a trial's latents.npz; None for a trial that has none (it did not finish, or kept none)."""
         import numpy as np
 
         if record.state != "finished":
+            return None
+        kept = {file.path for file in self.api.list_artifacts(record.run_id)}
+        if "latents.npz" not in kept:
             return None
         with (
             tempfile.TemporaryDirectory() as folder,

@@ -6,7 +6,6 @@ that `--help` and a query start at once.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from collections.abc import Sequence
@@ -38,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run.STOPPED
 
 
-def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+def build_parser(words: Sequence[str] = ()) -> Parser:
     """Every verb with its options; `handler` is what `main` calls.
 
     words: the command line, whose plugins are loaded and whose study, if it is a file or module, has a parser.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from laresa import plugins
 from laresa.errors import ConfigError, nearest
@@ -84,17 +85,17 @@ def preload(words: Sequence[str]) -> str | None:
     return names[0] if verb in WITH_STUDY and names else None
 
 
-class _Load(argparse.Action):
-    """`preload` has loaded it already, unless it was abbreviated."""
+class _Loaded(argparse.Action):
+    """`preload` has done it."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        load_plugin(values)
+        pass
 
 
 def add_plugin_option(parser: Any) -> None:
     parser.add_argument(
         "--plugin",
-        action=_Load,
+        action=_Loaded,
         dest=argparse.SUPPRESS,
         metavar="FILE_OR_MODULE",
         help="terms, weightings, data sets, ... of your own (README.md: Open doors); repeatable",
@@ -102,11 +103,24 @@ def add_plugin_option(parser: Any) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """Where --scale tiny is given, other options have other defaults; what is given wins, wherever it stands."""
+    """No option may be abbreviated: --schedule, which is a field, would be taken for --scheduler."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+
+    def error(self, message: str) -> NoReturn:
+        if unknown := re.match(r"unrecognized arguments: --([\w.-]+)", message):
+            from laresa.config import all_fields
+
+            name = unknown[1].replace("-", "_")
+            if any(name in (known, known.rpartition(".")[2]) for known in all_fields()):
+                message += f" ({name} is a field: --set {name}=VALUE)"
+        super().error(message)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Where --scale tiny is given, other options have other defaults; what is given wins, wherever it stands."""
         if "--scale" in self._option_string_actions:
-            first = argparse.ArgumentParser(add_help=False)
+            first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
             first.add_argument("--scale", nargs="?")  # whether it has a value, the whole parser says
             if first.parse_known_args(args)[0].scale == "tiny":
                 from sweeps.options import tiny_defaults

@@ -10,12 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from tests.cluster.hosts import Hosts
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 LARESA = str(BIN / "laresa")
+T = TypeVar("T")
 
 
 class Site:
@@ -90,8 +92,10 @@ def nodes(hosts: Hosts) -> int:
     return sum(int(count) for count in re.findall(r"(\d+) local\.cluster\.node", shown.partition("Pending")[0]))
 
 
-def wait(seconds: float, what: str, happened: Callable[[], object]) -> None:
+def wait(seconds: float, what: str, happened: Callable[[], T]) -> T:
+    """What `happened` gives, once it is true."""
     deadline = time.monotonic() + seconds
-    while not happened():
+    while not (found := happened()):
         assert time.monotonic() < deadline, f"no {what} within {seconds} s"
         time.sleep(0.5)
+    return found

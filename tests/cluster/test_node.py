@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from laresa.errors import LaresaError
-from sweeps.service.driver import runner
+from sweeps.service.driver import connection
 from sweeps.service.driver.nodes import kept_away
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
@@ -58,4 +58,4 @@ def test_a_study_in_another_environment_than_its_ray_says_so(monkeypatch: pytest
     with pytest.raises(
         LaresaError, match=r"started with: Ray: 2\.9\.3 Python: 3\.11\.1: run laresa in the environment"
     ):
-        runner.connect()
+        connection.connect()

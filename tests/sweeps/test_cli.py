@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from sweeps.cli.main import build_parser
+
 HEAVY = ("torch", "ray", "mlflow", "optuna", "numpy", "pandas", "sklearn", "matplotlib")
 PARSER = "from sweeps.cli.main import build_parser; build_parser()"
 QUERY = "from sweeps import best, trials"
@@ -17,3 +19,9 @@ def test_it_starts_without_what_is_heavy(code: str):
     code += f"; import sys; sys.exit(', '.join(set({HEAVY}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.strip() == ""
+
+
+def test_no_option_is_abbreviated(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["run", "ablation", "--schedule", "none"])  # not --scheduler
+    assert "--schedule none (schedule is a field: --set schedule=VALUE)" in capsys.readouterr().err

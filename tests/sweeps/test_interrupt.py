@@ -12,11 +12,12 @@ import time
 from pathlib import Path
 from unittest.mock import Mock
 
+import psutil
 import pytest
 from rich.console import Console
 
 from sweeps import trials
-from sweeps.service.driver import runner
+from sweeps.service.driver import connection, runner
 from sweeps.service.driver.interrupt import GracefulInterrupt
 from sweeps.service.driver.progress import ProgressDisplay, clock
 from sweeps.service.search.budget import Searched
@@ -24,14 +25,13 @@ from sweeps.service.storage.files import SweepFolder
 from tests.sweeps.conftest import ablation, laresa
 from tests.sweeps.test_kills import assert_settled, kill_driver, start, workers
 
-OUTLIVED = """
+WORKERS = """
 import os
-import psutil
 import ray
-from sweeps.service.driver import runner
+from sweeps.service.driver import connection
 
 os.environ.pop("RAY_ADDRESS", None)
-runner.connect()
+connection.connect()
 
 @ray.remote
 class Worker:
@@ -40,9 +40,9 @@ class Worker:
 
 worker = Worker.remote()
 pid = ray.get(worker.pid.remote())
-worker_process = psutil.Process(pid)
-runner.disconnect()
-print(worker_process.is_running())
+print(pid in [found.pid for found in connection._workers()])
+connection.disconnect()
+print(connection._workers())
 """
 CONFIG = {"epochs": 10, "seed": 3, "fold": 1}
 
@@ -129,15 +129,27 @@ def test_searches_by_epochs_say_both_numbers_and_that_there_may_be_more():
         assert words in shown
 
 
-def test_a_worker_does_not_outlive_its_ray(tmp_path: Path):
+def test_the_workers_of_a_ray_that_began_here_are_found(tmp_path: Path):
+    said = subprocess.run([sys.executable, "-c", WORKERS], capture_output=True, text=True, timeout=100, cwd=tmp_path)
+    assert said.stdout.split()[-2:] == ["True", "[]"], said.stderr
+
+
+def test_a_worker_does_not_outlive_its_ray(monkeypatch: pytest.MonkeyPatch):
     """Else it would open a run that the driver has just settled."""
-    said = subprocess.run([sys.executable, "-c", OUTLIVED], capture_output=True, text=True, timeout=100, cwd=tmp_path)
-    assert said.stdout.split()[-1:] == ["False"], said.stderr
+    with subprocess.Popen(["sleep", "20"]) as worker:
+        monkeypatch.setattr("ray.shutdown", Mock())
+        monkeypatch.setattr(connection, "_workers", lambda: [psutil.Process(worker.pid)])
+        monkeypatch.setattr(connection, "WORKERS_END_SECONDS", 0.2)
+        connection.disconnect()
+        assert not psutil.pid_exists(worker.pid)
 
 
-def test_a_second_press_that_comes_late_waits_until_all_is_settled(monkeypatch: pytest.MonkeyPatch):
-    def pressed(*_):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("pressed_before", [True, False])
+def test_a_press_during_the_settling_waits_until_all_is_settled(monkeypatch: pytest.MonkeyPatch, pressed_before: bool):
+    def plan(*_):
+        if pressed_before:
+            raise KeyboardInterrupt
+        return []
 
     settled = []
 
@@ -146,13 +158,20 @@ def test_a_second_press_that_comes_late_waits_until_all_is_settled(monkeypatch: 
         settled.append(True)
         return {"interrupted": 1}
 
-    study = Mock(searches=[], size=1)
+    study = Mock(searches=[Mock()], size=1)
+    study.chosen.return_value = study
     for name in ("note_plan", "check_same_data", "disconnect", "client"):
         monkeypatch.setattr(runner, name, Mock())
     monkeypatch.setattr(runner, "actual_against_plan", lambda folder: {})
-    monkeypatch.setattr(runner.planning, "plan", pressed)
+    monkeypatch.setattr(runner.planning, "plan", plan)
+    monkeypatch.setattr("sweeps.service.search.sources.OptunaSource", Mock())
+    monkeypatch.setattr(runner.Runner, "_search", lambda *_: {})
+    monkeypatch.setattr(runner.Runner, "_told", lambda *_: 0)
     monkeypatch.setattr(runner.Runner, "_settle", settle)
-    ended = runner.Runner(study, Mock(), Mock(), Mock(), Mock()).run()
+    try:
+        ended = runner.Runner(study, Mock(halve_batch=False), Mock(), Mock(), Mock()).run()
+    except KeyboardInterrupt:  # pytest would end
+        pytest.fail("the settling was interrupted")
     assert settled
     assert ended.stopped
     assert ended.states == {"interrupted": 1}

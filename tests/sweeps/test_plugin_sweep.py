@@ -12,6 +12,7 @@ from laresa.training import fit
 from sweeps import best, trials
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.tracking.sweep import Sweep
+from tests.readme import write_files
 from tests.sweeps.conftest import QUICK, laresa
 from tests.sweeps.plugins import write_plugins
 from tests.sweeps.test_kills import assert_settled, disturb
@@ -65,3 +66,13 @@ def test_an_own_term_in_an_own_study(server: str, pictures: Path, tmp_path: Path
         undisturbed = fit(records["gamma 1"].config, device="cpu")
     same = {name: value for name, value in undisturbed.metrics.items() if name != "seconds/train"}
     assert {name: records["gamma 1"].metrics[name] for name in same} == same
+
+
+def test_an_own_loop_keeps_no_latents_and_is_reported(server: str, pictures: Path, tmp_path: Path):
+    write_files(tmp_path)
+    own = ["--plugin", "my_loop.py", "--set", "method=mlp", "--set", "augment=none", "--dataset", str(pictures)]
+    study = ["run", "ablation", "--tune", "0", "--subsets", "ce", "--seeds", "0,1", "--epochs", "2", "--sweep", "loop"]
+    said = laresa(*study, *own, cwd=tmp_path).stdout
+    assert "2 finished" in said
+    page = (tmp_path / "build" / "loop" / "report.html").read_text()
+    assert "UMAP" not in page

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -13,11 +12,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
-from laresa.errors import LaresaError
 from laresa.plugins import loaded
 from sweeps.service.driver.code import SweepCode
+from sweeps.service.driver.connection import connect, disconnect, places
 from sweeps.service.driver.interrupt import GracefulInterrupt
 from sweeps.service.driver.nodes import require_shared_storage
 from sweeps.service.driver.progress import ProgressDisplay
@@ -44,7 +41,6 @@ if TYPE_CHECKING:
     from sweeps.service.search.sources import OptunaSource
 
 log = logging.getLogger("laresa.runner")
-WORKERS_END_SECONDS = 15.0  # longer than a worker's own last flush
 
 
 @dataclass(frozen=True)
@@ -155,7 +151,7 @@ class Runner:
                 self._halve(study.trials())
         except KeyboardInterrupt:
             stopped = True
-        with GracefulInterrupt():  # a second press that comes late would leave runs open that nobody trains
+        with GracefulInterrupt() as late:  # a press that comes now would leave runs open that nobody trains
             if stopped:
                 disconnect()
             states = self._settle(searches)
@@ -163,7 +159,9 @@ class Runner:
             whole = set(states) <= {"finished", "pruned"}
             self.api.set_terminated(self.sweep.parent_run_id, "FINISHED" if whole else "FAILED")
         said = tuple(self.searched)
-        return SweepResult(self.sweep, states, self.wall, self.training, self.concurrency, stopped, said)
+        return SweepResult(
+            self.sweep, states, self.wall, self.training, self.concurrency, stopped or late.requested, said
+        )
 
     def _search(self, sources: Sequence[OptunaSource]) -> dict[str, Choice]:
         """Ask and train until the budgets are spent or the hours are over; what is chosen, by arm."""
@@ -310,49 +308,3 @@ def describe(study: Study) -> dict[str, str]:
 
         tags["laresa.space"] = json.dumps({name: distribution_to_json(found) for name, found in space.items()})
     return tags
-
-
-def connect() -> None:
-    """Join the Ray cluster of RAY_ADDRESS, or the one that `ray start` began on this host; else start Ray here.
-
-    Not address="auto": that scans the machine's processes, and would join the private Ray of another user's sweep.
-    """
-    import ray
-
-    # Of the worker for each core that Ray would start at once Tune uses none: its own have another environment.
-    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
-    except ConnectionError as error:
-        # One runs, and refuses or is gone: starting another here would train on the wrong machine, unseen.
-        raise LaresaError(
-            f"the Ray cluster can't be joined ({' '.join(str(error).split())}): is it up, and the token right? "
-            "`ray stop` forgets a dead one, RAY_ADDRESS=local trains on this machine alone"
-        ) from error
-    except RuntimeError as error:
-        if "Version mismatch" not in str(error):
-            raise
-        raise LaresaError(f"{' '.join(str(error).split())}: run laresa in the environment of that Ray") from error
-
-
-def places(options: RunOptions) -> int:
-    """How many groups of trials the connected Ray trains at the same time, as it is now."""
-    import ray
-
-    there = ray.cluster_resources()
-    asked = {"CPU": options.cpus_per_trial, "GPU": options.gpus}
-    fitting = min(int(there.get(name, 0) / count + 1e-9) for name, count in asked.items() if count)
-    return max(1, options.concurrency or fitting)
-
-
-def disconnect() -> None:
-    """Leave Ray. Workers of a Ray that began here have ended, too: none tells the tracker more after it is settled."""
-    import ray
-
-    raylets = [child for child in psutil.Process().children() if child.name() == "raylet"]
-    workers = [worker for raylet in raylets for worker in raylet.children()]
-    ray.shutdown()
-    for left in psutil.wait_procs(workers, timeout=WORKERS_END_SECONDS)[1]:
-        with contextlib.suppress(psutil.Error):
-            left.kill()

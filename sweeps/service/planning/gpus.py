@@ -142,7 +142,7 @@ def of_this_machine(options: RunOptions) -> Gpus:
 
 
 def cluster_address() -> str | None:
-    """Of the Ray that a sweep would join from here (see runner.connect); None where it would start its own."""
+    """Of the Ray that a sweep would join from here (see connection.connect); None where it would start its own."""
     from ray._private.utils import read_ray_address
 
     address: str | None = os.environ.get("RAY_ADDRESS") or read_ray_address()

@@ -73,9 +73,10 @@ class Sweep:
         """The arrays of a trial's latents.npz; None for a trial that has none (it did not finish, or kept none)."""
         import numpy as np
 
-        if record.state != "finished" or "latents.npz" not in {
-            file.path for file in self.api.list_artifacts(record.run_id)
-        }:
+        if record.state != "finished":
+            return None
+        kept = {file.path for file in self.api.list_artifacts(record.run_id)}
+        if "latents.npz" not in kept:
             return None
         with (
             tempfile.TemporaryDirectory() as folder,

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import importlib
 import json
-import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -291,7 +290,7 @@ def _checked(given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, tuple(check_value(field, entry) for entry in value)
         elif field.kind == "per_term":
             raise ConfigError(f"{said}={value!r}: expected a list of numbers, one a term, or {said}.TERM=NUMBER")
-        elif value is None and name not in core_fields() and type(None) not in typing.get_args(field.type):
+        elif value is None and name not in core_fields() and not field.optional:
             raise ConfigError(f"{said}=None: expected {field.type_name}")
         else:
             yield name, check_value(field, value)

@@ -93,6 +93,12 @@ class Field:
         return _type_name(self.type)
 
     @property
+    def optional(self) -> bool:
+        """Whether None is a value of it."""
+        bare = typing.get_args(self.type)[0] if typing.get_origin(self.type) is Annotated else self.type
+        return type(None) in typing.get_args(bare)
+
+    @property
     def entry_type(self) -> Any:
         """Of one number of a vector."""
         if self.kind == "per_term":

@@ -38,7 +38,8 @@ def tree_embedding(tree: Taxonomy, width: int) -> np.ndarray:
     value_C, vector_CC = np.linalg.eigh(wanted_CC)
     greatest_C = vector_CC[np.abs(vector_CC).argmax(0), np.arange(tree.leaves)]
     phi_CD = ((vector_CC * np.sign(greatest_C)) * np.sqrt(value_C.clip(0)))[:, ::-1][:, :width]
-    return phi_CD / np.maximum(np.linalg.norm(phi_CD, axis=1, keepdims=True), 1e-12)
+    length_C1 = np.linalg.norm(phi_CD, axis=1, keepdims=True)
+    return np.where(length_C1 > 1e-9, phi_CD / np.maximum(length_C1, 1e-9), 0.0)  # rounding is no direction
 
 
 def tree_anchor(batch: Batch) -> Tensor:

@@ -384,16 +384,21 @@ def test_a_method_that_takes_a_group_is_given_all(plugin: Load, tiny: Dataset, c
     plugin(
         """
         class Group:
-            groups = True
+            @staticmethod
+            def group_key(config):
+                return config.fold
 
-            def __init__(self, configs, data, device):
-                self.configs = configs
+            def __init__(self, configs, data, device, at_once):
+                self.configs, self.at_once = configs, at_once
 
         METHODS = {"group": Group}
         """
     )
     configs = tuple(config.replace(method="group", seed=seed) for seed in (1, 2))
     assert start(configs, tiny, "cpu").configs == configs
+    assert start(configs, tiny, "cpu", at_once=3).at_once == 3
+    with pytest.raises(ConfigError, match="method='group' can't train these 2 together: group"):
+        start((configs[0].replace(fold=0), configs[1].replace(fold=1)), tiny, "cpu")
 
 
 # ---------------------------------------------------------------------- the other doors

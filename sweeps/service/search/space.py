@@ -104,8 +104,10 @@ def as_params(config: TrialConfig, space: Space) -> dict[str, Any]:
 def _value(name: str, config: TrialConfig) -> Any:
     if name == "alpha_lr":
         return config.alpha_lr or config.lr
-    if name in config.resolved or name in ABSENT:
-        return config.resolved.get(name, field_of(name).default)
+    if name in config.resolved:  # first: its component need not be here
+        return config.resolved[name]
+    if name in ABSENT:
+        return field_of(name).default
     head, _, entry = name.rpartition(".")
     return config.resolved[head][int(entry)]
 

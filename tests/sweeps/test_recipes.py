@@ -14,7 +14,7 @@ from laresa.model import build_model
 from sweeps import ablation, hierarchy
 from sweeps.cli.main import main
 from sweeps.options import base_config, describe_recipe, search_space
-from sweeps.recipes import ANY, DEFAULT, FAMILIES, NAMES, PROBE, RECIPES, Recipe, family, merged
+from sweeps.recipes import ANY, DEFAULT, FAMILIES, NAMES, RECIPES, Recipe, family, merged, of_heads
 from sweeps.service.search.space import check_space, parse_distribution
 
 RESNETS = ("resnet18", "resnet34", "resnet50")
@@ -32,9 +32,9 @@ def base(*arguments: str, study=hierarchy) -> TrialConfig:
     return base_config(options(*arguments, study=study))
 
 
-@pytest.mark.parametrize("row", [*RECIPES, *PROBE], ids=lambda row: f"{row.name}-{row.dataset}-{row.family}")
+@pytest.mark.parametrize("row", RECIPES, ids=lambda row: f"{row.name}-{row.dataset}-{row.family}")
 def test_every_row_is_of_known_fields_by_their_full_names(row: Recipe) -> None:
-    fields = {name: value for name, value in row.fields.items() if name != "method" and not name.startswith("heads.")}
+    fields = {**row.fields, **({"method": "heads"} if of_heads(row.name) else {})}
     assert row.family in (ANY, *FAMILIES)
     assert all(full_name(name) == name for name in fields)
     config = TrialConfig(**fields)
@@ -88,15 +88,12 @@ def test_hace_s_table_is_the_authors() -> None:
 
 
 def test_the_probe_s_row_is_the_authors() -> None:
-    (row,) = PROBE
-    fields = row.fields
-    assert (fields["optimizer"], fields["sgd.momentum"], fields["weight_decay"]) == ("sgd", 0.9, 0.0)
-    assert (fields["batch_size"], fields["epochs"], fields["augment"]) == (1024, 2000, "none")
-    assert (fields["method"], fields["heads.pool"], fields["heads.l2_normalise"]) == ("heads", "cls", True)
-    config = TrialConfig(**{name: value for name, value in fields.items() if "heads" not in (value, name[:5])})
+    config = base("--features", "resnet18", "--recipe", "hace_probe", study=ablation)
+    assert (config.optimizer, config.values("sgd"), config.weight_decay) == ("sgd", {"momentum": 0.9}, 0.0)
+    assert (config.batch_size, config.epochs, config.patience) == (1024, 2000, 2000)
+    assert (config.method, config["pool"], config["l2_normalise"], config["head"]) == ("heads", "cls", True, "linear")
     assert config.lr * config["floor"] == pytest.approx(1e-2), "the cosine's end"
     assert config["warmup"] == 0
-    assert row.name not in NAMES, "--recipe offers what can be trained"
 
 
 def test_a_data_set_s_own_recipe_comes_before_the_study_s() -> None:

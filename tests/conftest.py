@@ -7,6 +7,10 @@ import tempfile
 
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("laresa", deadline=None)  # a machine may be loaded
+settings.load_profile("laresa")
 
 # Two run side by side (`make test`): neither may join the other's Ray, nor take the port its server is about to bind.
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):

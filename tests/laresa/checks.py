@@ -46,7 +46,7 @@ def trees(draw: st.DrawFn) -> Taxonomy:
 
 
 over_trees = pytest.mark.parametrize("tree", [FOREST, ROOTED, RAGGED], ids=["forest", "rooted", "ragged"])
-few = settings(max_examples=25, deadline=None)
+few = settings(max_examples=25)
 seeds = st.integers(0, 2**31)
 
 

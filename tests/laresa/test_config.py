@@ -25,7 +25,7 @@ from laresa.config import (
 from laresa.errors import ConfigError
 from laresa.plugins import table
 
-few = settings(max_examples=60, deadline=None)
+few = settings(max_examples=60)
 
 
 # ---------------------------------------------------------------------- what is wrong

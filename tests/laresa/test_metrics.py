@@ -31,7 +31,7 @@ TREE = Taxonomy.from_paths(
     }
 )
 C, K = len(TREE.names), len(TREE.coarse_names)
-few = settings(max_examples=25, deadline=None)
+few = settings(max_examples=25)
 seeds = st.integers(0, 2**31)
 
 

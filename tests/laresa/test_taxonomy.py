@@ -174,7 +174,7 @@ def test_levels_that_tell_classes_apart_are_all_but_the_root_s():
     assert Taxonomy.from_groups({"all": ["owl", "saw"]}).telling == 1
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(tree=trees())
 def test_a_tree_s_fingerprint_is_of_its_names_and_paths_only(tree):
     known = tree.fingerprint

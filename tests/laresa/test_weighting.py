@@ -142,7 +142,7 @@ def test_gradients_pass_finite_differences(rule: str) -> None:
 
 # ---------------------------------------------------------------------- shares
 @every_rule
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.floats(-30, 30), min_size=5, max_size=5))
 def test_shares_are_a_distribution_and_do_not_depend_on_the_losses(rule: str, logits: list[float]) -> None:
     module = make(rule).double()

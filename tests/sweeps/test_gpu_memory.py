@@ -247,7 +247,7 @@ def test_a_trial_without_a_gpu_trains_on_the_cpu_of_a_host_that_has_some(
     folder.write("plan.json", {})
     context = TrialContext(sweep, folder.place, 1.0, {}, 0.0)
     config = CE.replace(dataset=str(pictures), backbone="test_vit", input_size=32, batch_size=16, epochs=1)
-    given = {"trials": [PlannedTrial("ce", config).to_dict()], "context": context.to_dict()}
+    given = {"trials": [PlannedTrial("ce", config).to_dict()], "halving": None, "context": context.to_dict()}
     trial = object.__new__(TuneTrial)  # without Tune around it
     trial.setup(given, pack(()))
     trial._writer.stop(0.0)

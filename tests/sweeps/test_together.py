@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from laresa.config import TrialConfig
 from laresa.measurement import Measurement
 from laresa.methods import AT_ONCE, group_key
-from sweeps.service.search.groups import FEWEST, Grouped, in_groups, split, why_alone
+from sweeps.service.search.groups import FEWEST, Grouped, described, in_groups, split, why_alone
 from sweeps.service.search.sources import FixedPlan
 from sweeps.service.study import PlannedTrial, Replicate, Search
 from sweeps.service.worker.halving import Halving, rungs
@@ -152,3 +152,18 @@ def test_who_comes_later_is_compared_with_those_before():
 
 def test_of_equals_none_is_stopped():
     assert Halving(["a"] * 3, [9] * 3).stopped([history(0.5)] * 3, range(3)) == []
+
+
+def test_a_plan_says_what_trains_together_and_why_the_rest_does_not():
+    alone = [PlannedTrial("ce", TrialConfig(seed=seed)) for seed in range(3)]
+    assert described(alone, []) == []
+    assert described(plan(folds=2, seeds=2), []) == [
+        "together: 12 trials in 2 groups, split where more workers are free"
+    ]
+    assert described([*plan(1, 1), *alone], [search("ce"), search("ce+anchor", "hyperband")]) == [
+        "together: 3 trials in 1 group, split where more workers are free",
+        "alone: 3 trials, whose method trains one at a time",
+        "together: the trials of each search (1), in 3 rounds",
+        "alone: the trials of search ce+anchor: --scheduler hyperband stops trials one by one; none and asha work in "
+        "groups",
+    ]

@@ -60,7 +60,7 @@ def described(trials: Sequence[PlannedTrial], searches: Collection[Search]) -> l
     if alone:
         found.append(f"alone: {alone} trials, whose method trains one at a time")
     if len(reasons) < len(searches):
-        found.append(f"together: the trials of {len(searches) - len(reasons)} searches, in {ROUNDS} rounds")
+        found.append(f"together: the trials of each search ({len(searches) - len(reasons)}), in {ROUNDS} rounds")
     return [*found, *(f"alone: the trials of search {name}: {why}" for name, why in reasons.items())]
 
 

@@ -14,7 +14,7 @@ from laresa.model import build_model
 from sweeps import ablation, hierarchy
 from sweeps.cli.main import main
 from sweeps.options import base_config, describe_recipe, search_space
-from sweeps.recipes import ANY, DEFAULT, FAMILIES, NAMES, RECIPES, Recipe, family, merged, of_heads
+from sweeps.recipes import ANY, DEFAULT, FAMILIES, RECIPES, Recipe, family, merged, of_heads
 from sweeps.service.search.space import check_space, parse_distribution
 
 RESNETS = ("resnet18", "resnet34", "resnet50")

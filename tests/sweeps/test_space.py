@@ -15,7 +15,7 @@ from sweeps.service.planning.estimate import read_journal
 from sweeps.service.search import sources
 from sweeps.service.search.budget import choose
 from sweeps.service.search.sources import SAMPLERS, Interleaved, OptunaSource, Source
-from sweeps.service.search.space import as_params, check_space, default_space, parse_distribution, suggest
+from sweeps.service.search.space import as_params, check_space, default_space, parse_distribution, parse_space, suggest
 from sweeps.service.storage.files import StorageError, SweepFolder
 from sweeps.service.study import Choice, PlannedTrial, Replicate, Search, Study
 
@@ -105,6 +105,16 @@ def test_the_papers_settings_come_first_and_the_replicate_is_the_searchs(tmp_pat
     assert first.config == full.replace(seed=3, fold=1)
     assert second.config == alone.replace(seed=3, fold=1)
     assert first.role == "search"
+
+
+@pytest.mark.parametrize("ranged", ["1e-6:1e-2:log", "0.001,0.01"])
+def test_a_first_configuration_outside_the_axis_is_asked_for_the_rest(tmp_path: Path, ranged: str):
+    space = dict(parse_space(said) for said in (f"weight_decay={ranged}", "lr=1e-4:1e-2:log"))
+    first = BASE.replace(lr=0.005, weight_decay=0.0)
+    source = OptunaSource(search(space=space, first=(first,)), SweepFolder(tmp_path))
+    (asked,) = take(source, 1)
+    assert asked.config.lr == 0.005
+    assert asked.config.weight_decay >= 1e-6
 
 
 def test_a_study_goes_on_after_its_driver_died(tmp_path: Path):

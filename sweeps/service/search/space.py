@@ -97,8 +97,20 @@ def has_effect(name: str, config: TrialConfig) -> bool:
 
 
 def as_params(config: TrialConfig, space: Space) -> dict[str, Any]:
-    """The suggestion that would give `config`: to enqueue a known configuration, the paper's own first of all."""
-    return {name: _value(name, config) for name in space if has_effect(name, config)}
+    """The suggestion that would give `config`: to enqueue a known configuration, the paper's own first of all.
+
+    Without a setting that its axis can't hold, such as 0 on a logarithmic one: the sampler chooses there.
+    """
+    settings = {name: _value(name, config) for name in space if has_effect(name, config)}
+    return {name: value for name, value in settings.items() if _holds(space[name], value)}
+
+
+def _holds(distribution: BaseDistribution, value: Any) -> bool:
+    try:
+        distribution.to_internal_repr(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _value(name: str, config: TrialConfig) -> Any:

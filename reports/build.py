@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reports import beside, candidates, comparisons, figures, formats, tables
+from reports import beside, candidates, comparisons, figures, formats, pairs, tables, trade_off
 from reports.figures import Saved
 from reports.formats import Table
 from reports.html import Page, SearchPart, to_html
@@ -120,6 +120,8 @@ def _tables(
         tables.top1_table(context) if context.blocks else None,
         comparisons.baseline_table(context, against_base),
         comparisons.variants_table(context, variants),
+        pairs.grid_table(context),
+        pairs.pairs_table(context, against_base),
         comparisons.pooled_table(context, against_base, rng),
         *mistakes_tables(context),
         tables.latent_table(context) if context.blocks else None,
@@ -141,6 +143,8 @@ def _draw(
     for number, block in enumerate(blocks, start=1):
         drawings = (
             figures.top1_figure(block),
+            trade_off.varied_figure(block),
+            trade_off.severity_figure(block),
             figures.weights_figure(block, weights),
             *(figures.learned_figure(block, tensor, looks) for tensor, looks in learned.items()),
             latent_figure(block, latents, latent_arms),

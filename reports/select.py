@@ -128,7 +128,7 @@ def to_blocks(
     groups: dict[tuple[str, str], dict[str, list[TrialRecord]]] = {}
     alone: set[str] = set()
     for record in records:
-        arms = groups.setdefault((record.config.dataset, record.config.backbone), {})
+        arms = groups.setdefault((_data(record), record.config.backbone), {})
         arms.setdefault(record.arm, []).append(record)
         alone |= set() if "+" in record.config.subset else {record.arm}
     if not groups:
@@ -148,6 +148,16 @@ def to_blocks(
         )
         for (dataset, backbone), arms in groups.items()
     )
+
+
+def _data(record: TrialRecord) -> str:
+    """The data set, and how much of it was trained on where that is not all: another task."""
+    fields = record.config.resolved
+    if (shots := fields.get("shots")) is not None:
+        return f"{record.config.dataset} ({shots} a class)"
+    if (fraction := fields.get("train_fraction", 1.0)) < 1:
+        return f"{record.config.dataset} ({100 * fraction:g} %)"
+    return str(record.config.dataset)
 
 
 def _baseline(alone: Iterable[str], order: Sequence[str]) -> str | None:

@@ -108,6 +108,19 @@ def block_rows(block: Block, rows: Sequence[Row]) -> Rows:
 
 
 # ---------------------------------------------------------------------------------------------------- tables
+def same_test_sets(block: Block) -> str:
+    """That replicates share test images, in a sentence; "" where each has its own, or it was not recorded."""
+    chosen = {key: trial for arm in block.arms for key, trial in arm.chosen.items()}
+    known = {trial.provenance.get("test_fingerprint") for trial in chosen.values()}
+    if None in known or len(known) >= len(chosen):
+        return ""
+    sets = f"{len(known)} distinct test set" + "s" * (len(known) > 1)
+    return (
+        f"{len(chosen)} replicates stand on {sets}: those that share one are not independent, and ± says less about "
+        "other images than their number promises."
+    )
+
+
 @dataclass(frozen=True)
 class Context:
     """What every table has to say about itself. search: the words for the trials that chose the configurations."""
@@ -134,8 +147,10 @@ class Context:
         if not configs:
             return own
         most = max(config.epochs for config in configs)
+        shared = [(block.title, said) for block in self.blocks if (said := same_test_sets(block))]
         return (
             f"n = {self.n} replicates an arm.",
+            *(said if len(self.blocks) == 1 else f"{title}: {said}" for title, said in shared),
             *own,
             f"Selection ({self.rule.name}): {self.rule.text}.",
             f"Budget: {self.budget.text}, at most {most} epochs a trial.",

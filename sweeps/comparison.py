@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 
+from laresa.config import full_name, parse_text, write_text
 from laresa.errors import ConfigError
+from laresa.plugins import table
 from laresa.terms import canonical_subset
 from sweeps.options import (
     add_search_options,
@@ -33,12 +35,43 @@ def add_comparison_options(parser: argparse.ArgumentParser, *, arms: str, recipe
         help="first search each arm's settings, with the epochs of N trials spent on as many as fit, then compare what "
         "was chosen; 0: compare the given settings (default: %(default)s)",
     )
+    parser.add_argument(
+        "--vary",
+        metavar="FIELD=V,V,...",
+        help="arms that have this field of a term once for each value, such as hace.dilution=0.2,0.5,0.7: a curve in "
+        "the report",
+    )
     add_search_options(parser, trials=None)
 
 
 def subsets(args: argparse.Namespace) -> list[str] | None:
     """Those of --subsets; None where it is not given."""
     return [canonical_subset(subset) for subset in args.subsets.split(",")] if args.subsets else None
+
+
+def varied(cells: Sequence[Cell], text: str | None) -> tuple[list[Cell], str | None]:
+    """The cells, those on which --vary's field has an effect once for each value; and the field's full name.
+
+    ConfigError: not a field of a term, no value, a value twice, or a field that no arm has.
+    """
+    if text is None:
+        return list(cells), None
+    said, _, listed = text.partition("=")
+    name, values = full_name(said), [parse_text(value) for value in listed.split(",") if value]
+    if not values or len(set(values)) < len(values):
+        raise ConfigError(f"--vary {text!r}: expected FIELD=V,V,... with values that differ")
+    if name.partition(".")[0] not in table("TERMS"):
+        raise ConfigError(f"--vary {said}: every arm has it, the baseline too; expected a term's field, else --set")
+    found: list[Cell] = []
+    for cell in cells:
+        if name in cell.config.resolved:
+            label = f"{cell.arm}, {name.partition('.')[2]} "
+            found += [Cell(f"{label}{write_text(value)}", cell.config.replace(**{name: value})) for value in values]
+        else:
+            found.append(cell)
+    if len(found) == len(cells) and len(values) > 1:
+        raise ConfigError(f"--vary {said}: no arm has it; expected a field of {', '.join(c.arm for c in cells)}")
+    return found, name
 
 
 def compared(
@@ -49,8 +82,9 @@ def compared(
         raise ConfigError(f"--tune {args.tune}: expected trials for each arm, or 0 to compare the given settings")
     if args.space and not args.tune:
         raise ConfigError(f"--space {args.space[0]} with --tune 0: nothing is searched; expected --tune N, or --set")
+    cells, kept = varied(cells, args.vary)
     judged = tuning_replicate(args)
-    searches = tuple(search_of(cell, args, judged, space) for cell in cells) if args.tune else ()
+    searches = tuple(search_of(cell, args, judged, space, kept) for cell in cells) if args.tune else ()
     known = replicates(args, tuned=args.tune > 0)
     return Study(sweep_name(args, study), tuple(cells), known, searches, args.hours)
 
@@ -67,12 +101,19 @@ def settings(study: Study) -> str:
 
 
 def search_of(
-    cell: Cell, args: argparse.Namespace, replicate: Replicate, space: Mapping[str, str] | None = None
+    cell: Cell,
+    args: argparse.Namespace,
+    replicate: Replicate,
+    space: Mapping[str, str] | None = None,
+    kept: str | None = None,
 ) -> Search:
-    """The search of one arm: the same budget for each, over the fields that matter to it, on data of no test."""
+    """The search of one arm: the same budget for each, over the fields that matter to it, on data of no test.
+
+    kept: a field that makes the arm what it is.
+    """
     from sweeps.service.search.space import has_effect
 
-    found = {name: where for name, where in search_space(args, space).items() if name not in FIXED}
+    found = {name: where for name, where in search_space(args, space).items() if name not in (*FIXED, kept)}
     return Search(
         name=cell.arm,
         base=cell.config,

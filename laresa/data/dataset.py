@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -81,6 +82,11 @@ class Dataset:
     std: Statistics
     fold_note: str
     fingerprint: str
+
+    @cached_property
+    def test_fingerprint(self) -> str:
+        """16 hex digits over the test part: replicates that have it in common are tested on the same images."""
+        return fingerprint(self.test.images.numpy(), self.test.labels.numpy(), self.taxonomy.names)
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,31 @@ def test_other_subsets_can_be_asked_for() -> None:
         built("hierarchy", "--subsets", "hac")
 
 
+def test_a_term_s_field_can_be_varied_and_is_not_searched_then() -> None:
+    _, study = built("hierarchy", "--subsets", "ce,hace", "--vary", "hace.dilution=0.2,0.7")
+    assert [cell.arm for cell in study.cells] == ["ce", "hace, dilution 0.2", "hace, dilution 0.7"]
+    assert [cell.config.values("hace").get("dilution") for cell in study.cells] == [None, 0.2, 0.7]
+    spaces = [search.space for search in study.searches]
+    assert all("hace.dilution" not in space for space in spaces)
+    assert "hace.smoothing" in spaces[1]
+
+
+@pytest.mark.parametrize(
+    ("vary", "said"),
+    [
+        ("hace.dilution", "expected FIELD=V,V,... with values that differ"),
+        ("hace.dilution=0.5,0.5", "expected FIELD=V,V,... with values that differ"),
+        ("lr=0.1,0.2", "every arm has it, the baseline too; expected a term's field, else --set"),
+        ("triplet.margin=0.1,0.2", "no arm has it; expected a field of ce, hace"),
+        ("hace.dilution=0.5,7", "hace.dilution=7"),
+        ("hace.dilutoin=0.5", "did you mean 'hace.dilution'"),
+    ],
+)
+def test_what_can_t_be_varied_is_said(vary: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        built("hierarchy", "--subsets", "ce,hace", "--vary", vary)
+
+
 @pytest.mark.parametrize("study", ["ablation", "search", "hierarchy"])
 def test_a_study_in_miniature_is_the_same_study(study: str) -> None:
     args, tiny = built(study, "--scale", "tiny")
@@ -134,3 +159,23 @@ def test_hierarchy_in_miniature_from_nothing_to_report(tmp_path: Path) -> None:
     for arm in ARMS:
         assert re.search(rf"\b{arm}\b", page), arm
     assert "nothing was left to train" in laresa("run", *words, cwd=tmp_path).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("server", "one_thread")
+def test_probe_in_miniature_from_nothing_to_a_report_of_two_sweeps(tmp_path: Path) -> None:
+    """Heads on the packaged network's features: tuned, then varied on less of the data, then side by side."""
+    words = ["probe", "--scale", "tiny", "--subsets", "ce,hace,hace+anchor"]
+    assert "together: 6 trials in 2 groups" in laresa("plan", *words, cwd=tmp_path).stdout
+    done = laresa("run", *words, cwd=tmp_path)
+    assert "12 finished" in done.stdout
+    varied = ["--tune", "0", "--vary", "hace.dilution=0.5,0.9", "--set", "shots=2", "--sweep", "few"]
+    assert "10 finished" in laresa("run", *words, *varied, cwd=tmp_path).stdout
+    assert {record.arm for record in trials("few")} >= {"ce", "hace, dilution 0.5", "hace, dilution 0.9"}
+    assert (tmp_path / "build" / "few" / "figures" / "varied.svg").exists()
+    both = "probe-emoji120-tiny+few"
+    laresa("report", "probe-emoji120-tiny", "few", cwd=tmp_path)
+    grid = (tmp_path / "build" / both / "tables" / "grid.md").read_text()
+    assert "emoji120, tf_efficientnet_lite0 [%] | emoji120 (2 a class), tf_efficientnet_lite0 [%]" in grid
+    assert (tmp_path / "build" / both / "figures" / "severity-2.svg").exists()

@@ -42,7 +42,10 @@ SINGLE_LOOKUPS = 8  # signatures up to this number are asked for one by one: tag
 SHARED = ("dataset", "epochs", "backbone", "subset", "seed")  # more signatures: all runs that agree in what these share
 PROVENANCE = tuple(
     f"laresa.{name}"
-    for name in ("version", "git_commit", "host", "device", "threads", "fold", "gpu_memory_gib", "tree_fingerprint")
+    for name in (
+        *("version", "git_commit", "host", "device", "threads", "fold", "gpu_memory_gib"),
+        *("tree_fingerprint", "test_fingerprint"),
+    )
 )
 DATA_FIELDS = ("dataset", "image_size", "skip_bad_images")  # the fields that a fingerprint depends on
 

@@ -358,6 +358,7 @@ class Session:
                 provenance["laresa.gpu_memory_gib"] = f"{peak:.2f}"
             provenance["laresa.data_fingerprint"] = self.dataset.fingerprint
             provenance["laresa.tree_fingerprint"] = self.dataset.taxonomy.fingerprint
+            provenance["laresa.test_fingerprint"] = self.dataset.test_fingerprint
             provenance["laresa.fold"] = self.dataset.fold_note
         return provenance
 

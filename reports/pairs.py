@@ -14,15 +14,15 @@ from reports.tables import ARM, COUNTS, SEED_AND_FOLD, TOP1, Context, Row, marke
 
 
 def pairs_table(context: Context, found: Sequence[Comparison]) -> Table | None:
-    """Each arm's gain over the baseline in every pair of data set and backbone, and how many it won; None for one pair.
+    """Each arm's gain over the baseline in every pair of data set and backbone, and how many it won.
 
-    found: as of `comparisons.against_baseline`.
+    found: as of `comparisons.against_baseline`. None where no arm has several pairs.
     """
     if len(context.blocks) < 2:
         return None
     labels = dict.fromkeys(comparison.arm for comparison in found)
     groups = [(label, [c for c in found if c.arm == label and c.n]) for label in labels]
-    rows = [Rows(label, (label,), (*map(_pair_row, group), _sum_row(group))) for label, group in groups if group]
+    rows = [Rows(label, (label,), (*map(_pair_row, group), _sum_row(group))) for label, group in groups if group[1:]]
     columns = (
         Column("data set", ("dataset",), "l"),
         Column("backbone", ("backbone",), "l"),

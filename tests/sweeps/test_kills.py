@@ -76,20 +76,26 @@ KILLS = {"worker": kill_worker, "raylet": kill_raylet, "driver": kill_driver, "s
 
 
 def disturb(
-    arguments: list[str], folder: Path, storage: SweepFolder, kills: list[str], seed: int, spread: float = 1.5
+    arguments: list[str],
+    folder: Path,
+    storage: SweepFolder,
+    kills: list[str],
+    seed: int,
+    spread: float = 1.5,
+    of: str = "trials",
 ) -> None:
     """Run, kill at a random moment once something is trained, type it again, until all kills are done and it ends.
 
-    spread: seconds over which the moments lie.
+    spread: seconds over which the moments lie. of: whose checkpoints say so, "trials" or "groups".
     """
     rng = random.Random(seed)
     driver = start(arguments, folder)
     try:
         for kill in kills:
-            before = len(list(storage.root.glob("trials/*/attempt-*/checkpoint-*")))
+            before = len(list(storage.root.glob(f"{of}/*/attempt-*/checkpoint-*")))
             deadline = time.monotonic() + 100
             while time.monotonic() < deadline and driver.poll() is None:
-                if len(list(storage.root.glob("trials/*/attempt-*/checkpoint-*"))) > 0 or before:
+                if len(list(storage.root.glob(f"{of}/*/attempt-*/checkpoint-*"))) > 0 or before:
                     break
                 time.sleep(0.02)
             time.sleep(rng.uniform(0.0, spread))
@@ -127,6 +133,25 @@ def test_a_fixed_plan_ends_as_if_undisturbed(server: str, pictures: Path, tmp_pa
     for record in records:
         undisturbed = fit(record.config, device="cpu")
         same = {name: value for name, value in undisturbed.metrics.items() if name != "seconds/train"}
+        assert {name: record.metrics[name] for name in same} == same
+
+
+def test_heads_that_train_together_end_as_if_each_was_alone(server: str, tmp_path: Path, laresa_home: Path):
+    (tmp_path / "often.py").write_text(
+        "from sweeps.service.worker import session\nsession.KEEP_SECONDS = 0.5\nMETRICS = {}\n"
+    )
+    study = ["run", "ablation", "--features", "tf_efficientnet_lite0", "--tune", "0", "--sweep", "heads"]
+    given = ["--subsets", "ce,ce+anchor+triplet", "--seeds", "0,1,2,3", "--folds", "0,0,0,0", "--epochs", "150"]
+    given += ["--set", "patience=150", "--set", "train_fraction=0.3", "--plugin", "often.py"]
+    storage = SweepFolder(laresa_home / "storage" / "heads")
+    disturb([*study, *given], tmp_path, storage, ["worker", "driver"], seed=3, of="groups")
+    assert_settled(server, "heads", {"finished"})
+    records = trials("heads", with_history=True)
+    assert [len(record.history) for record in records] == [150] * 8
+    assert min(storage.trial(record.key).outcome()["attempts"] for record in records) >= 2
+    for record in (records[0], records[-1]):
+        alone = fit(record.config, device="cpu")
+        same = {name: value for name, value in alone.metrics.items() if name != "seconds/train"}
         assert {name: record.metrics[name] for name in same} == same
 
 

@@ -16,12 +16,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import data, hosts, kills, objective, search, server, service, sweep, tracking
+from tests.bench import data, heads, hosts, kills, objective, search, server, service, sweep, tracking
 
 BENCHES = {
     "data": data.augmentation,
     "objective": objective.step,
     "hace": objective.hace,
+    "heads": heads.gemm_share,
+    "small_heads": heads.small_heads,
     "memory": sweep.memory,
     "tracking": tracking.tracking,
     "query": service.query,

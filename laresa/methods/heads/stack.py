@@ -190,11 +190,11 @@ def _shared(own: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _linear(weights: Mapping[str, Tensor], layer: str, x_KNI: Tensor) -> Tensor:
-    """x W^T + b for each head."""
-    weight_KIO = weights[f"{layer}.weight"].transpose(1, 2)
+    """x W^T + b for each head, as (W x^T + b)^T: so the weight's gradient lies in memory as the weight does."""
+    weight_KOI, x_KIN = weights[f"{layer}.weight"], x_KNI.transpose(1, 2)
     if f"{layer}.bias" not in weights:
-        return torch.bmm(x_KNI, weight_KIO)
-    return torch.baddbmm(weights[f"{layer}.bias"][:, None], x_KNI, weight_KIO)
+        return torch.bmm(weight_KOI, x_KIN).transpose(1, 2).contiguous()
+    return torch.baddbmm(weights[f"{layer}.bias"][:, :, None], weight_KOI, x_KIN).transpose(1, 2).contiguous()
 
 
 def _of(k: int, given: Any) -> Any:

@@ -38,7 +38,7 @@ def test_the_sweep_a_trial_and_the_report_open_in_mlflow(server: str, pictures: 
             assert str(record.metrics["best/val/top1"]) in listed
         overview = ["laresa.signature", anchor.signature, "Parent run", "train/loss_anchor", "batch_size"]
         chromium.look(f"{run}/{anchor.run_id}", overview, PICTURES / "trial.png")
-        curves = ["beta", "coarse", "fine", "Step"]  # more below, drawn when scrolled to
+        curves = ["best/val", "effective_rank", "hierarchical_distance", "Step"]  # more below, drawn when scrolled to
         chromium.look(f"{run}/{anchor.run_id}/model-metrics", curves, PICTURES / "curves.png")
         kept = ["checkpoint", "config.json", "history.json", "latents.npz", "figures"]
         chromium.look(f"{run}/{anchor.run_id}/artifacts", kept, PICTURES / "artifacts.png")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from laresa.features import PACKAGED
 from sweeps.cli.show import add_json, show_json
-from sweeps.options import dataset_name
+from sweeps.options import dataset_name, set_fields
 
 
 def add(verbs: Any) -> None:
@@ -21,9 +22,19 @@ def add(verbs: Any) -> None:
     build.add_argument("--out", default="emoji120.npz", metavar="FILE", help="use it with --dataset FILE")
     build.add_argument("--size", type=int, default=32, metavar="PIXELS")
     build.add_argument("--classes", metavar="CSV", help="another class list (columns: codepoint,fine,coarse,category)")
+    features = actions.add_parser("features", help="take a frozen network's features, and what ridge makes of them")
+    features.add_argument("dataset", metavar="NAME_OR_PATH")
+    features.add_argument(
+        "--features", metavar="TIMM_NAME", default=PACKAGED, help=f"any timm model with weights (default: {PACKAGED})"
+    )
+    features.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="such as heads.pool=cls, heads.pca=64"
+    )
+    add_json(features, "folds")
     listing.set_defaults(handler=_list)
     check.set_defaults(handler=_check)
     build.set_defaults(handler=_build)
+    features.set_defaults(handler=_features)
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -52,4 +63,42 @@ def _build(args: argparse.Namespace) -> int:
     from laresa.data.emoji120_build import build
 
     print(build(args.out, size=args.size, classes_csv=args.classes))
+    return 0
+
+
+def _features(args: argparse.Namespace) -> int:
+    """An instant baseline, fold by fold; what later sweeps train heads on is kept by it."""
+    import statistics
+
+    import torch
+
+    from laresa.config import TrialConfig
+    from laresa.data import folds, load
+    from laresa.features.ridge import ridge
+    from laresa.methods import preparation
+    from sweeps.service.planning.prepare import Told
+
+    name = dataset_name(args.dataset)
+    config = TrialConfig.from_dict(
+        {**set_fields(args.set), "dataset": name, "method": "heads", "backbone": args.features}
+    )
+    take, device = preparation(config), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    assert take is not None
+    rows = []
+    for fold in range(folds(name)):
+        data = load(config, fold=fold)
+        taken = take(config, data, device, Told(f"features of {args.features}"))
+        found = ridge(taken, data.train.labels, data.val.labels, data.test.labels)
+        scores = {"val_top1": found.val_top1, "test_top1": found.test_top1, "l2": found.l2}
+        rows.append({"fold": fold, "train": len(data.train), "features": taken.train_NF.shape[1], **scores})
+    if args.json:
+        show_json(rows)
+        return 0
+    print(f"ridge on {rows[0]['features']} features of {args.features}, its L2 chosen on validation:")
+    for row in rows:
+        print(
+            f"fold {row['fold']}  test top-1 {row['test_top1']:6.1%}  val {row['val_top1']:6.1%}  L2 {row['l2']:.1e}  "
+            f"{row['train']:,} training images"
+        )
+    print(f"mean    test top-1 {statistics.mean(row['test_top1'] for row in rows):6.1%}")
     return 0

@@ -16,7 +16,20 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import data, heads, hosts, kills, objective, search, server, service, sweep, tracking
+from tests.bench import (
+    data,
+    features,
+    heads,
+    hosts,
+    kills,
+    networks,
+    objective,
+    search,
+    server,
+    service,
+    sweep,
+    tracking,
+)
 
 BENCHES = {
     "data": data.augmentation,
@@ -24,6 +37,11 @@ BENCHES = {
     "hace": objective.hace,
     "heads": heads.gemm_share,
     "small_heads": heads.small_heads,
+    "heads_memory": heads.memory,
+    "heads_trials": heads.against_trials,
+    "networks": networks.together,
+    "features": features.extraction,
+    "float16": features.float16,
     "memory": sweep.memory,
     "tracking": tracking.tracking,
     "query": service.query,

@@ -1,9 +1,9 @@
-"""Heads trained as one: against this machine's own matrix product, and against the same heads one after another."""
+"""Heads trained as one: against this machine's own matrix product, the same one after another, trials of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from pathlib import Path
 
 import torch
 
@@ -13,7 +13,8 @@ from laresa.data.dataset import Dataset, make_dataset
 from laresa.features import Features
 from laresa.methods.heads import Heads
 from laresa.methods.heads.stack import Stack
-from tests.bench.timing import pairwise, row
+from tests.bench.processes import laresa, python
+from tests.bench.timing import pairwise, row, threads
 
 HEADS, LATENT = 64, 384
 SUBSET = "ce+anchor+triplet+reg"
@@ -27,7 +28,7 @@ def gemm_share() -> list[dict[str, object]]:
 
 def _share(threads: int, goal: float) -> dict[str, object]:
     """Training steps only; 4 FLOP a weight and sample of the first layer, whose input needs no gradient, else 6."""
-    with _threads(threads):
+    with threads(threads):
         data = _data(1024)
         group = _group(data, 1280, 128)
         (stack,) = group._stacked()
@@ -45,7 +46,7 @@ def small_heads() -> list[dict[str, object]]:
 
 
 def _small(width: int) -> dict[str, object]:
-    with _threads(2):
+    with threads(2):
         data = _data(512)
         group = _group(data, width, 32)
         (stack,) = group._stacked()
@@ -55,12 +56,67 @@ def _small(width: int) -> dict[str, object]:
     return row(f"{HEADS} small heads as one", a, "s", b, b / a, f"{note}. Ratio: times as fast, goal 3")
 
 
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    yield
-    torch.set_num_threads(before)
+def memory() -> list[dict[str, object]]:
+    """What a head more takes, between groups of 8 and of 64."""
+    code = """
+import sys, torch
+from tests.bench.heads import _data, _group
+from tests.bench.processes import laresa, python
+from tests.bench.timing import peak_mib
+data = _data(1024)
+group = _group(data, 1280, 128, heads=int(sys.argv[1]))
+group.epoch()
+print(peak_mib())
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        few, many = (float(python(["-c", code, str(k)], Path(folder)).split()[-1]) for k in (8, HEADS))
+    each, weights = (many - few) / (HEADS - 8), (1280 * LATENT + LATENT * 120) * 4 / 2**20
+    note = f"1280 features, batch 128, {SUBSET}, Adam; baseline: a head's weights. {HEADS} heads: {many:.0f} MiB in all"
+    return [row("memory of a head", each, "MiB", weights, each / weights, note)]
+
+
+def against_trials() -> list[dict[str, object]]:
+    """64 trials of emoji120 on real features, two workers, from command to end: as groups, and a trial at a time."""
+    code = """
+import argparse, sys, time
+from laresa.features import PACKAGED
+from sweeps import ablation
+from sweeps.options import run_options
+from sweeps.service.driver.runner import run
+from sweeps.service.search import groups
+parser = argparse.ArgumentParser()
+ablation.add_options(parser)
+name, pca, alone = sys.argv[1], sys.argv[2], sys.argv[3] == "alone"
+groups.AT_ONCE = 1 if alone else groups.AT_ONCE
+seeds = ",".join(str(seed) for seed in range(16))
+arms = "ce,ce+anchor,ce+anchor+triplet,ce+anchor+triplet+reg"
+args = parser.parse_args(["--tune", "0", "--features", PACKAGED, "--subsets", arms, "--seeds", seeds,
+                          "--folds", ",".join(["0"] * 16), "--sweep", name,
+                          *(["--set", f"heads.pca={pca}"] * (pca != "0"))])
+started = time.perf_counter()
+result = run(ablation.build(args), run_options(args))
+assert result.states == {"finished": 64}, result.states
+print(time.perf_counter() - started)
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        laresa(["data", "features", "emoji120", "--json"], home)
+        laresa(["ui"], home)
+        try:
+            found = {}
+            for pca in ("192", "0"):
+                for how in ("together", "alone"):
+                    out = python(["-c", code, f"{how}-{pca}", pca, how], home)
+                    found[pca, how] = float(out.split()[-1])
+        finally:
+            laresa(["ui", "--stop"], home)
+    rows = []
+    for pca, width, goal in (("192", 192, "at least 2"), ("0", 1280, "at least 1")):
+        ours, other = found[pca, "together"], found[pca, "alone"]
+        note = f"{width} features, batch 32, 30 epochs, two workers, command to end; baseline: a Ray trial each, with "
+        note += f"actor reuse. Ratio: times as fast, goal {goal}"
+        rows.append(row(f"{HEADS} trials as groups", ours, "s", other, other / ours, note))
+    return rows
 
 
 def _data(train: int) -> Dataset:
@@ -75,14 +131,14 @@ def _data(train: int) -> Dataset:
     return make_dataset("noise", tree, train=part(train), val=part(32), test=part(32))
 
 
-def _group(data: Dataset, width: int, batch: int) -> Heads:
+def _group(data: Dataset, width: int, batch: int, heads: int = HEADS) -> Heads:
     """Heads on random features, each with a seed and learning rate of its own, at their beginning."""
     base = TrialConfig(
         method="heads", backbone="tf_efficientnet_lite0", subset=SUBSET, batch_size=batch, epochs=1000, patience=1000
     )
-    configs = [base.replace(seed=seed, lr=1e-3 * 1.01**seed) for seed in range(HEADS)]
+    configs = [base.replace(seed=seed, lr=1e-3 * 1.01**seed) for seed in range(heads)]
     draw = torch.Generator().manual_seed(1)
     parts = {f"{n}_NF": torch.randn(len(getattr(data, n)), width, generator=draw) for n in ("train", "val", "test")}
-    group = Heads(configs, data, torch.device("cpu"), HEADS, features=Features(**parts, key="noise", weights=""))
+    group = Heads(configs, data, torch.device("cpu"), heads, features=Features(**parts, key="noise", weights=""))
     group._refill()
     return group

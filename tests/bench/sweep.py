@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+from tests.bench.processes import laresa, python
 from tests.bench.timing import row
 
 
@@ -20,10 +18,10 @@ def efficiency() -> list[dict[str, object]]:
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         try:
-            out = _laresa(["demo"], Path(folder))
+            out = laresa(["demo"], Path(folder))
         finally:
             wall = time.perf_counter() - started
-            _laresa(["ui", "--stop"], Path(folder))
+            laresa(["ui", "--stop"], Path(folder))
         found = re.search(r"time +([\d.]+) s for the sweep, ([\d.]+) s of it training on (\d+) workers", out)
         assert found, out
         sweep, training, workers = (float(part) for part in found.groups())
@@ -53,17 +51,17 @@ run(ablation.build(args), run_options(args))
 """
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        url = _laresa(["ui"], home).strip()
+        url = laresa(["ui"], home).strip()
         try:
             started = time.perf_counter()
-            _python(["-c", code], home)
+            python(["-c", code], home)
             ours = time.perf_counter() - started
             started = time.perf_counter()
-            out = _python(["-m", "tests.bench.plain", url], home)
+            out = python(["-m", "tests.bench.plain", url], home)
             plain = time.perf_counter() - started
-            records = json.loads(_laresa(["best", "ours", "--by", "arm", "--json"], home))
+            records = json.loads(laresa(["best", "ours", "--by", "arm", "--json"], home))
         finally:
-            _laresa(["ui", "--stop"], home)
+            laresa(["ui", "--stop"], home)
     found = {record["arm"]: record["metrics"]["test/top1"] for record in records}
     theirs = json.loads(out.splitlines()[-1])
     assert set(found) == set(theirs)
@@ -108,19 +106,6 @@ worker = Worker.remote()
 print(json.dumps([ray.get(worker.bare.remote()), ray.get(worker.trial.remote())]))
 """
     with tempfile.TemporaryDirectory() as folder:
-        bare, trial = json.loads(_python(["-c", code], Path(folder)).splitlines()[-1])
+        bare, trial = json.loads(python(["-c", code], Path(folder)).splitlines()[-1])
     note = f"MiB resident in a trial of the demo, over a Ray worker with torch imported: {trial - bare:.0f} MiB more"
     return [row("worker memory", trial, "MiB", bare, trial / bare, note)]
-
-
-def _laresa(arguments: list[str], home: Path) -> str:
-    return _python(["-m", "sweeps.cli", *arguments], home)
-
-
-def _python(arguments: list[str], home: Path) -> str:
-    environment = {**os.environ, "LARESA_HOME": str(home / ".laresa"), "PYTHONPATH": os.getcwd(), "COLUMNS": "160"}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    done = subprocess.run([sys.executable, *arguments], cwd=home, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{arguments} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
-    return done.stdout

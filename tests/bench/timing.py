@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -25,3 +27,19 @@ def row(
     name: str, value: float, unit: str, baseline: float | None, ratio: float | None, note: str
 ) -> dict[str, object]:
     return {"name": name, "value": value, "unit": unit, "baseline": baseline, "ratio": ratio, "note": note}
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """torch's, inside."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    yield
+    torch.set_num_threads(before)
+
+
+def peak_mib() -> float:
+    """The most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -105,9 +105,8 @@ def test_power_cable_driver_and_server(site: Site):
     study = site.start(*command)
     try:
         wait(240, "three trials that wait", lambda: waiting(hosts) == 3)
-        hosts.sh(
-            0, "pkill -KILL -f 'mlflow[ ]server|mlflow[./]server'"
-        )  # its uvicorn names our app, and MLflow's log file
+        # Its uvicorn names our app, and a file of MLflow's.
+        hosts.sh(0, "pkill -KILL -f 'mlflow[ ]server|mlflow[./]server'")
         wait(10, "a tracking server that is gone", lambda: not answers(site.server))
         struck = time.time() * 1000
         hosts.kill(1)

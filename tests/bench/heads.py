@@ -26,9 +26,9 @@ def gemm_share() -> list[dict[str, object]]:
     return [_share(1, 0.75), _share(2, 0.68)]
 
 
-def _share(threads: int, goal: float) -> dict[str, object]:
+def _share(count: int, goal: float) -> dict[str, object]:
     """Training steps only; 4 FLOP a weight and sample of the first layer, whose input needs no gradient, else 6."""
-    with threads(threads):
+    with threads(count):
         data = _data(1024)
         group = _group(data, 1280, 128)
         (stack,) = group._stacked()
@@ -36,7 +36,7 @@ def _share(threads: int, goal: float) -> dict[str, object]:
         a, b = torch.randn(GEMM, GEMM), torch.randn(GEMM, GEMM)
         trained, product, _ = pairwise(lambda: group._train(stack), lambda: torch.mm(a, b), 5)
     ours, plain = flop / trained / 1e9, 2 * GEMM**3 / product / 1e9
-    note = f"{threads} threads, 1280 features, batch 128, {SUBSET}; baseline: {GEMM}-cubed product. Goal {goal}"
+    note = f"{count} threads, 1280 features, batch 128, {SUBSET}; baseline: {GEMM}-cubed product. Goal {goal}"
     return row(f"{HEADS} heads as one, products", ours, "GFLOPS", plain, ours / plain, note)
 
 

@@ -161,3 +161,17 @@ def test_pretrained_weights_that_cant_be_had_are_explained(monkeypatch: pytest.M
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match="no pretrained weights of 'test_vit'"):
         build_model("test_vit", pretrained=True, input_size=32, latent_dim=8, outputs=2)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_on_a_gpu_it_learns_repeats_and_resumes(tiny: Dataset, config: TrialConfig, tmp_path: Path, precision: str):
+    config = config.replace(precision=precision, backbone="test_resnet", subset="ce+anchor+triplet+reg")
+    file = tmp_path / "checkpoint.safetensors"
+    undisturbed = fit(config, dataset=tiny, device="cuda")
+    for measurement in train(config, dataset=tiny, device="cuda", save_to=file):
+        if measurement.epoch == 2:
+            break
+    assert learned(fit(config, dataset=tiny, device="cuda", resume_from=file)) == learned(undisturbed)
+    assert learned(fit(config, dataset=tiny, device="cuda")) == learned(undisturbed)
+    assert undisturbed.history[-1].metrics["train/loss_ce"] < undisturbed.history[0].metrics["train/loss_ce"]

@@ -139,6 +139,26 @@ def test_together_as_alone(family: str, data: Dataset, features: Features, alone
         assert found[index].latents is None
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_on_a_gpu_together_is_nearly_as_alone(family: str, data: Dataset, features: Features):
+    """After some 20 steps, as the products of a batch of other size sum in another order there.
+
+    normalised: its first gradient of alpha is 0 but for rounding, of which Adam makes a step of full size.
+    """
+    gpu = torch.device("cuda")
+    configs = FAMILIES[family]
+    found = results(Heads(configs, data, gpu, features=features))
+    for index, config in enumerate(configs):
+        (expected,) = results(Heads([config], data, gpu, features=features)).values()
+        near = 1e-2 if config.weighting == "normalised" else 1e-5
+        for ours, other in zip(found[index].history, expected.history, strict=True):
+            assert ours.metrics == pytest.approx(other.metrics, rel=near, abs=1e-7)
+        for name, weight in expected.weights.items():
+            distance = (found[index].weights[name] - weight).norm() / weight.norm()
+            assert distance < near, f"{config.subset}, {config.weighting}: {name} differs by {distance:.1e} of its norm"
+
+
 def test_everybody_together_few_at_once_and_refilled(data: Dataset, features: Features, alone: Any):
     """Heads of all families in one group, three places: places are refilled, stacks change all the time."""
     configs = [family[0] for family in FAMILIES.values()] + [FAMILIES["full"][2]]

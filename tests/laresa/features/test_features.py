@@ -24,6 +24,7 @@ from laresa.features.projection import principal, project
 CONFIG = TrialConfig(dataset="emoji120", train_fraction=0.1, seed=0)
 PLAIN = FeatureConfig()
 WIDTH = 6
+SPAWN = multiprocessing.get_context("spawn")  # a process forked from one that has used torch's threads may hang
 
 
 class Tiny(nn.Module):
@@ -46,6 +47,7 @@ def install(calls: Path, scale: float = 1.0) -> Callable[[], int]:
         name, "test", pool, size or 16, (0.5,) * 3, (0.5,) * 3
     )
     backbone.load = lambda network: Tiny(calls, scale)
+    extract.KEEP_SECONDS = 0.0
     return lambda: calls.stat().st_size if calls.exists() else 0
 
 
@@ -53,7 +55,7 @@ def install(calls: Path, scale: float = 1.0) -> Callable[[], int]:
 def batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     monkeypatch.setattr(backbone, "find", backbone.find)  # undone afterwards
     monkeypatch.setattr(backbone, "load", backbone.load)
-    monkeypatch.setattr(extract, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(extract, "KEEP_SECONDS", extract.KEEP_SECONDS)
     return install(tmp_path / "calls")
 
 
@@ -106,7 +108,6 @@ def test_each_image_once_and_found_by_other_folds_and_processes(
 
 def _killed(data: Dataset, root: Path, calls: Path) -> None:
     install(calls)
-    extract.KEEP_SECONDS = 0.0
 
     def progress(done: int, of: int) -> None:
         if done > of // 2:
@@ -116,11 +117,9 @@ def _killed(data: Dataset, root: Path, calls: Path) -> None:
 
 
 def test_a_kill_costs_the_batch_under_way(batches: Callable[[], int], data: Dataset, tmp_path: Path):
-    process = multiprocessing.get_context("fork").Process(
-        target=_killed, args=(data, tmp_path / "kept", tmp_path / "calls")
-    )
+    process = SPAWN.Process(target=_killed, args=(data, tmp_path / "kept", tmp_path / "calls"))
     process.start()
-    process.join(60)
+    process.join(180)
     assert process.exitcode == 9
     before = batches()
     with file_of(tmp_path / "kept", "rows.bin").open("ab") as file:
@@ -138,14 +137,13 @@ def _asks(data: Dataset, root: Path, calls: Path, answers: Any) -> None:
 
 
 def test_of_two_processes_one_extracts(batches: Callable[[], int], data: Dataset, tmp_path: Path):
-    fork = multiprocessing.get_context("fork")
-    answers = fork.Queue()
-    both = [fork.Process(target=_asks, args=(data, tmp_path / "kept", tmp_path / "calls", answers)) for _ in range(2)]
+    answers = SPAWN.Queue()
+    both = [SPAWN.Process(target=_asks, args=(data, tmp_path / "kept", tmp_path / "calls", answers)) for _ in range(2)]
     for process in both:
         process.start()
-    keys = {answers.get(timeout=60) for _ in both}
+    keys = {answers.get(timeout=180) for _ in both}
     for process in both:
-        process.join(60)
+        process.join(180)
     assert keys == {taken(data, tmp_path / "kept").key}
     assert batches() == -(-images_of(data) // extract.BATCH["cpu"])
 

@@ -15,7 +15,7 @@ from laresa.methods.heads import Heads
 from laresa.methods.heads.stack import Stack
 from laresa.model import default_device
 from tests.bench.processes import laresa, python
-from tests.bench.timing import pairwise, row, threads
+from tests.bench.timing import pairwise, place, row, threads
 
 HEADS, LATENT = 64, 384
 SUBSET = "ce+anchor+triplet+reg"
@@ -57,7 +57,7 @@ def _one_after_another(width: int, batch: int, goal: float) -> dict[str, object]
         (stack,) = group._stacked()
         singles = [Stack([head]) for head in _group(data, width, batch, device=device)._stacked()[0].heads]
         a, b, _ = pairwise(lambda: group._train(stack), lambda: [group._train(single) for single in singles], 3)
-    where = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, 2 threads"
+        where = place()
     note = f"{where}, {width} features, batch {batch}, {SUBSET}, an epoch of 16 steps; baseline: one after another"
     return row(f"{HEADS} heads as one", a, "s", b, b / a, f"{note}. Ratio: times as fast, goal {goal}")
 

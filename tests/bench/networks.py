@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
 from laresa.model import build_model, default_device
-from tests.bench.timing import pairwise, row, threads, wait
+from tests.bench.timing import pairwise, place, row, threads, wait
 
 NETWORKS, BATCH, SIZE, CLASSES, LATENT, STEPS = 64, 32, 32, 120, 384, 2
 
@@ -33,7 +33,7 @@ def together() -> list[dict[str, object]]:
 
     with threads(2):
         a, b, ratio = pairwise(ours, other, 3)
-    where = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, 2 threads"
+        where = place()
     note = f"{where}, test_resnet, batch {BATCH}, {SIZE} px, {STEPS} steps; baseline: one after another. "
     note += "Ratio: times as fast"
     return [row(f"{NETWORKS} small networks as one", a, "s", b, 1 / ratio, note)]

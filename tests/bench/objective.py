@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from laresa.config import TrialConfig
 from laresa.losses import hace_loss
-from laresa.model import build_model
+from laresa.model import build_model, default_device
 from laresa.objective import Objective
 from laresa.taxonomy import Taxonomy
-from tests.bench.timing import pairwise, row, wait
+from tests.bench.timing import pairwise, place, row, wait
 
 BATCH, SIZE, CLASSES, WIDTH = 128, 32, 100, 384
 FEATURES = 1024  # of DINOv2-Large
@@ -21,7 +22,7 @@ BIRDS = {"leaves": 555, "parents": 404, "tops": 51, "batch": 1024}  # NABirds: 1
 
 def step() -> list[dict[str, object]]:
     """ResNet-18, batch 128, 32 px: forward, loss, backward, optimiser."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     torch.manual_seed(0)
     images = torch.randn(BATCH, 3, SIZE, SIZE, device=device)
     y_N = torch.randint(0, CLASSES, (BATCH,), device=device)
@@ -44,21 +45,21 @@ def step() -> list[dict[str, object]]:
         fast.step()
         wait()
 
-    a, b, ratio = pairwise(ours, cross_entropy, 40 if device == "cuda" else 12)
-    note = f"{device}, ResNet-18, batch {BATCH}, {SIZE} px; baseline: F.cross_entropy. Lower is better, goal 1.03"
+    a, b, ratio = pairwise(ours, cross_entropy, 40 if device.type == "cuda" else 12)
+    note = f"{place()}, ResNet-18, batch {BATCH}, {SIZE} px; baseline: F.cross_entropy. Lower is better, goal 1.03"
     return [row("objective full step", a * 1e3, "ms", b * 1e3, ratio, note)]
 
 
 def hace() -> list[dict[str, object]]:
     """HACE and cross-entropy over the same logits, one a node of a tree of NABirds' size: loss, and step of a probe."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     torch.manual_seed(0)
     leaves, parents, tops, batch = BIRDS.values()
     tree = Taxonomy.from_paths({f"{i}": (f"p{i % parents}", f"t{i % parents % tops}", "root") for i in range(leaves)})
     nodes = len(tree.parents)
     y_N = torch.randint(0, leaves, (batch,), device=device)
     logits = torch.randn(batch, nodes, device=device, requires_grad=True)
-    x_NF = torch.nn.functional.normalize(torch.randn(batch, FEATURES, device=device))
+    x_NF = nn.functional.normalize(torch.randn(batch, FEATURES, device=device))
     head = nn.Linear(FEATURES, nodes, device=device)
     optimizer = torch.optim.SGD(head.parameters(), lr=0.1, momentum=0.9, fused=True)
 
@@ -80,16 +81,16 @@ def hace() -> list[dict[str, object]]:
         wait()
 
     rows = []
-    what = f"{device}, {torch.get_num_threads()} threads, {nodes} logits, batch {batch}"
+    what = f"{place()}, {nodes} logits, batch {batch}"
     for name, work, more in (
         ("HACE loss", of_logits, "forward and backward"),
         ("HACE step", of_probe, f"of the linear probe on {FEATURES} features, SGD; goal 1.5"),
     ):
-        a, b, ratio = pairwise(lambda work=work: work(hierarchical), lambda work=work: work(plain), 100)  # type: ignore[misc]
+        a, b, ratio = pairwise(partial(work, hierarchical), partial(work, plain), 100)
         note = f"{what}, {more}; baseline: F.cross_entropy. Lower is better"
         rows.append(row(name, a * 1e3, "ms", b * 1e3, ratio, note))
     return rows
 
 
-def _model(device: str) -> nn.Module:
+def _model(device: torch.device) -> nn.Module:
     return build_model("resnet18", pretrained=False, input_size=SIZE, latent_dim=WIDTH, outputs=CLASSES).to(device)

@@ -40,6 +40,13 @@ def threads(count: int) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+def place() -> str:
+    """Where torch computes, as the notes of rows name it."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+
+
 def wait() -> None:
     """Until a GPU has done what it was asked for."""
     import torch

@@ -131,14 +131,16 @@ def test_a_kill_costs_the_batch_under_way(batches: Callable[[], int], data: Data
     assert same(found, taken(data, tmp_path / "whole"))
 
 
-def _asks(data: Dataset, root: Path, calls: Path, answers: Any) -> None:
+def _asks(data: Dataset, root: Path, calls: Path, answers: Any, both_here: Any) -> None:
     install(calls)
+    both_here.wait(180)
     answers.put(taken(data, root).key)
 
 
 def test_of_two_processes_one_extracts(batches: Callable[[], int], data: Dataset, tmp_path: Path):
     answers = SPAWN.Queue()
-    both = [SPAWN.Process(target=_asks, args=(data, tmp_path / "kept", tmp_path / "calls", answers)) for _ in range(2)]
+    given = (data, tmp_path / "kept", tmp_path / "calls", answers, SPAWN.Barrier(2))
+    both = [SPAWN.Process(target=_asks, args=given) for _ in range(2)]
     for process in both:
         process.start()
     keys = {answers.get(timeout=180) for _ in both}

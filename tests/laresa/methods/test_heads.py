@@ -14,19 +14,16 @@ from torch.nn.functional import cross_entropy
 
 from laresa import plugins
 from laresa.config import TrialConfig
-from laresa.data import Dataset, load
+from laresa.data import Dataset
 from laresa.errors import CheckpointError, ConfigError, NonFiniteLossError
 from laresa.features import Features
 from laresa.methods import Result
 from laresa.methods.heads import Heads
 from laresa.methods.heads.stack import stack_key
 from laresa.seeds import generator
+from tests.laresa.methods.conftest import BASE
 
-BASE = TrialConfig(
-    method="heads", dataset="emoji120", train_fraction=0.3, epochs=3, patience=100, batch_size=32, seed=0, subset="ce"
-)
 FULL = BASE.replace(subset="ce+anchor+triplet+reg")
-WIDTH = 48
 CPU = torch.device("cpu")
 # One of each family, with the ways in which heads of a stack may differ.
 FAMILIES = {
@@ -66,19 +63,6 @@ FAMILIES = {
     "linear": [BASE.replace(**{"heads.head": "linear"}), BASE.replace(subset="hace", **{"heads.head": "linear"})],
     "sgd": [BASE.replace(optimizer="sgd", lr=0.1, schedule="cosine"), BASE.replace(optimizer="sgd", lr=0.3, seed=1)],
 }
-
-
-@pytest.fixture(scope="module")
-def data() -> Dataset:
-    return load(BASE)
-
-
-@pytest.fixture(scope="module")
-def features(data: Dataset) -> Features:
-    """Random projections of the pixels: separable, and at hand at once."""
-    drawn = torch.randn(data.train.images[0].numel(), WIDTH, generator=torch.Generator().manual_seed(0)) / 50
-    rows = [(split.images.flatten(1).float() / 255 - 0.5) @ drawn for split in (data.train, data.val, data.test)]
-    return Features(*rows, key="random", weights="none")
 
 
 @pytest.fixture(autouse=True)
@@ -137,26 +121,6 @@ def test_together_as_alone(family: str, data: Dataset, features: Features, alone
     for index, config in enumerate(configs):
         assert_equal(found[index], alone(config))
         assert found[index].latents is None
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-@pytest.mark.parametrize("family", FAMILIES)
-def test_on_a_gpu_together_is_nearly_as_alone(family: str, data: Dataset, features: Features):
-    """After some 20 steps, as the products of a batch of other size sum in another order there.
-
-    normalised: its first gradient of alpha is 0 but for rounding, of which Adam makes a step of full size.
-    """
-    gpu = torch.device("cuda")
-    configs = FAMILIES[family]
-    found = results(Heads(configs, data, gpu, features=features))
-    for index, config in enumerate(configs):
-        (expected,) = results(Heads([config], data, gpu, features=features)).values()
-        near = 1e-2 if config.weighting == "normalised" else 1e-5
-        for ours, other in zip(found[index].history, expected.history, strict=True):
-            assert ours.metrics == pytest.approx(other.metrics, rel=near, abs=1e-7)
-        for name, weight in expected.weights.items():
-            distance = (found[index].weights[name] - weight).norm() / weight.norm()
-            assert distance < near, f"{config.subset}, {config.weighting}: {name} differs by {distance:.1e} of its norm"
 
 
 def test_everybody_together_few_at_once_and_refilled(data: Dataset, features: Features, alone: Any):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 EPS = 1e-12  # a norm below it counts as zero
 LEVELS = {"fine": 0, "coarse": 1}
+INPUTS = ("raw", "unit", "scaled")
 Level = str | int
 
 
@@ -53,6 +54,7 @@ class Batch:
         self._classes, self._uniform = classes, uniform
         self._cosines: dict[Any, Tensor] = {}
         self._scores: dict[int, Tensor] = {}
+        self._moments: dict[str, tuple[Tensor, Tensor]] = {}
 
     # ------------------------------------------------------------------ what was given
     @property
@@ -152,13 +154,19 @@ class Batch:
             raise ConfigError(f"needs label embeddings of level {number}: there are those of {len(self.labels)} levels")
         return self.labels[number].to(self.z_ND.dtype)
 
-    @cached_property
-    def _moments(self) -> tuple[Tensor, Tensor]:
-        return moments(self.z_ND)
+    def latents(self, form: str = "raw") -> Tensor:
+        """z as a term reads it (N x D): "raw"; "unit", z / |z|; "scaled", z / |z| sqrt(D), whose entries are near 1."""
+        if form not in INPUTS:
+            raise ConfigError(f"asks for latents {form!r}: expected one of {', '.join(INPUTS)}")
+        if form == "raw":
+            return self.z_ND
+        return self.unit_ND if form == "unit" else self.unit_ND * self.z_ND.shape[-1] ** 0.5
 
-    def moments(self) -> tuple[Tensor, Tensor]:
-        """(mean_D, sigma_D) of z over the batch, with Bessel's correction; a batch of one has sigma 1."""
-        return self._moments
+    def moments(self, form: str = "raw") -> tuple[Tensor, Tensor]:
+        """(mean_D, sigma_D) of `latents(form)` over the batch, with Bessel's correction; a batch of one has sigma 1."""
+        if form not in self._moments:
+            self._moments[form] = moments(self.latents(form))
+        return self._moments[form]
 
     # ------------------------------------------------------------------ how
     def _computed(self, level: Level) -> Tensor:

@@ -41,10 +41,11 @@ PARTS = (
 ABSENT = (  # fields that are left out where they have no effect; None then
     *("image_size", "exchange_splits", "train_fraction", "shots", "shuffle_labels"),
     *("input_size", "stem", "dropout", "latent_dim"),
-    *("weighting", "group_weights", "alpha_lr", "freeze_epoch"),
+    *("weighting", "group_weights", "alpha_lr"),
+    *("freeze_alpha", "freeze_beta", "freeze_patience"),
     *("pretrained", "channels_last", "augment"),
 )
-RENAMED = {  # of 0.1
+RENAMED = {  # of before
     "variance_reduction": "variance.reduction",
     "beta_init": "anchor.beta",
     "beta_learned": "anchor.beta_learned",
@@ -53,6 +54,7 @@ RENAMED = {  # of 0.1
     "kl_tau": "kl.tau",
     "floor_eps": "floor.eps",
     "aux_scale": "base_outside.scale",
+    "freeze_epoch": "freeze_alpha (or freeze_beta)",
 }
 ALPHA = "alpha_init"
 CHOICES = {  # field that names a component (or several, joined by "+") -> kind of component
@@ -332,15 +334,17 @@ def resolve(given: Mapping[str, Any]) -> dict[str, Any]:
             # A data set may be a folder, a backbone any of timm's: they have no fields of their own.
             if name in _table(kind) or field not in ("dataset", "backbone"):
                 dotted |= _own(given, component_fields(kind, name), terms)
-    learned = any(name.startswith(f"{ALPHA}.") for name in dotted) or any(
-        name.endswith("_learned") and value for name, value in dotted.items()
-    )
+    weights = any(name.startswith(f"{ALPHA}.") for name in dotted)
+    tensors = any(name.endswith("_learned") and value for name, value in dotted.items())
+    plateau = "plateau" in (values["freeze_alpha"] if weights else None, values["freeze_beta"] if tensors else None)
     keep = {
         "shuffle_labels": any(term(name).labels for name in parts),
         "group_weights": grouped and several,
         "weighting": several,
-        "alpha_lr": learned and values["alpha_lr"] != values["lr"],
-        "freeze_epoch": learned,
+        "alpha_lr": (weights or tensors) and values["alpha_lr"] != values["lr"],
+        "freeze_alpha": weights,
+        "freeze_beta": tensors,
+        "freeze_patience": plateau,
         "exchange_splits": bool(values["exchange_splits"]),
         "train_fraction": values["train_fraction"] < 1,
         "stem": values["stem"] != "default",

@@ -5,7 +5,8 @@ A component is a function or class; its keyword-only parameters are its fields, 
     def angular(batch, *, gamma: Annotated[float, Gt(0), Range(0.5, 8, log=True)] = 2.0): ...
 
 Outside a field is called by its component and name: `angular.gamma`. Markers in Annotated say more: `Range` is where a
-search looks by default; annotated_types' Gt, Ge, Lt, Le are limits that are checked; `Doc` is what --help shows;
+search looks by default, `Choices` that it tries every value of a Literal; annotated_types' Gt, Ge, Lt, Le are limits
+that are checked; `Doc` is what --help shows;
 `Learned` and `Memory` are tensors that a trial keeps; `PerTerm` is one number for each weighted term.
 """
 
@@ -29,7 +30,18 @@ from laresa.errors import ConfigError
 if TYPE_CHECKING:
     from laresa.taxonomy import Taxonomy
 
-__all__ = ["Doc", "Field", "Learned", "Memory", "PerTerm", "Range", "check_value", "fields_of", "fields_of_dataclass"]
+__all__ = [
+    "Choices",
+    "Doc",
+    "Field",
+    "Learned",
+    "Memory",
+    "PerTerm",
+    "Range",
+    "check_value",
+    "fields_of",
+    "fields_of_dataclass",
+]
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,11 @@ class Range:
     low: float
     high: float
     log: bool = False
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Marks a Literal all of whose values a search tries unless --space says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +103,7 @@ class Field:
     doc: str = ""
     per_term: PerTerm | None = None
     start: Callable[[Taxonomy, int], Any] | None = None
+    choices: tuple[Any, ...] = ()  # of Choices
 
     @property
     def type_name(self) -> str:
@@ -155,6 +173,8 @@ def _field(prefix: str, name: str, hint: Any, default: Any) -> Field:
     for extra in extras:
         if isinstance(extra, Range):
             found["range"] = extra
+        elif extra is Choices or isinstance(extra, Choices):
+            found["choices"] = typing.get_args(annotation)
         elif isinstance(extra, Doc):
             found["doc"] = extra.documentation
         elif isinstance(extra, PerTerm):

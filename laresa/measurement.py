@@ -21,12 +21,13 @@ CRM = "_crm"
 # accuracy of each level (top1_level1, ...), which are as many as the tree has.
 SCORES = (
     *("top1", "top5"),
-    *("nn_hit", "silhouette", "effective_rank"),
+    *("nn_hit", "silhouette", "effective_rank", "rank_share"),
     *("spearman_fine", "pearson_fine", "spearman_coarse", "pearson_coarse"),
     "classes_without_samples",
     *DECISIONS[2:],
     *(f"{name}{CRM}" for name in DECISIONS),
 )
+RANK_COLLAPSE = 0.05  # a rank_share under it counts as collapsed
 LOWER_IS_BETTER = ("loss", "classes_without_samples")
 DISTANCES = ("mistake_severity", "hierarchical_distance")  # of any form: @5, by CRM
 

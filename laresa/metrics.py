@@ -107,7 +107,8 @@ def _of_latents(
     found = {
         "nn_hit": NAN if tree.flat else nn_hit(z_ND, y_N, parent_C),
         "silhouette": NAN if tree.flat else silhouette(z_ND, parent_C[y_N]),
-        "effective_rank": effective_rank(z_ND),
+        "effective_rank": (rank := effective_rank(z_ND)),
+        "rank_share": rank / min(max(tree.leaves - 1, 1), z_ND.shape[1]),
     }
     if labels is not None:
         coarse = (NAN, NAN) if tree.flat else semantic_correlation(z_ND, parent_C[y_N], labels.coarse_KD)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import torch
 from annotated_types import Gt
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from laresa.taxonomy import Taxonomy
 
 
+Frozen = Annotated[int, Gt(0)] | Literal["plateau"] | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
     """Which terms, and how they are balanced."""
@@ -33,12 +36,16 @@ class ObjectiveConfig:
         bool, Doc("one weight for a group such as reg (LARESA Eq. 3), not one a term (App. A)")
     ] = False
     alpha_lr: Annotated[float | None, Gt(0), Doc("learning rate of what balances the terms; default: lr")] = None
-    freeze_epoch: Annotated[int | None, Gt(0), Doc("from this epoch on the weights keep their value")] = None
+    freeze_alpha: Annotated[
+        Frozen, Doc("the terms' weights keep their value from this epoch on, or from the silhouette's plateau on")
+    ] = None
+    freeze_beta: Annotated[Frozen, Doc("the same of what terms learn, such as the anchor's beta")] = None
+    freeze_patience: Annotated[int, Gt(0), Doc("epochs without a better silhouette that make a plateau")] = 10
 
 
 @dataclass(frozen=True)
 class ObjectiveOutput:
-    """total: the scalar to call backward() on. terms_T: each loss before its weight, detached; named by `names`."""
+    """total: the scalar to call backward() on. terms_T: each loss before its weight; named by `names`."""
 
     total: Tensor
     terms_T: Tensor
@@ -46,11 +53,12 @@ class ObjectiveOutput:
 
     @property
     def terms(self) -> dict[str, Tensor]:
-        return dict(zip(self.names, self.terms_T.unbind(), strict=True))
+        return dict(zip(self.names, self.terms_T.detach().unbind(), strict=True))
 
 
 class Step(NamedTuple):
-    """A step of one model. base_share: the base term's share. memory: new values of buffers, by their names."""
+    """A step of one model. terms_T: each loss before its weight. base_share: the base term's share. memory: new values
+    of buffers, by their names."""
 
     total: Tensor
     terms_T: Tensor
@@ -72,7 +80,6 @@ class Objective(nn.Module):
     def __init__(self, config: TrialConfig, tree: Taxonomy | None = None, labels: Sequence[Tensor] = ()) -> None:
         super().__init__()
         self.parts, self.names, self.tree = config.parts, config.terms, tree
-        self._freeze_epoch: int | None = config.freeze_epoch
         self._terms = {name: term(name) for name in self.parts}
         if tree is not None:
             check_tree(self.parts, tree)
@@ -123,19 +130,28 @@ class Objective(nn.Module):
                 setattr(self, name, value.detach())
         terms_T = torch.stack(losses)
         if self.weighting is None:
-            return ObjectiveOutput(losses[0], terms_T.detach(), self.parts)
-        return ObjectiveOutput(self.weighting(self._grouped(terms_T)), terms_T.detach(), self.parts)
+            return ObjectiveOutput(losses[0], terms_T, self.parts)
+        return ObjectiveOutput(self.weighting(self._grouped(terms_T)), terms_T, self.parts)
 
     def pure(self, batch: Batch, state: Mapping[str, Tensor]) -> Step:
         """A step as a pure function, which torch.func.vmap takes. state: as `state()`, and `numbers()` as tensors."""
         losses, memory = self.compute(batch, state)
         terms_T = torch.stack(losses)
         if self.weighting is None:
-            return Step(losses[0], terms_T.detach(), terms_T.new_ones(()), memory)
+            return Step(losses[0], terms_T, terms_T.new_ones(()), memory)
         own = {n.removeprefix("weighting."): t for n, t in state.items() if n.startswith("weighting.")}
         total, share_T, kept = self.weighting.weigh(self._grouped(terms_T), own)
         memory = {**memory, **{f"weighting.{name}": value for name, value in kept.items()}}
-        return Step(total, terms_T.detach(), share_T[0].detach(), {n: t.detach() for n, t in memory.items()})
+        return Step(total, terms_T, share_T[0].detach(), {n: t.detach() for n, t in memory.items()})
+
+    def multipliers(self, terms_T: Tensor) -> Tensor:
+        """d total / d L of each of `parts`, at losses terms_T: what a term's gradient is multiplied by."""
+        if self.weighting is None:
+            return torch.ones_like(terms_T)
+        leaf_T, weighting = terms_T.detach().requires_grad_(), self.weighting
+        total = weighting.weigh(self._grouped(leaf_T), {n: t.detach() for n, t in weighting.state().items()})[0]
+        found: Tensor = torch.autograd.grad(total, leaf_T)[0]
+        return found
 
     def state(self) -> dict[str, Tensor]:
         """What is learned and remembered, by the names of the state_dict."""
@@ -207,12 +223,12 @@ class Objective(nn.Module):
         grouped = [index for index in range(len(self.parts)) if index not in single]
         return torch.cat((terms_T[single], terms_T[grouped].sum(0, keepdim=True)))
 
-    def set_epoch(self, epoch: int) -> None:
-        """To be called as an epoch (from 1) begins: from `freeze_epoch` on, what balances the terms keeps its value."""
-        frozen = self._freeze_epoch is not None and epoch >= self._freeze_epoch
+    def freeze(self, *, alpha: bool, beta: bool) -> None:
+        """To be called as an epoch begins. alpha: the terms' weights keep their value; beta: what the terms learn."""
         if self.weighting is not None:
-            self.weighting.frozen = frozen
-        for parameter in self.parameters():
+            self.weighting.frozen = alpha
+        for name, parameter in self.named_parameters():
+            frozen = alpha if name.startswith("weighting.") else beta
             parameter.requires_grad_(not frozen)
             if frozen:
                 parameter.grad = None  # else an optimiser's momentum would carry it on

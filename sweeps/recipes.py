@@ -82,7 +82,13 @@ RECIPES = (
     Recipe("hace", "fgvc_aircraft", ANY, {"image_size": 224, "augment": "resizedcrop+flip"}),
     Recipe("hace", "nabirds", ANY, {"image_size": 224, "augment": "resizedcrop+flip"}),
     # Heads on frozen features. Beyond some hundred epochs a head on good features only overfits: patience ends it.
-    Recipe(HEADS, ANY, ANY, {"lr": 1e-3, "schedule": "cosine", "batch_size": 128, "epochs": 100, "patience": 30}),
+    # A look at a head's latents costs several of its epochs.
+    Recipe(
+        HEADS,
+        ANY,
+        ANY,
+        {"lr": 1e-3, "schedule": "cosine", "batch_size": 128, "epochs": 100, "patience": 30, "watch_every": 5},
+    ),
     Recipe(HEADS, "emoji120", ANY, {"batch_size": 32, "epochs": 30}),
     # HACE's linear probe: DINOv2-Large's CLS token, one linear layer. Their lr is 0.1, for HACE 0.1 over its dilution,
     # and ends at 0.01.
@@ -104,6 +110,7 @@ RECIPES = (
             "batch_size": 1024,
             "epochs": 2000,
             "patience": 2000,
+            "watch_every": 100,
         },
         {"lr": "0.01:1:log"},
     ),

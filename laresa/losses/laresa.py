@@ -14,14 +14,16 @@ from torch import Tensor
 from torch.nn.functional import normalize, relu
 
 from laresa.batch import moments, unit
-from laresa.fields import Doc, Learned, Range
+from laresa.fields import Choices, Doc, Learned, Range
 from laresa.terms import Term
 
 if TYPE_CHECKING:
     from laresa.batch import Batch
     from laresa.taxonomy import Taxonomy
 
-REDUCTIONS = ("sum", "mean")
+REDUCTIONS = ("sum", "mean", "sample")
+Input = Literal["raw", "unit", "scaled"]
+READ = Doc("z as it is read: raw, z / |z|, or that times sqrt(D)")
 LEVELS = {0: "fine", 1: "coarse"}
 
 
@@ -51,32 +53,42 @@ def triplet_loss(z_ND: Tensor, positive_ND: Tensor, negative_ND: Tensor, *, marg
     return relu(negative_N - positive_N + margin)
 
 
-def center_loss(z_ND: Tensor) -> Tensor:
-    """|mean of z over the batch|^2, a scalar. LARESA sec. 2.4; not the center loss of Wen et al."""
-    mean_D = z_ND.mean(0)
-    return mean_D.dot(mean_D)
+def center_loss(z_ND: Tensor, *, reduction: str = "sum") -> Tensor:
+    """|mean of z over the batch|^2, a scalar. LARESA sec. 2.4; not the center loss of Wen et al.
+
+    reduction: "sum" (the paper) or "mean" over D. ValueError: another one.
+    """
+    if reduction not in REDUCTIONS[:2]:
+        raise ValueError(f"reduction={reduction!r}: expected 'sum' or 'mean'")
+    return _center(z_ND.mean(0), reduction)
 
 
 def variance_loss(z_ND: Tensor, *, reduction: str = "sum") -> Tensor:
     """sum_i (sigma_i - 1)^2 over the D dimensions, a scalar. LARESA sec. 2.4.
 
-    sigma as torch.std (Bessel's correction); a batch of one gives 0. A dimension that is constant over the batch has
-    no direction to grow in: its gradient is 0.
-    reduction: "sum" (the paper) or "mean" over D. ValueError: another one.
+    sigma_i is a dimension's over the batch, as torch.std (Bessel's correction); a batch of one gives 0. A dimension
+    that is constant over the batch has no direction to grow in: its gradient is 0.
+    reduction: "sum" (the paper) or "mean" over D; or "sample", another reading of sigma: of each sample over its D
+    entries, (sigma_n - 1)^2 averaged over the N samples. ValueError: another one.
     """
     if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction={reduction!r}: expected 'sum' or 'mean'")
-    return _variance(moments(z_ND)[1], reduction)
+        raise ValueError(f"reduction={reduction!r}: expected 'sum', 'mean' or 'sample'")
+    return _variance(moments(z_ND.T if reduction == "sample" else z_ND)[1], reduction)
 
 
 def _anchor(fine_N: Tensor, coarse_N: Tensor, weights_2: Tensor) -> Tensor:
     return (1 - fine_N) * weights_2[0] + (1 - coarse_N) * weights_2[1]
 
 
-def _variance(sigma_D: Tensor, reduction: str) -> Tensor:
-    away_D = sigma_D - 1
-    total = away_D.dot(away_D)
-    return total / len(away_D) if reduction == "mean" else total
+def _center(mean_D: Tensor, reduction: str) -> Tensor:
+    total = mean_D.dot(mean_D)
+    return total / len(mean_D) if reduction == "mean" else total
+
+
+def _variance(sigma: Tensor, reduction: str) -> Tensor:
+    away = sigma - 1
+    total = away.dot(away)
+    return total if reduction == "sum" else total / len(away)
 
 
 # ---------------------------------------------------------------------- the terms
@@ -125,17 +137,30 @@ def triplet(
     return relu(negative_N - batch.cosines("fine") + margin)
 
 
-def center(batch: Batch) -> Tensor:
-    """`center_loss`. LARESA sec. 2.4."""
-    mean_D, _ = batch.moments()
-    return mean_D.dot(mean_D)
+def center(
+    batch: Batch,
+    *,
+    input: Annotated[Input, Choices(), READ] = "raw",
+    reduction: Annotated[Literal["sum", "mean"], Choices(), Doc("over the latent dimensions")] = "sum",
+) -> Tensor:
+    """`center_loss` of z as `input` reads it. LARESA sec. 2.4, which says neither that nor the reduction."""
+    return _center(batch.moments(input)[0], reduction)
 
 
 def variance(
-    batch: Batch, *, reduction: Annotated[Literal["sum", "mean"], Doc("over the latent dimensions")] = "sum"
+    batch: Batch,
+    *,
+    input: Annotated[Input, Choices(), READ] = "raw",
+    reduction: Annotated[
+        Literal["sum", "mean", "sample"],
+        Choices(),
+        Doc("over the latent dimensions; sample: sigma over a sample's entries, not over the batch"),
+    ] = "sum",
 ) -> Tensor:
-    """`variance_loss`. LARESA sec. 2.4."""
-    return _variance(batch.moments()[1], reduction)
+    """`variance_loss` of z as `input` reads it. LARESA sec. 2.4, which says neither that nor the reduction."""
+    if reduction == "sample":
+        return _variance(moments(batch.latents(input).T)[1], reduction)
+    return _variance(batch.moments(input)[1], reduction)
 
 
 def _others(scores: Tensor, own_N: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from laresa.config import TrialConfig
 from laresa.data.dataset import Dataset
 from laresa.methods.loop import Loop, Sample
 from laresa.methods.parts import base_head, build_optimizer, epoch_metrics, set_rates
+from laresa.methods.watch import freeze, gradient_norms, gradient_shares, watched
 from laresa.model import LatentClassifier, build_model, input_statistics
 from laresa.objective import Objective, check_tree
 
@@ -55,28 +56,34 @@ class EndToEnd(Loop):
     def train_epoch(self, number: int) -> dict[str, float]:
         set_rates(self.config, self.optimizer, number)
         self.objective.train()
-        self.objective.set_epoch(number)
+        freeze(self.config, self.objective, self.history)
         losses: list[Tensor] = []
+        shares: dict[str, float] = {}
         for sample in self.samples(number, self.objective.views):
-            output = self.objective(self._batch(sample, number))
+            batch, z_ND = self._batch(sample, number)
+            output = self.objective(batch)
+            if not losses and len(output.names) > 1 and watched(self.config, number):
+                norm_T = gradient_norms(output.terms_T.unbind(), z_ND)
+                shares = gradient_shares(self.objective, output.terms_T.detach(), norm_T)
             self.optimizer.zero_grad(set_to_none=True)
             output.total.backward()
             self.optimizer.step()
-            losses.append(torch.cat([output.total.detach().reshape(1), output.terms_T]))
-        return epoch_metrics(self.objective, torch.stack(losses).double().cpu(), number)
+            losses.append(torch.cat([output.total.detach().reshape(1), output.terms_T.detach()]))
+        return epoch_metrics(self.objective, torch.stack(losses).double().cpu(), number) | shares
 
-    def _batch(self, sample: Sample, number: int) -> Batch:
+    def _batch(self, sample: Sample, number: int) -> tuple[Batch, Tensor]:
+        """The batch, and the latents as the model gave them (of both views)."""
         both = sample.images if sample.view is None else torch.cat((sample.images, sample.view))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            logits, z_ND, features_NF = self.model(both)
-        n, view_ND = len(sample.y_N), None
+            logits, z, features_NF = self.model(both)
+        n, z_ND, view_ND = len(sample.y_N), z, None
         if sample.view is not None:
-            logits, z_ND, view_ND, features_NF = logits[:n], z_ND[:n], z_ND[n:], features_NF[:n]
+            logits, z_ND, view_ND, features_NF = logits[:n], z[:n], z[n:], features_NF[:n]
 
         def uniform(shape: Sequence[int]) -> Tensor:
             return torch.rand(tuple(shape), generator=sample.generator, device=self.device)
 
-        return self.objective.batch(
+        batch = self.objective.batch(
             logits,
             z_ND,
             sample.y_N,
@@ -86,6 +93,7 @@ class EndToEnd(Loop):
             epoch=number,
             uniform=uniform,
         )
+        return batch, z
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         logits, z_ND, _ = self.model(images)

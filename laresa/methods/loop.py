@@ -42,6 +42,7 @@ from laresa.labels import LabelEmbeddings, embeddings_of
 from laresa.measurement import Measurement
 from laresa.methods import Result
 from laresa.methods.measure import Judged, latents_of, measure
+from laresa.methods.watch import latent_metrics, watched
 from laresa.metrics import evaluate_own
 from laresa.seeds import derive_seed, seed_everything
 from laresa.seeds import generator as generator_for
@@ -63,6 +64,7 @@ class TrainingConfig:
     epochs: Annotated[int, Gt(0), Doc("at most so many")] = 1000
     patience: Annotated[int, Gt(0), Doc("epochs without a better validation top-1 before training stops")] = 100
     seed: Annotated[int, Ge(0), Le(2**63 - 1), Doc("of everything random; --seeds sets it")] = 42
+    watch_every: Annotated[int, Gt(0), Doc("epochs between looks at the latents and at the terms' gradients")] = 1
     precision: Annotated[Literal["fp32", "bf16"], Doc("bf16: autocast")] = "fp32"
     channels_last: Annotated[bool, Doc("memory layout of images")] = False
 
@@ -128,6 +130,8 @@ class Loop:
         if number == 1:
             evaluate_own(logits_NC, z_ND, y_N, self.data.taxonomy)  # one that fails fails now, not after the last epoch
         top1 = (logits_NC.argmax(1) == y_N).double().mean().item()
+        if z_ND is not None and watched(self.config, number):
+            metrics |= latent_metrics(z_ND, y_N, self.data.taxonomy)
         metrics |= {"val/top1": top1, "val/loss": nn.functional.cross_entropy(logits_NC, y_N).item()}
         measurement = Measurement(number, metrics, time.perf_counter() - started, int(time.time() * 1000))
         self.history.append(measurement)

@@ -37,6 +37,27 @@ def test_moments_are_torchs() -> None:
     assert make(draw(8, N, D)[:1]).moments()[1].tolist() == [1.0] * D
 
 
+@pytest.mark.parametrize("form", ["raw", "unit", "scaled"])
+@pytest.mark.parametrize("reduction", ["sum", "mean", "sample"])
+def test_every_reading_of_reg_is_its_equation_of_those_latents(form: str, reduction: str) -> None:
+    def read(z: Tensor) -> Tensor:
+        norm_N1 = z.square().sum(1, keepdim=True).sqrt()
+        return {"raw": z, "unit": z / norm_N1, "scaled": D**0.5 * z / norm_N1}[form]
+
+    def of(name: str, z: Tensor) -> Tensor:
+        return term(name).fn(make(z), input=form, reduction=reduction)
+
+    z = draw(8, N, D)
+    assert_same(lambda z: of("variance", z), lambda z: losses.variance_loss(read(z), reduction=reduction), z)
+    if reduction != "sample":
+        assert_same(lambda z: of("center", z), lambda z: losses.center_loss(read(z), reduction=reduction), z)
+
+
+def test_latents_that_are_not_known_are_refused() -> None:
+    with pytest.raises(ConfigError, match="asks for latents 'half': expected one of raw, unit, scaled"):
+        make(draw(8, N, D)).latents("half")
+
+
 @pytest.mark.parametrize(("level", "number"), [("fine", 0), ("coarse", 1), (1, 1)])
 def test_cosines_are_the_naive_loop_at_every_level(level: str | int, number: int) -> None:
     def naive(z: Tensor) -> Tensor:

@@ -320,6 +320,7 @@ def test_evaluate_gathers_every_metric() -> None:
         "nn_hit": metrics.nn_hit(z, y, parent),
         "silhouette": metrics.silhouette(z, parent[y]),
         "effective_rank": metrics.effective_rank(z),
+        "rank_share": metrics.effective_rank(z) / min(C - 1, D),
         "spearman_fine": fine[0],
         "pearson_fine": fine[1],
         "spearman_coarse": coarse[0],
@@ -355,7 +356,8 @@ def test_what_needs_a_tree_is_nan_where_there_is_none() -> None:
     scores = metrics.evaluate(logits, z, y, flat, e)
     assert tuple(scores) == SCORES
     assert {name for name, value in scores.items() if not math.isnan(value)} == {
-        *("top1", "top5", "effective_rank", "spearman_fine", "pearson_fine", "classes_without_samples")
+        *("top1", "top5", "effective_rank", "rank_share"),
+        *("spearman_fine", "pearson_fine", "classes_without_samples"),
     }
     assert scores["spearman_fine"] == metrics.semantic_correlation(z, y, e.fine_CD)[0]
 

@@ -100,7 +100,6 @@ def test_total_and_gradients_are_those_of_the_equations(subset: str) -> None:
     assert output.names == objective.parts
     for part, value in output.terms.items():
         torch.testing.assert_close(value, terms[part].detach(), msg=part)
-    assert not output.terms_T.requires_grad
     torch.testing.assert_close(logits.grad, reference[0].grad)
     if subset != "ce":
         torch.testing.assert_close(z.grad, reference[1].grad)
@@ -138,14 +137,14 @@ def test_every_weighting_trains_and_reports(weighting: str, grouped: bool) -> No
 def test_a_group_with_one_weight_is_one_term_of_two_losses() -> None:
     objective = make(group_weights=True)
     output = objective(batch(objective))
-    ce, anchor, triplet, center, variance = output.terms_T
+    ce, anchor, triplet, center, variance = output.terms_T.detach()
     torch.testing.assert_close(output.total.detach(), (ce + anchor + triplet + (center + variance)) / 4)
     assert objective.weighting.alpha.shape == (4,)
 
 
 def test_fields_reach_their_equation() -> None:
     logits, z, y = inputs()
-    objective = make(margin=0.9, reduction="mean", alpha_init=(4.0, 0.0, 0.0, 0.0, 0.0))
+    objective = make(margin=0.9, **{"variance.reduction": "mean"}, alpha_init=(4.0, 0.0, 0.0, 0.0, 0.0))
     terms, other = objective(batch(objective, (logits, z, y))).terms, others(objective)
     torch.testing.assert_close(
         terms["triplet"], losses.triplet_loss(z, FINE[y], FINE[other], margin=0.9).mean().detach()
@@ -215,12 +214,12 @@ def test_bfloat16_inputs_are_computed_in_float32() -> None:
 
 
 # ---------------------------------------------------------------------- state
-def test_frozen_from_its_epoch_on() -> None:
-    objective = make(freeze_epoch=3)
+def test_what_is_frozen_keeps_its_value() -> None:
+    objective = make()
     optimizer = torch.optim.Adam(objective.parameters(), lr=0.1)
     history = []
     for epoch in range(1, 6):
-        objective.set_epoch(epoch)
+        objective.freeze(alpha=epoch >= 3, beta=epoch >= 3)
         for _ in range(2):
             total = objective(batch(objective)).total
             optimizer.zero_grad()
@@ -229,23 +228,46 @@ def test_frozen_from_its_epoch_on() -> None:
         history.append((objective.weights(), objective.learned()))
     assert history[0] != history[1]
     assert history[1] == history[2] == history[4]
-    objective.set_epoch(2)
+    objective.freeze(alpha=False, beta=False)
     objective(batch(objective)).total.backward()
-    objective.set_epoch(3)
+    objective.freeze(alpha=True, beta=True)
     optimizer.step()  # neither a gradient left over nor momentum moves what is frozen
     assert (objective.weights(), objective.learned()) == history[4]
-    restored = make(freeze_epoch=3)
+    restored = make()
     restored.load_state_dict(objective.state_dict())
-    restored.set_epoch(6)
     assert (restored.weights(), restored.learned()) == history[4]
-    assert not any(p.requires_grad for p in restored.parameters())
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(True, False), (False, True)])
+def test_alpha_and_beta_are_frozen_apart(alpha: bool, beta: bool) -> None:
+    objective = make()
+    before = objective.weights(), objective.learned()
+    objective.freeze(alpha=alpha, beta=beta)
+    optimizer = torch.optim.Adam(objective.parameters(), lr=0.1)
+    objective(batch(objective)).total.backward()
+    optimizer.step()
+    assert (objective.weights() == before[0], objective.learned() == before[1]) == (alpha, beta)
+
+
+@pytest.mark.parametrize("weighting", table("WEIGHTINGS"))
+def test_multipliers_are_what_the_losses_gradients_are_multiplied_by(weighting: str) -> None:
+    objective = make(weighting=weighting, group_weights=True)
+    losses_T = torch.tensor([2.0, 0.5, 0.25, 0.125, 3.0])
+    objective.weighting(objective._grouped(losses_T))  # one that remembers has seen something
+    found = objective.multipliers(losses_T)
+    assert found[3] == found[4]  # one weight for both halves of reg
+    if weighting == "softmax":
+        torch.testing.assert_close(found, torch.full((5,), 0.25))
+    assert found.isfinite().all()
+    assert (found > 0).any()
+    assert objective.weighting.step == 1
 
 
 def test_frozen_normalisation_keeps_its_means() -> None:
-    objective = make(weighting="normalised", freeze_epoch=2)
+    objective = make(weighting="normalised")
     means = []
     for epoch, seed in ((1, 4), (2, 8), (1, 8)):
-        objective.set_epoch(epoch)
+        objective.freeze(alpha=epoch == 2, beta=False)
         objective(batch(objective, inputs(seed)))
         means.append(objective.weighting.memory_mean.clone())
     assert torch.equal(means[0], means[1])

@@ -54,7 +54,8 @@ CASES = [
     *(("hace+anchor", {"anchor.beta": "tree"}, target) for target in (None, MIXED)),
     ("ce+triplet", {"negatives": "nearest"}, None),
     ("ce+triplet", {"negatives": "semi_hard"}, None),
-    ("ce+variance", {"reduction": "mean"}, None),
+    ("ce+reg", {"center.reduction": "mean", "variance.reduction": "mean", "center.input": "scaled"}, None),
+    ("ce+reg", {"variance.reduction": "sample", "center.input": "unit", "variance.input": "unit"}, None),
 ]
 
 

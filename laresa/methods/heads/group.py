@@ -25,6 +25,7 @@ from laresa.methods.heads.head import OWN, Head, HeadsConfig, heads_config
 from laresa.methods.heads.stack import Stack, stack_key
 from laresa.methods.measure import latents_of, measure
 from laresa.methods.parts import epoch_metrics
+from laresa.methods.watch import gradient_shares, latent_metrics
 from laresa.metrics import evaluate_own
 from laresa.seeds import seed_everything
 
@@ -173,8 +174,8 @@ class Heads:
     # ------------------------------------------------------------------ an epoch of a stack
     def _epoch_of(self, stack: Stack) -> Iterator[tuple[Head, Measurement | Exception]]:
         started, heads = time.perf_counter(), stack.heads
-        losses = self._train(stack)
-        scores_K2 = self._validate(stack).tolist()
+        losses, shares = self._train(stack)
+        scores = self._validate(stack)
         seconds, now = (time.perf_counter() - started) / len(heads), int(time.time() * 1000)
         for k, head in enumerate(heads):
             try:
@@ -182,34 +183,43 @@ class Heads:
             except NonFiniteLossError as error:
                 yield head, error
                 continue
-            top1, loss = scores_K2[k]
-            measurement = Measurement(head.number, {**metrics, "val/top1": top1, "val/loss": loss}, seconds, now)
+            measurement = Measurement(head.number, {**metrics, **shares[k], **scores[k]}, seconds, now)
             head.end_epoch(measurement)
             yield head, measurement
 
-    def _train(self, stack: Stack) -> Tensor:
-        """Losses of every step, K x S x (1 + T), on the CPU."""
+    def _train(self, stack: Stack) -> tuple[Tensor, list[dict[str, float]]]:
+        """Losses of every step, K x S x (1 + T), on the CPU; each head's shares of the gradient at the first."""
         x_NF, y_N = self._x["train"], self._y["train"]
         count, size = len(y_N), stack.heads[0].config.batch_size
         for head in stack.heads:
             head.begin_epoch()
         order_KN = torch.stack([head.order(count) for head in stack.heads]).to(self.device)
         streams = [head.stream() for head in stack.heads]
-        losses = []
+        watch = any(head.watched for head in stack.heads)
+        losses: list[Tensor] = []
+        shares = [dict[str, float]() for _ in stack.heads]
         for index_KN in order_KN.tensor_split(-(-count // size), dim=1):
-            losses.append(stack.step(x_NF[index_KN], y_N[index_KN], streams))
-        return torch.stack(losses, 1).double().cpu()
+            loss_KT, norm_KT = stack.step(x_NF[index_KN], y_N[index_KN], streams, watch=watch and not losses)
+            for k, head in enumerate(stack.heads):
+                if norm_KT is not None and head.watched:
+                    shares[k] = gradient_shares(head.objective, loss_KT[k, 1:], norm_KT[k])
+            losses.append(loss_KT)
+        return torch.stack(losses, 1).double().cpu(), shares
 
-    def _validate(self, stack: Stack) -> Tensor:
-        """(top-1, cross-entropy) of each head, K x 2."""
-        y_N, scores = self._y["val"], []
+    def _validate(self, stack: Stack) -> list[dict[str, float]]:
+        """Each head's metrics on validation."""
+        y_N, scores, looks = self._y["val"], [], list[dict[str, float]]()
         for head in stack.heads:
             log_p_NC, z_ND = head.predict(self._x["val"])
             if head.number == 1:
                 evaluate_own(log_p_NC, z_ND, y_N, head.tree)  # one that fails fails now, not after the last epoch
             top1 = (log_p_NC.argmax(1) == y_N).double().mean()
             scores.append(torch.stack((top1, nn.functional.cross_entropy(log_p_NC, y_N).double())))
-        return torch.stack(scores).cpu()
+            looks.append(latent_metrics(z_ND, y_N, head.tree) if z_ND is not None and head.watched else {})
+        return [
+            {"val/top1": top1, "val/loss": loss, **look}
+            for (top1, loss), look in zip(torch.stack(scores).tolist(), looks, strict=True)
+        ]
 
     # ------------------------------------------------------------------ checkpoints
     def save(self, path: Path) -> None:

@@ -19,6 +19,7 @@ from laresa.fields import Doc
 from laresa.labels import LabelEmbeddings, embeddings_of
 from laresa.measurement import Measurement
 from laresa.methods.parts import base_head, build_optimizer, set_rates
+from laresa.methods.watch import freeze, watched
 from laresa.objective import Objective, check_tree
 from laresa.seeds import generator
 from laresa.terms import term
@@ -85,6 +86,11 @@ class Head:
         return len(self.history) + 1
 
     @property
+    def watched(self) -> bool:
+        """Whether the epoch that comes is one that is looked at."""
+        return watched(self.config, self.number)
+
+    @property
     def done(self) -> bool:
         ended = len(self.history)
         return ended >= self.config.epochs or (ended - self.best_epoch >= self.config.patience and ended > 0)
@@ -104,7 +110,7 @@ class Head:
     def begin_epoch(self) -> None:
         set_rates(self.config, self.optimizer, self.number)
         self.objective.train()
-        self.objective.set_epoch(self.number)
+        freeze(self.config, self.objective, self.history)
 
     def end_epoch(self, measurement: Measurement) -> None:
         """Remember the best weights."""

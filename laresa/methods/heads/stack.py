@@ -21,6 +21,7 @@ from laresa.batch import Batch
 from laresa.config import TrialConfig
 from laresa.errors import ConfigError
 from laresa.methods.heads.head import Head
+from laresa.methods.watch import gradient_norms
 from laresa.objective import Step
 from laresa.weighting import collapsed
 
@@ -56,12 +57,19 @@ class Stack:
         self._maps = True
 
     # ------------------------------------------------------------------ a step
-    def step(self, x_KNF: Tensor, y_KN: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
-        """One step of every head; its losses (K, 1 + T): the total, then each part."""
+    def step(
+        self, x_KNF: Tensor, y_KN: Tensor, streams: Sequence[torch.Generator], *, watch: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """One step of every head: its losses (K, 1 + T), the total, then each part; and, to watch, norms (K, T).
+
+        The norms are of each term's gradient at z; None without a latent, or with one term.
+        """
         leaves = {name: value.detach().requires_grad_() for name, value in self.parameters.items()}
         with torch.autocast(x_KNF.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             logits, z_KND = self._forward(leaves, x_KNF)
         found = self._objective(leaves, logits, z_KND, x_KNF, y_KN, streams)
+        watch = watch and found.terms_T.shape[1] > 1 and z_KND.requires_grad
+        norm_KT = gradient_norms(found.terms_T.unbind(1), z_KND) if watch else None
         found_gradients = torch.autograd.grad(found.total.sum(), list(leaves.values()), allow_unused=True)
         # A fused optimiser reads parameter and gradient element by element as they lie in memory, whatever the strides.
         gradients = [None if gradient is None else gradient.contiguous() for gradient in found_gradients]
@@ -71,7 +79,7 @@ class Stack:
                     parameter.grad = gradient[k]
             head.optimizer.step()
         self._remember(found)
-        return torch.cat((found.total.detach()[:, None], found.terms_T), 1)
+        return torch.cat((found.total.detach()[:, None], found.terms_T.detach()), 1), norm_KT
 
     def _forward(self, weights: Mapping[str, Tensor], x_KNF: Tensor) -> tuple[Tensor, Tensor]:
         """(logits, z) of all heads."""

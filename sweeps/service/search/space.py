@@ -29,7 +29,7 @@ ALPHA_RANGE = FloatDistribution(-1.0, 3.0)
 def default_space() -> dict[str, BaseDistribution]:
     """What the objective leaves open: loss subset, weighting, learning rate, alpha's starting values, terms' fields.
 
-    Of the terms those fields that name a Range.
+    Of the terms those fields that name a Range or are Choices.
     """
     space: dict[str, BaseDistribution] = {
         "subset": CategoricalDistribution(SUBSETS),
@@ -37,7 +37,9 @@ def default_space() -> dict[str, BaseDistribution]:
         "lr": default_distribution("lr"),
     }
     for name in table("TERMS"):
-        space |= {field.name: default_distribution(field.name) for field in term_fields(name) if field.range}
+        space |= {
+            field.name: default_distribution(field.name) for field in term_fields(name) if field.range or field.choices
+        }
     return space | {f"{ALPHA}.{name}": ALPHA_RANGE for name in table("TERMS")}
 
 
@@ -48,6 +50,8 @@ def default_distribution(name: str) -> BaseDistribution:
     field = field_of(name)
     if name in CHOICES and table(CHOICES[name]):
         return CategoricalDistribution(tuple(table(CHOICES[name])))
+    if field.choices:
+        return CategoricalDistribution(field.choices)
     if field.range is None:
         raise ConfigError(f"--space {name}: this field has no range of its own: give --space {name}=LOW:HIGH or A,B,C")
     if field.type is int:
@@ -89,9 +93,10 @@ def has_effect(name: str, config: TrialConfig) -> bool:
     resolved = config.resolved
     if name in resolved or name in WHERE_GIVEN:
         return True
-    if name in ("alpha_lr", "freeze_epoch"):
-        learned = any(field.endswith("_learned") and value for field, value in resolved.items())
-        return learned or any(field.startswith(f"{ALPHA}.") for field in resolved)
+    if name in ("alpha_lr", "freeze_alpha", "freeze_beta"):
+        weights = any(field.startswith(f"{ALPHA}.") for field in resolved)
+        tensors = any(field.endswith("_learned") and value for field, value in resolved.items())
+        return {"freeze_alpha": weights, "freeze_beta": tensors}.get(name, weights or tensors)
     head, _, entry = name.rpartition(".")
     return name not in ABSENT and entry.isdecimal() and isinstance(resolved.get(head), tuple)
 

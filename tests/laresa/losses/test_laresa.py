@@ -61,13 +61,20 @@ def test_triplet_is_the_naive_loop_on_both_sides_of_the_hinge() -> None:
 
 
 def test_center_is_the_naive_loop() -> None:
-    assert_same(losses.center_loss, lambda z: sum((sum(z[:, i]) / N) ** 2 for i in range(D)), draw(7, N, D))
+    def naive(z: Tensor) -> Tensor:
+        return sum((sum(z[:, i]) / N) ** 2 for i in range(D))
+
+    assert_same(losses.center_loss, naive, draw(7, N, D))
+    assert_same(lambda z: losses.center_loss(z, reduction="mean"), lambda z: naive(z) / D, draw(7, N, D))
+    with pytest.raises(ValueError, match="reduction='sample': expected 'sum' or 'mean'"):
+        losses.center_loss(draw(7, N, D), reduction="sample")
 
 
 def test_variance_is_the_naive_loop() -> None:
     z = 2 * draw(8, N, D)
     assert_same(losses.variance_loss, naive_variance, z)
     assert_same(lambda z: losses.variance_loss(z, reduction="mean"), lambda z: naive_variance(z) / D, z)
+    assert_same(lambda z: losses.variance_loss(z, reduction="sample"), lambda z: naive_variance(z.T) / N, z)
     torch.testing.assert_close(losses.variance_loss(z), (z.std(0) - 1).square().sum())
     with pytest.raises(ValueError, match="reduction='max'"):
         losses.variance_loss(z, reduction="max")

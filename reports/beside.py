@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import numpy as np
+
 from reports.formats import MISSING, Cell, Column, Rows, Table, minus, signed
 from reports.published import published
 from reports.select import Arm
+from reports.statistics import prediction_interval
 from reports.tables import (
     ARM,
     CORRELATIONS,
@@ -48,13 +51,14 @@ def published_table(context: Context) -> Table | None:
         Column("ours", ("ours_mean", "ours_sd")),
         Column("paper", ("paper",)),
         Column("ours − paper", ("difference",)),
+        Column("95 % prediction", ("predicted_low", "predicted_high")),
         COUNT,
     )
     notes = (
         SEED_AND_FOLD,
         COUNTS,
-        "Paper: LARESA, tables 2, 3, 7 and 8; one seed (42) and no interval but in table 8, "
-        "so a difference is to be read against our deviation.",
+        "Paper: LARESA, tables 2, 3, 7 and 8; one seed (42). Prediction: where one more run of ours would lie (t); a "
+        "published number is one run, so only one outside (!) is unlike ours.",
     )
     return Table("published", "Beside the paper", columns, tuple(blocks), context.notes(*notes)) if blocks else None
 
@@ -63,12 +67,15 @@ def _published_row(arm: Arm, quantity: Quantity, paper: float) -> Row:
     """paper: in the unit that is shown (percent for top-1 and NN-hit)."""
     ours = quantity_cell(arm, quantity)
     mean = mean_of(ours)
+    low, high = prediction_interval(np.array([quantity.scale * v for v in arm.values(quantity.metric).values()]))
+    span = f"{minus(f'{low:.{quantity.digits}f}')} to {minus(f'{high:.{quantity.digits}f}')}"
     return (
         label_cell(arm),
         Cell(quantity.title, (quantity.stem,)),
         ours,
         Cell(minus(f"{paper:g}"), (paper,)),
         Cell(signed(mean - paper, quantity.digits), (mean - paper,)),
+        Cell(MISSING if math.isnan(low) else span + " !" * (not low <= paper <= high), (low, high)),
         count_cell(arm),
     )
 

@@ -9,7 +9,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reports import beside, candidates, comparisons, figures, formats, pairs, tables, trade_off
+from reports import (
+    appendix,
+    beside,
+    candidates,
+    comparison_tables,
+    comparisons,
+    diagnosis,
+    effects,
+    figures,
+    formats,
+    matrix,
+    pairs,
+    tables,
+    trade_off,
+)
+from reports.claims import Design
+from reports.comparisons import Comparison
 from reports.figures import Saved
 from reports.formats import Table
 from reports.html import Page, SearchPart, to_html
@@ -52,6 +68,8 @@ def build_report(
     latent_arms: Sequence[str] | None = None,
     space: Space | None = None,
     objectives: Sequence[str] = ("val/top1",),
+    design: Design | None = None,
+    marks: Sequence[str] = (),
 ) -> Report:
     """Write report.html, tables/*.{md,tex,csv} and figures/*.{svg,png} under `out`, replacing what has the same name.
 
@@ -59,6 +77,7 @@ def build_report(
     plan: name -> (planned, actual), for a table of its own. arms: the study's, in its order; the first that is a base
     term alone is the baseline. latent_arms: the arms with a UMAP panel; None for a choice of the figure's own.
     space: what the search trials were drawn from, for their pictures; objectives: what they were searched by.
+    design: what was fixed in advance, the primary contrasts above all. marks: sentences on what weakens the evidence.
     Arms are compared over evidence trials only.
     Raises DataError where `records` is empty.
     """
@@ -66,14 +85,13 @@ def build_report(
     blocks = () if searched and not evidence else to_blocks(evidence, rule, arms)
     rng = np.random.default_rng(RESAMPLING_SEED)
     context = tables.Context(blocks, rule, budget(evidence), candidates.describe(searched))
-    against_base = comparisons.against_baseline(blocks, rng)
-    variants = comparisons.variants(blocks, rng)
-    made = _tables(context, against_base, variants, plan, rng)
+    found = Found.of(blocks, design or Design(), rng)
+    made = (*_tables(context, found, plan, rng), *_appendix(context, searched, space))
     drawn = _draw(blocks, latents, latent_arms, out / "figures")
     part = _search_part(searched, space, objectives, rule, out / "figures") if searched else None
-    summary = (*summarise(blocks, against_base, variants), *candidates.sentences(searched))
+    summary = (*summarise(blocks, found.primary, found.against_base, found.variants), *candidates.sentences(searched))
     summary = summary if blocks else (*summary, candidates.NO_EVIDENCE)
-    summary = (*summary, *code_note(records))
+    summary = (*summary, *comparisons.not_compared(blocks, found.design), *code_note(records), *marks)
     searched_tables, all_figures = (part.tables, (*drawn, *part.figures)) if part else ((), drawn)
     # What leads is written first: the arms, or without them the search.
     written = _write_tables((*made, *searched_tables) if blocks else (*searched_tables, *made), out / "tables")
@@ -108,30 +126,56 @@ def _search_part(
     )
 
 
+@dataclass(frozen=True)
+class Found:
+    """All that is compared."""
+
+    design: Design
+    primary: Sequence[Comparison]
+    against_base: Sequence[Comparison]
+    variants: Sequence[Comparison]
+    effects: Sequence[effects.Effect]
+
+    @classmethod
+    def of(cls, blocks: Sequence[Block], design: Design, rng: np.random.Generator) -> Found:
+        primary = comparisons.primary(blocks, design, rng)
+        against_base = comparisons.against_baseline(blocks, design, rng, primary)
+        variants = comparisons.variants(blocks, design, rng, primary)
+        return cls(design, primary, against_base, variants, effects.effects(blocks, design, rng))
+
+
 def _tables(
     context: tables.Context,
-    against_base: Sequence[comparisons.Comparison],
-    variants: Sequence[comparisons.Comparison],
+    found: Found,
     plan: Mapping[str, tuple[float, float]] | None,
     rng: np.random.Generator,
 ) -> tuple[Table, ...]:
     """Every table that has something to say, in reading order."""
     made = [
         tables.top1_table(context) if context.blocks else None,
-        comparisons.baseline_table(context, against_base),
-        comparisons.variants_table(context, variants),
+        comparison_tables.primary_table(context, found.primary),
+        comparison_tables.baseline_table(context, found.against_base),
+        comparison_tables.variants_table(context, found.variants),
+        effects.effects_table(context, found.effects),
         pairs.grid_table(context),
-        pairs.pairs_table(context, against_base),
-        comparisons.pooled_table(context, against_base, rng),
+        pairs.pairs_table(context, found.against_base),
+        comparison_tables.pooled_table(context, found.against_base),
+        matrix.matrix_table(context, rng),
         *mistakes_tables(context),
         tables.latent_table(context) if context.blocks else None,
         tables.correlation_table(context) if context.blocks else None,
         tables.peak_table(context) if context.blocks else None,
+        diagnosis.order_table(context),
         beside.published_table(context),
         beside.plan_table(context, plan) if plan else None,
         tables.failures_table(context) if context.blocks else None,
     ]
     return tuple(table for table in made if table is not None)
+
+
+def _appendix(context: tables.Context, searched: Sequence[TrialRecord], space: Space | None) -> tuple[Table, ...]:
+    """The last table, of what reviewers ask for; none without arms."""
+    return (appendix.appendix_table(context, searched, space),) if context.blocks else ()
 
 
 def _draw(
@@ -140,6 +184,7 @@ def _draw(
     """Every figure that has something to show; with several blocks each has its own, numbered and named after it."""
     saved = []
     weights, learned = figures.weight_looks(blocks), figures.learned_looks(blocks)
+    gradients = figures.gradient_looks(blocks)
     for number, block in enumerate(blocks, start=1):
         drawings = (
             figures.top1_figure(block),
@@ -147,6 +192,8 @@ def _draw(
             trade_off.severity_figure(block),
             figures.weights_figure(block, weights),
             *(figures.learned_figure(block, tensor, looks) for tensor, looks in learned.items()),
+            diagnosis.rank_figure(block),
+            diagnosis.gradients_figure(block, gradients),
             latent_figure(block, latents, latent_arms),
             figures.validation_figure(block),
         )

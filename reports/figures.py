@@ -26,7 +26,8 @@ Line = Literal["-", "--", ":"]
 PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, "#8c6d31", GREY)
 LINE_STYLES: tuple[Line, ...] = ("-", "--", ":")  # as often the palette is gone through; what comes then is not drawn
 WEIGHT, ENTROPY = "weight/", "weight/entropy"
-NOT_LEARNED = ("train/", "val/", "test/", "best/", WEIGHT)
+GRADIENT = "gradient/"  # each term's share of what pulls at the latents
+NOT_LEARNED = ("train/", "val/", "test/", "best/", "latent/", GRADIENT, WEIGHT)
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 10,
@@ -138,6 +139,11 @@ def weight_looks(blocks: Iterable[Block]) -> dict[str, Look]:
     return _looks(name for name in _measured(blocks) if name.startswith(WEIGHT) and name != ENTROPY)
 
 
+def gradient_looks(blocks: Iterable[Block]) -> dict[str, Look]:
+    """How each gradient share (`gradient/ce`) is drawn: as the term's weight, but where a group has one for several."""
+    return _looks(name for name in _measured(blocks) if name.startswith(GRADIENT))
+
+
 def learned_looks(blocks: Iterable[Block]) -> dict[str, dict[str, Look]]:
     """Learned tensor -> how each of its numbers is drawn, in all blocks the same."""
     found: dict[str, list[str]] = {}
@@ -174,7 +180,7 @@ def _looks(names: Iterable[str]) -> dict[str, Look]:
 # ---------------------------------------------------------------------------------------------------- the figures
 def weights_figure(block: Block, looks: Mapping[str, Look]) -> Drawing | None:
     """alpha: each term's share of the loss over the epochs, a panel for each arm with several terms."""
-    figure = _by_epoch(block, looks, "weight", least=2)
+    figure = by_epoch(block, looks, "weight", least=2)
     if figure is None:
         return None
     for ax in figure.axes:
@@ -189,7 +195,7 @@ def weights_figure(block: Block, looks: Mapping[str, Look]) -> Drawing | None:
 
 def learned_figure(block: Block, tensor: str, looks: Mapping[str, Look]) -> Drawing | None:
     """The numbers of one learned tensor over the epochs, a panel for each arm that has it."""
-    figure = _by_epoch(block, looks, tensor)
+    figure = by_epoch(block, looks, tensor)
     if figure is None:
         return None
     name = re.sub(r"[^\w.]+", "-", f"learned-{tensor}")  # a file's
@@ -199,7 +205,7 @@ def learned_figure(block: Block, tensor: str, looks: Mapping[str, Look]) -> Draw
     return Drawing(name, f"{tensor} over epochs", caption, f"{tensor} by epoch, a panel an arm", figure)
 
 
-def _by_epoch(block: Block, looks: Mapping[str, Look], label: str, least: int = 1) -> Figure | None:
+def by_epoch(block: Block, looks: Mapping[str, Look], label: str, least: int = 1) -> Figure | None:
     """Panels of the arms in which at least so many of the metrics were measured; None where there is no such arm."""
     measured = {arm.label: {name: several for name in looks if (several := curves(arm, name))} for arm in block.arms}
     drawn = {arm: found for arm, found in measured.items() if len(found) >= least}
@@ -211,7 +217,7 @@ def _by_epoch(block: Block, looks: Mapping[str, Look], label: str, least: int = 
             for name, several in found.items():
                 plot_curves(ax, several, looks[name])
         shown = {name: look for name, look in looks.items() if any(name in found for found in drawn.values())}
-        legend(figure, {name.removeprefix(WEIGHT): look for name, look in shown.items()})
+        legend(figure, {name.removeprefix(WEIGHT).removeprefix(GRADIENT): look for name, look in shown.items()})
     return figure
 
 

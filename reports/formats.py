@@ -122,6 +122,8 @@ _LATEX = {
     "†": r"$\dagger$",
     "‡": r"$\ddagger$",
     "§": r"\S{}",
+    "¶": r"\P{}",
+    "²": r"$^2$",
     "→": r"$\rightarrow$",
 }
 LATEX_HEAD = (

@@ -21,8 +21,13 @@ HOW_TO_READ = {
     "replicate, n": "One seed and fold. Every arm is trained on the same ones, so arms are compared pair by pair.",
     "±": "Sample standard deviation (ddof 1) over the replicates: how much a single run varies, "
     "not how well the mean is known.",
-    "95 % interval": "BCa bootstrap of the mean paired difference. With few pairs it is too narrow; "
-    "the p beside it is exact whatever n is.",
+    "test sets, pairs": "Replicates that share their test images share their luck. A claim about new test sets "
+    "counts each "
+    "distinct set once, its pairs averaged, and needs six of them; with fewer, what is said holds on these test sets.",
+    "95 % interval": "Student's t over the units of the claim (test sets, or pairs); of a sequential study a "
+    "confidence sequence, which holds however often one looked.",
+    "primary, exploratory": "Primary contrasts were written into the plan before anything was trained; Holm's "
+    "correction counts them alone. All else is exploratory: reasons for a next study, no evidence yet.",
     "p": "Two-sided sign-flip test: if the arm made no difference, each paired difference could as well have the other "
     "sign. n pairs have 2^n sign patterns, so p can't fall below 2 / 2^n: .25 at n = 3, .0625 at n = 5, "
     ".031 at n = 6. Holm's correction accounts for the number of comparisons in a table.",
@@ -32,6 +37,8 @@ HOW_TO_READ = {
     "which trains the classifier, is under 0.05 the trial is flagged: from then on it hardly learns to classify.",
     "NN-hit, silhouette": "Whether fine classes of one coarse class lie together in the latent space; "
     "higher is better.",
+    "rank (¶)": "Over how many directions the variance of the test latents is spread. Under 0.05 of the directions "
+    "that so many classes need, the latents have collapsed: classes lie over each other.",
     "correlation": "Whether distances between class centroids follow the distances between the classes' names.",
 }
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from reports.comparisons import Comparison, difference, interval
+from reports.comparison_tables import difference, interval
+from reports.comparisons import Comparison
 from reports.formats import MISSING, Cell, Column, Rows, Table, signed
 from reports.published import HACE
 from reports.select import TEST, Arm
@@ -33,7 +34,7 @@ def pairs_table(context: Context, found: Sequence[Comparison]) -> Table | None:
     )
     notes = (
         f"Gain: mean ± sample deviation (ddof 1) of test top-1 minus that of {context.baseline}, paired by seed and "
-        "fold. Interval: BCa bootstrap of the mean over the replicates.",
+        "fold. Interval: t, over test sets where there are enough of them, else over the replicates.",
         "Won: the mean gain is above 0, however little. Last row: pairs won, and the mean over the pairs, of equal "
         "weight; whether such a mean is more than luck says the pooled table.",
         *([HACE] if any("hace" in arm.subset.split("+") for block in context.blocks for arm in block.arms) else []),
@@ -48,8 +49,8 @@ def _pair_row(c: Comparison) -> Row:
         Cell(c.block.dataset, (c.block.dataset,)),
         Cell(c.block.backbone, (c.block.backbone,)),
         Cell(str(c.n), (c.n,)),
-        Cell(difference(c), (c.mean, c.sd)),
-        Cell(interval(c.low, c.high), (c.low, c.high)),
+        Cell(difference(c), (c.main.mean, c.main.sd)),
+        Cell(interval(c.main.low, c.main.high), (c.main.low, c.main.high)),
         Cell("yes" if won else "no", (int(won),)),
     )
 

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from laresa.errors import DataError
+from laresa.measurement import RANK_COLLAPSE
 from sweeps.service.tracking.records import TrialRecord
 
 USUAL = "ce"  # the baseline where the study's own order of arms is not known
 TEST = "test/top1"
+RANK = "test/effective_rank"
 COLLAPSE_WEIGHT = 0.05  # under it a trial has collapsed; as in laresa.weighting, whose import needs torch
 
 Replicate = tuple[int, int]  # (seed, fold) within one data set and backbone: the unit that is paired
@@ -58,6 +60,11 @@ def collapse_step(trial: TrialRecord) -> int | None:
     return int(step) if step >= 0 else None
 
 
+def rank_collapsed(trial: TrialRecord) -> bool:
+    """Whether the test latents lie on too few directions for so many classes."""
+    return value(trial, "test/rank_share") < RANK_COLLAPSE
+
+
 @dataclass(frozen=True)
 class Arm:
     """One row of a table: all its trials, and of each replicate the one that counts."""
@@ -77,6 +84,10 @@ class Arm:
     @property
     def collapsed(self) -> int:
         return sum(collapse_step(trial) is not None for trial in self.trials)
+
+    @property
+    def rank_collapsed(self) -> int:
+        return sum(map(rank_collapsed, self.trials))
 
     @property
     def choices(self) -> frozenset[str]:

@@ -1,6 +1,7 @@
 """How sure we may be: pure functions on paired differences, each small enough to check by hand.
 
-R: replicates. A difference is one replicate's (arm minus baseline), both trained on the same fold and seed.
+R: replicates, or units of another kind (test sets). A difference is one replicate's (arm minus baseline), both trained
+on the same fold and seed.
 """
 
 from __future__ import annotations
@@ -27,27 +28,26 @@ def mean_sd(values: Sequence[float] | Floats) -> tuple[float, float]:
     return (float(x.mean()) if x.size else math.nan, float(x.std(ddof=1)) if x.size > 1 else math.nan)
 
 
-def paired_differences(arm: Mapping[Key, float], baseline: Mapping[Key, float]) -> Floats:
-    """arm - baseline over the replicates that both have, in the order of their keys. Shape R."""
-    return np.array([arm[key] - baseline[key] for key in sorted(arm.keys() & baseline.keys())], dtype=np.float64)
+def paired_differences(arm: Mapping[Key, float], baseline: Mapping[Key, float]) -> dict[Key, float]:
+    """arm - baseline over the replicates that both have, in the order of their keys."""
+    return {key: arm[key] - baseline[key] for key in sorted(arm.keys() & baseline.keys())}
 
 
-def bca_interval(
-    differences_R: Floats, rng: np.random.Generator, *, level: float = 0.95, resamples: int = 9999
-) -> tuple[float, float]:
-    """Bias-corrected and accelerated bootstrap interval of the mean (Efron 1987).
+def t_interval(values_R: Floats, level: float = 0.95) -> tuple[float, float]:
+    """Student's t interval of the mean. R < 2: (nan, nan); all equal: that value twice."""
+    return _around(values_R, level, 1 / max(values_R.size, 1))
 
-    R < 2: (nan, nan), nothing to resample. All equal: that value twice. R = 2: the two values themselves, for the
-    resampled means are only three. At R below about 10 the interval is too short: its true coverage is under `level`.
-    """
-    if differences_R.size < 2:
-        return math.nan, math.nan
-    if np.ptp(differences_R) == 0:
-        return float(differences_R[0]), float(differences_R[0])
-    result = stats.bootstrap(
-        (differences_R,), np.mean, confidence_level=level, n_resamples=resamples, method="BCa", rng=rng
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+def prediction_interval(values_R: Floats, level: float = 0.95) -> tuple[float, float]:
+    """Where one further draw of the same distribution lies: mean +- t_(R-1) s sqrt(1 + 1/R). R < 2: (nan, nan)."""
+    return _around(values_R, level, 1 + 1 / max(values_R.size, 1))
+
+
+def _around(values_R: Floats, level: float, share: float) -> tuple[float, float]:
+    """mean +- t s sqrt(share)."""
+    mean, sd = mean_sd(values_R)
+    half = _t_half(sd * math.sqrt(share), values_R.size - 1, level) if values_R.size > 1 else math.nan
+    return mean - half, mean + half
 
 
 def sign_flip_p(differences_R: Floats, rng: np.random.Generator) -> float:
@@ -65,6 +65,22 @@ def sign_flip_p(differences_R: Floats, rng: np.random.Generator) -> float:
         rng=rng,
     )
     return float(result.pvalue)
+
+
+def beyond_margin_p(differences_R: Floats, margin: float) -> tuple[float, float]:
+    """One-sided p of t-tests of "worse than -margin" and of "better than margin": (no worse, no better).
+
+    Both at most alpha: equivalent within the margin (two one-sided tests, Schuirmann 1987); the first alone: no worse
+    by more than the margin. Without any deviation 0, or 1 at or beyond the margin. R < 2: (nan, nan).
+    """
+    if differences_R.size < 2:
+        return math.nan, math.nan
+    mean, sd = mean_sd(differences_R)
+    room = np.array([mean + margin, margin - mean])
+    if sd == 0:
+        return float(room[0] <= 0), float(room[1] <= 0)
+    found = stats.t.sf(room / (sd / math.sqrt(differences_R.size)), differences_R.size - 1)
+    return float(found[0]), float(found[1])
 
 
 def smallest_p(n: int) -> float:
@@ -117,35 +133,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def probability_better(differences_R: Floats, rng: np.random.Generator, *, draws: int = 9999) -> float:
-    """P(mean difference > 0) under the Bayesian bootstrap (Rubin 1981): replicates weighted by Dirichlet(1, ..., 1).
-
-    A tie counts half. R < 2: nan. It is 1 as soon as all differences are positive, however few: not a test.
-    """
-    if differences_R.size < 2:
-        return math.nan
-    means = rng.dirichlet(np.ones(differences_R.size), size=draws) @ differences_R
-    return float((means > 0).mean() + 0.5 * (means == 0).mean())
-
-
-def probability_better_pooled(differences: Sequence[Floats], rng: np.random.Generator, *, draws: int = 9999) -> float:
-    """P(mean of the pairs' mean differences > 0) under a Bayesian bootstrap of both levels: pairs, replicates in them.
-
-    differences: of each pair (data set, backbone), its replicates. Ties count half; fewer than two pairs: nan.
-    """
-    groups = [np.asarray(group, dtype=np.float64) for group in differences if len(group)]
-    if len(groups) < 2:
-        return math.nan
-    means_DP = np.stack([rng.dirichlet(np.ones(group.size), size=draws) @ group for group in groups], axis=1)
-    means = (rng.dirichlet(np.ones(len(groups)), size=draws) * means_DP).sum(axis=1)
-    return float((means > 0).mean() + 0.5 * (means == 0).mean())
-
-
 @dataclass(frozen=True)
 class Pooled:
     """A mean difference over pairs (data set, backbone), with its 95 % t interval.
 
     sd_between: of the pairs' true differences, the replicates' noise taken out; sd_within: of replicates in a pair.
+    p_heterogeneity, i_squared: of Cochran's Q with the pooled sd_within; whether the pairs differ at all, and which
+    share of their means' variance is due to it (Higgins and Thompson 2002).
     """
 
     mean: float
@@ -155,6 +149,8 @@ class Pooled:
     replicates: int
     sd_between: float
     sd_within: float
+    p_heterogeneity: float = math.nan
+    i_squared: float = math.nan
 
 
 def pooled(differences: Sequence[Floats], *, level: float = 0.95) -> Pooled:
@@ -173,14 +169,22 @@ def pooled(differences: Sequence[Floats], *, level: float = 0.95) -> Pooled:
     within = math.sqrt(squares / freedom) if freedom else math.nan
     size = sum(group.size for group in groups)
     if len(groups) == 1:
-        mean, sd = mean_sd(groups[0])
-        half = _t_half(sd / math.sqrt(size), size - 1, level)
-        return Pooled(mean, mean - half, mean + half, 1, size, math.nan, within)
+        return Pooled(float(means[0]), *t_interval(groups[0], level), 1, size, math.nan, within)
     mean, sd = mean_sd(means)
     noise = within**2 * float(np.mean([1 / group.size for group in groups])) if freedom else 0.0
     half = _t_half(math.sqrt(max(sd**2, noise) / len(groups)), len(groups) - 1, level)
     between = math.sqrt(max(0.0, sd**2 - noise)) if freedom else math.nan
-    return Pooled(mean, mean - half, mean + half, len(groups), size, between, within)
+    spread = _heterogeneity(groups, means, within, freedom)
+    return Pooled(mean, mean - half, mean + half, len(groups), size, between, within, *spread)
+
+
+def _heterogeneity(groups: Sequence[Floats], means: Floats, within: float, freedom: int) -> tuple[float, float]:
+    """(p, I^2) of Q = sum R_p (mean_p - weighted mean)^2 / sd_within^2. The variance is estimated, so p is F's."""
+    if not freedom or not within > 0:
+        return math.nan, math.nan
+    sizes, others = np.array([group.size for group in groups]), len(groups) - 1
+    q = float((sizes * (means - np.average(means, weights=sizes)) ** 2).sum()) / within**2
+    return float(stats.f.sf(q / others, others, freedom)), max(0.0, 1 - others / q) if q > 0 else 0.0
 
 
 def _t_half(error: float, freedom: int, level: float) -> float:

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from laresa.measurement import RANK_COLLAPSE
 from reports.formats import MISSING, Cell, Column, Rows, Table, signed, spread
-from reports.select import TEST, Arm, Block, Budget, SelectionRule, usable
+from reports.select import RANK, TEST, Arm, Block, Budget, SelectionRule, usable
 from reports.statistics import mean_sd, paired_differences
 from sweeps.service.tracking.records import STATES, TrialRecord
 
@@ -35,7 +36,7 @@ class Quantity:
 TOP1 = Quantity(TEST, "test top-1 [%]", "top1", 100, 1)
 NN_HIT = Quantity("test/nn_hit", "NN-hit [%]", "nn_hit", 100, 1)
 SILHOUETTE = Quantity("test/silhouette", "silhouette", "silhouette")
-RANK = Quantity("test/effective_rank", "effective rank", "rank", digits=1, ranked=False)
+EFFECTIVE_RANK = Quantity(RANK, "effective rank", "rank", digits=1, ranked=False)
 CORRELATIONS = tuple(
     Quantity(f"test/{kind}_{level}", f"{kind.capitalize()}, {level}", f"{kind}_{level}")
     for level in ("fine", "coarse")
@@ -147,13 +148,15 @@ class Context:
         if not configs:
             return own
         most = max(config.epochs for config in configs)
+        sizes = sorted({size for config in configs if (size := config.to_dict().get("batch_size"))})
         shared = [(block.title, said) for block in self.blocks if (said := same_test_sets(block))]
         return (
             f"n = {self.n} replicates an arm.",
             *(said if len(self.blocks) == 1 else f"{title}: {said}" for title, said in shared),
             *own,
             f"Selection ({self.rule.name}): {self.rule.text}.",
-            f"Budget: {self.budget.text}, at most {most} epochs a trial.",
+            f"Budget: {self.budget.text}, at most {most} epochs a trial."
+            + (f" Batch size {', '.join(map(str, sizes))}." if sizes else ""),
             *([f"Not in this table: {self.search}."] if self.search else []),
         )
 
@@ -199,7 +202,7 @@ def top1_table(context: Context) -> Table:
         quantity_column(TOP1),
         Column(gain, ("gain_mean", "gain_sd", "n_pairs")),
         COUNT,
-        Column("collapsed", ("collapsed",)),
+        Column("collapsed", ("collapsed", "rank_collapsed")),
     )
     choices = {how for block in context.blocks for arm in block.arms for how in arm.choices}
     notes: tuple[str, ...] = (
@@ -207,7 +210,9 @@ def top1_table(context: Context) -> Table:
         said,
         COUNTS,
         "Bold: the best mean of a block, underlined: the second.",
-        "†k: in k trials the weighting collapsed, the weight of the base term falling under 0.05.",
+        "†k: in k trials the weighting collapsed, the weight of the base term falling under 0.05. ¶k: in k trials the "
+        f"test latents collapsed, their effective rank being under {RANK_COLLAPSE:g} of the directions that so many "
+        "classes need.",
         *(note for how, (_, note) in NOT_FINISHED.items() if how in choices),
     )
     return _table(context, "top1", "Test top-1 by arm", columns, _top1_rows, notes)
@@ -221,22 +226,30 @@ def _top1_rows(block: Block) -> list[Row]:
             quantity_cell(arm, TOP1),
             _gain_cell(arm, baseline),
             count_cell(arm),
-            Cell(f"†{arm.collapsed}" if arm.collapsed else "0", (arm.collapsed,)),
+            _collapsed_cell(arm),
         )
         for arm in block.arms
     ]
     return marked(rows, 1)
 
 
+def _collapsed_cell(arm: Arm) -> Cell:
+    """ "†3 ¶10": of the weights, of the latents' rank."""
+    counts = {"†": arm.collapsed, "¶": arm.rank_collapsed}
+    text = " ".join(f"{mark}{count}" for mark, count in counts.items() if count)
+    return Cell(text or "0", (arm.collapsed, arm.rank_collapsed))
+
+
 def _gain_cell(arm: Arm, baseline: Arm | None) -> Cell:
     if arm is baseline:
         return Cell("baseline", (None, None, None))
-    gains = 100 * paired_differences(arm.values(TEST), baseline.values(TEST) if baseline else {})
+    found = paired_differences(arm.values(TEST), baseline.values(TEST) if baseline else {})
+    gains = [100 * difference for difference in found.values()]
     mean, sd = mean_sd(gains)
     text = signed(mean, 1) + ("" if math.isnan(sd) else f" ± {sd:.1f}")
-    if 0 < gains.size < len(arm.chosen):
-        text += f" (n = {gains.size})"
-    return Cell(text, (mean, sd, gains.size))
+    if 0 < len(gains) < len(arm.chosen):
+        text += f" (n = {len(gains)})"
+    return Cell(text, (mean, sd, len(gains)))
 
 
 def latent_table(context: Context) -> Table:
@@ -246,7 +259,7 @@ def latent_table(context: Context) -> Table:
         "Silhouette: over coarse classes, Euclidean, from -1 to 1.",
         "Effective rank: over how many directions the variance of the latents is spread; a few where they collapsed.",
     )
-    return quantities_table(context, "latents", "Latent space on test", (NN_HIT, SILHOUETTE, RANK), notes)
+    return quantities_table(context, "latents", "Latent space on test", (NN_HIT, SILHOUETTE, EFFECTIVE_RANK), notes)
 
 
 def correlation_table(context: Context) -> Table:

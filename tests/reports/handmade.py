@@ -11,6 +11,7 @@ import numpy as np
 from laresa.config import SUBSETS, TrialConfig
 from laresa.measurement import Measurement
 from reports import comparisons, tables
+from reports.claims import Design
 from reports.formats import Table
 from reports.select import BEST_VALIDATION, budget, to_blocks
 from sweeps.service.tracking.records import TrialRecord
@@ -201,9 +202,11 @@ def by_hand() -> list[TrialRecord]:
     return [*ce, *anchor, failed, *full]
 
 
-def found_against_base(records: list[TrialRecord]) -> tuple[tables.Context, list[comparisons.Comparison]]:
+def found_against_base(
+    records: list[TrialRecord], design: Design | None = None
+) -> tuple[tables.Context, list[comparisons.Comparison]]:
     made = context(records)
-    return made, comparisons.against_baseline(made.blocks, np.random.default_rng(0))
+    return made, comparisons.against_baseline(made.blocks, design or Design(), np.random.default_rng(0))
 
 
 def column(table: Table, title: str) -> list[str]:

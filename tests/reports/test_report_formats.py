@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from reports import beside, comparisons, formats, tables
+from reports import beside, comparison_tables, formats, tables
 from reports.formats import Cell, Column, Rows, Table, to_csv, to_document, to_latex, to_markdown
 from tests.reports.handmade import by_hand, found_against_base, record
 
@@ -60,7 +60,7 @@ def all_tables() -> list[Table]:
         tables.failures_table(made),
         tables.latent_table(made),
         tables.correlation_table(made),
-        comparisons.baseline_table(made, found),
+        comparison_tables.baseline_table(made, found),
         beside.published_table(made),
         beside.plan_table(made, {NASTY: (1, 2)}),
         nasty(),

@@ -75,7 +75,18 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Report:
 def test_every_file_it_names_is_there(whole: Report) -> None:
     assert all(path.stat().st_size > 40 for path in whole.files)
     assert {path.suffix for path in whole.tables} == {".md", ".tex", ".csv"}
-    names = ["top1", "comparisons", "variants", "latents", "correlations", "epochs", "plan", "failures"]
+    names = [
+        "top1",
+        "comparisons",
+        "variants",
+        "latents",
+        "correlations",
+        "epochs",
+        "order",
+        "plan",
+        "failures",
+        "appendix",
+    ]
     assert [path.stem for path in whole.tables if path.suffix == ".csv"] == names
     drawn = ["top1", "weights", "learned-beta", "latents", "validation"]
     assert [path.stem for path in whole.figures if path.suffix == ".svg"] == drawn
@@ -110,7 +121,7 @@ def test_text_from_outside_is_escaped(whole: Report) -> None:
 
 def test_the_page_holds_every_table_figure_and_fact(whole: Report) -> None:
     text, reader = read(whole)
-    assert reader.tags.count("table") == 8
+    assert reader.tags.count("table") == 10
     assert reader.tags.count("figure") == reader.tags.count("img") == 5
     for fact in ("0123abc", "node-1 (", "17/18", "best validation epoch", "9f1c77aa20e4", "2.14.1", "not recorded (1"):
         assert fact in text
@@ -146,9 +157,9 @@ def test_summary_when_n_is_too_small_to_tell(tmp_path: Path) -> None:
     records = [record("ce", 0.5, seed=s) for s in range(3)]
     records += [record("ce+reg", 0.5 + 0.01 * (s + 1), seed=s) for s in range(3)]
     assert summary(records, tmp_path)[0] == (
-        "On test, ce+reg has the best mean top-1: 52.0 ± 1.0 % (n = 3). That is +2.0 points over ce in 3 pairs "
-        "(95 % interval +1.0 to +3.0), too few to tell it from luck (p = 0.250 after Holm); picked as the best of 2, "
-        "it flatters itself."
+        "On test, ce+reg has the best mean top-1: 52.0 ± 1.0 % (n = 3). That is +2.0 points over ce in 3 pairs on this "
+        "one test set (95 % interval −0.5 to +4.5), too few to tell it from luck (p = 0.250 after Holm); picked as "
+        "the best of 2, it flatters itself."
     )
 
 

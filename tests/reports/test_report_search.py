@@ -226,7 +226,7 @@ def test_the_pictures_leave_no_trace_and_repeat_to_the_byte(tmp_path: Path) -> N
 
 
 def test_a_row_that_lost_replicates_is_told_how_many_it_needs() -> None:
-    from reports.comparisons import baseline_table
+    from reports.comparison_tables import baseline_table
 
     rows = [record(arm, 0.5 + 0.01 * s, seed=s) for arm in ("ce", "ce+reg") for s in range(10)]
     context, found = found_against_base([*rows, *(record("ce+anchor", 0.5, seed=s) for s in range(3))])

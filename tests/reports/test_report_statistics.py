@@ -30,34 +30,58 @@ def test_mean_sd_of_one_value_has_no_deviation_and_of_none_no_mean() -> None:
 def test_paired_differences_keep_common_replicates_in_their_order() -> None:
     arm = {(1, 0): 5.0, (0, 1): 3.0, (9, 9): 100.0}
     baseline = {(0, 1): 1.0, (1, 0): 4.0, (2, 0): 50.0}
-    assert s.paired_differences(arm, baseline).tolist() == [2.0, 1.0]
+    assert s.paired_differences(arm, baseline) == {(0, 1): 2.0, (1, 0): 1.0}
     many = {(seed, fold): float(seed) for seed in range(9, -1, -1) for fold in (3, 1)}
-    assert s.paired_differences(many, dict.fromkeys(many, 0.0)).tolist() == sorted(many.values())
+    assert list(s.paired_differences(many, dict.fromkeys(many, 0.0))) == sorted(many)
 
 
-# ------------------------------------------------------------------------------------------------ BCa
-def test_bca_is_scipys() -> None:
+# ------------------------------------------------------------------------------------------------ intervals
+def test_the_t_interval_is_scipys() -> None:
     d = np.array([0.3, -0.2, 1.1, 0.8, 0.4, 2.0])
-    low, high = stats.bootstrap((d,), np.mean, n_resamples=9999, method="BCa", rng=rng(3)).confidence_interval
-    assert s.bca_interval(d, rng(3)) == (low, high)
+    assert s.t_interval(d) == pytest.approx(tuple(stats.ttest_1samp(d, 0).confidence_interval(0.95)))
+    assert s.t_interval(d, 0.9) == pytest.approx(tuple(stats.ttest_1samp(d, 0).confidence_interval(0.9)))
 
 
-def test_bca_moves_with_the_data() -> None:
-    d = rng(1).normal(size=8)
-    low, high = s.bca_interval(d, rng(2))
-    assert s.bca_interval(d + 5, rng(2)) == pytest.approx((low + 5, high + 5))
+def test_the_prediction_interval_by_hand() -> None:
+    """1, 2, 3: mean 2, s 1; t of two degrees of freedom 4.3027, times sqrt(1 + 1/3)."""
+    assert s.prediction_interval(np.array([1.0, 2, 3])) == pytest.approx((2 - 4.9683, 2 + 4.9683), abs=1e-4)
 
 
-def test_bca_takes_its_generator_seriously() -> None:
-    d = rng(1).normal(size=12)
-    assert s.bca_interval(d, rng(1)) == s.bca_interval(d, rng(1))
-    assert s.bca_interval(d, rng(1)) != s.bca_interval(d, rng(2))
+def test_intervals_at_their_edges() -> None:
+    for interval in (s.t_interval, s.prediction_interval):
+        assert all(map(math.isnan, interval(np.array([1.0]))))
+        assert all(map(math.isnan, interval(np.array([]))))
+        assert interval(np.array([2.0, 2.0, 2.0])) == (2.0, 2.0)
 
 
-def test_bca_at_its_edges() -> None:
-    assert all(map(math.isnan, s.bca_interval(np.array([1.0]), rng())))
-    assert s.bca_interval(np.array([2.0, 2.0, 2.0]), rng()) == (2.0, 2.0)
-    assert s.bca_interval(np.array([3.0, 1.0]), rng()) == (1.0, 3.0)
+@pytest.mark.parametrize("n", [3, 10])
+def test_intervals_cover_as_often_as_promised(n: int) -> None:
+    rows = rng(n).normal(1, 2, size=(3000, n + 1))
+    for interval, truth in ((s.t_interval, np.ones(3000)), (s.prediction_interval, rows[:, -1])):
+        found = np.array([interval(row[:-1]) for row in rows])
+        hits = ((found[:, 0] <= truth) & (truth <= found[:, 1])).mean()
+        assert hits == pytest.approx(0.95, abs=3.5 * math.sqrt(0.05 * 0.95 / 3000))
+
+
+# ------------------------------------------------------------------------------------------------ margins
+def test_beyond_a_margin_is_two_one_sided_t_tests() -> None:
+    d = np.array([0.3, -0.2, 0.1, 0.4, -0.4])
+    worse = stats.ttest_1samp(d, -0.5, alternative="greater").pvalue
+    better = stats.ttest_1samp(d, 0.5, alternative="less").pvalue
+    assert s.beyond_margin_p(d, 0.5) == pytest.approx((worse, better))
+
+
+def test_equivalence_is_statsmodels() -> None:
+    weightstats = pytest.importorskip("statsmodels.stats.weightstats", reason="statsmodels is not installed")
+    d = rng(3).normal(0.1, 0.5, size=12)
+    p, _, _ = weightstats.DescrStatsW(d).ttost_mean(-0.7, 0.7)
+    assert max(s.beyond_margin_p(d, 0.7)) == pytest.approx(p)
+
+
+def test_margins_at_their_edges() -> None:
+    assert s.beyond_margin_p(np.zeros(3), 1) == (0, 0)
+    assert s.beyond_margin_p(np.full(3, 2.0), 1) == (0, 1)
+    assert all(map(math.isnan, s.beyond_margin_p(np.array([1.0]), 1)))
 
 
 # ------------------------------------------------------------------------------------------------ sign flips
@@ -147,32 +171,7 @@ def test_holm_is_statsmodels() -> None:
     assert s.holm(list(p)) == pytest.approx(multitest.multipletests(p, method="holm")[1])
 
 
-# ------------------------------------------------------------------------------------------------ better, pooled
-def test_probability_better_of_two_is_known_exactly() -> None:
-    """Two Dirichlet weights are (w, 1 - w) with w uniform: -w + 3 (1 - w) > 0 for w < 3/4."""
-    assert s.probability_better(np.array([-1.0, 3.0]), rng(), draws=20_000) == pytest.approx(0.75, abs=0.015)
-
-
-def test_probability_better_over_pairs_is_known_for_two_of_one() -> None:
-    """One replicate each: only the pairs' weights are drawn, as for two replicates."""
-    one = s.probability_better_pooled([np.array([-1.0]), np.array([3.0])], rng(), draws=20_000)
-    assert one == pytest.approx(0.75, abs=0.015)
-    # Pairs that agree, one of them noisy: surer than the noisy pair alone, less sure than the quiet one.
-    noisy, quiet = np.array([-2.0, 4.0, 1.0]), np.array([1.0, 1.1, 0.9])
-    both = s.probability_better_pooled([noisy, quiet], rng())
-    assert s.probability_better(noisy, rng()) < both < 1.0
-    assert s.probability_better_pooled([quiet, quiet], rng()) == 1.0
-    assert np.isnan(s.probability_better_pooled([quiet], rng()))
-
-
-def test_probability_better_at_its_edges() -> None:
-    assert s.probability_better(np.array([0.1, 2.0, 3.0]), rng()) == 1.0
-    assert s.probability_better(np.zeros(3), rng()) == 0.5
-    assert math.isnan(s.probability_better(np.array([1.0]), rng()))
-    d = rng(1).normal(size=5)
-    assert s.probability_better(d, rng(1)) != s.probability_better(d, rng(2))
-
-
+# ------------------------------------------------------------------------------------------------ pooled
 def test_pooled_by_hand_when_pairs_agree() -> None:
     """Means 2 and 4; variance within (2 + 8) / 2 = 5, noise 5 * 1/2 = 2.5 > var(means) = 2: no spread between."""
     found = s.pooled([np.array([1.0, 3.0]), np.array([2.0, 6.0])])
@@ -210,3 +209,11 @@ def test_pooled_interval_covers_the_truth_as_often_as_promised() -> None:
         found = s.pooled(groups)
         hits += found.low <= 2 <= found.high
     assert 0.92 < hits / 600 < 0.985
+
+
+def test_heterogeneity_is_the_one_way_anova() -> None:
+    groups = [rng(k).normal(k, 1.5, size=3 + k) for k in range(4)]
+    found, anova = s.pooled(groups), stats.f_oneway(*groups)
+    assert found.p_heterogeneity == pytest.approx(anova.pvalue)
+    assert found.i_squared == pytest.approx(max(0, 1 - 1 / anova.statistic))
+    assert math.isnan(s.pooled([np.array([1.0]), np.array([2.0])]).p_heterogeneity)

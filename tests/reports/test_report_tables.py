@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from reports import beside, comparisons, tables
+from reports import beside, comparison_tables, comparisons, tables
+from reports.claims import Design
 from reports.formats import to_csv, to_latex, to_markdown
 from reports.mistakes import mistakes_tables
 from reports.published import published
@@ -31,10 +32,10 @@ def test_top1_in_markdown() -> None:
 
 def test_top1_in_csv() -> None:
     assert to_csv(tables.top1_table(context(by_hand()))).splitlines() == [
-        "dataset,backbone,arm,top1_mean,top1_sd,gain_mean,gain_sd,n_pairs,n,n_ok,n_total,collapsed",
-        "emoji120,test_resnet,ce,52,2,,,,3,3,3,0",
-        "emoji120,test_resnet,ce+anchor,50,0,-1,1.41421,2,2,2,3,0",
-        "emoji120,test_resnet,ce+anchor+triplet+reg,54,3,2,1,3,3,3,3,2",
+        "dataset,backbone,arm,top1_mean,top1_sd,gain_mean,gain_sd,n_pairs,n,n_ok,n_total,collapsed,rank_collapsed",
+        "emoji120,test_resnet,ce,52,2,,,,3,3,3,0,0",
+        "emoji120,test_resnet,ce+anchor,50,0,-1,1.41421,2,2,2,3,0,0",
+        "emoji120,test_resnet,ce+anchor+triplet+reg,54,3,2,1,3,3,3,3,2,0",
     ]
 
 
@@ -64,14 +65,16 @@ def test_every_table_says_n_plus_minus_rule_and_budget() -> None:
         tables.latent_table(made),
         tables.correlation_table(made),
         tables.peak_table(made),
-        comparisons.baseline_table(made, found),
+        comparison_tables.baseline_table(made, found),
     ]
     for table in several:
         text = to_markdown(table) if table else ""
         assert "n = 2 to 3 replicates an arm." in text
         assert "ddof 1" in text
         assert "Selection (best validation epoch): each trial is measured on test once" in text
-        assert "Budget: 9 trials, 0 epochs, 16 s of training in total, at most 10 epochs a trial." in text
+        assert (
+            "Budget: 9 trials, 0 epochs, 16 s of training in total, at most 10 epochs a trial. Batch size 128." in text
+        )
 
 
 def test_one_replicate_has_no_deviation() -> None:
@@ -90,13 +93,15 @@ def test_without_the_baseline_there_is_no_gain() -> None:
     assert column(table, "gain [points]") == ["–"]
     assert "Gain: none, for no arm is a base term alone." in table.notes
     made, found = found_against_base([record("ce+reg", 0.5), record("ce+anchor", 0.5)])
-    assert comparisons.baseline_table(made, found) is None
+    assert comparison_tables.baseline_table(made, found) is None
 
 
 def test_every_arm_is_held_against_the_studys_own_base_term() -> None:
     made = context(unheard(), order=("own_base", "own_base+unheard"))
     assert column(tables.top1_table(made), "gain over own_base [points]") == ["baseline", "+10.0 ± 0.0", "+20.0 ± 0.0"]
-    table = comparisons.baseline_table(made, comparisons.against_baseline(made.blocks, np.random.default_rng(0)))
+    table = comparison_tables.baseline_table(
+        made, comparisons.against_baseline(made.blocks, Design(), np.random.default_rng(0))
+    )
     assert table is not None
     assert table.title == "Test top-1 against own_base"
     assert column(table, "against") == ["own_base", "own_base"]
@@ -148,14 +153,15 @@ def test_failures_by_state_with_the_errors_first_line() -> None:
 # ------------------------------------------------------------------------------------------------ comparisons
 def test_three_pairs_get_no_star_and_are_told_so() -> None:
     made, found = found_against_base(by_hand())
-    table = comparisons.baseline_table(made, found)
+    table = comparison_tables.baseline_table(made, found)
     assert table is not None
     assert column(table, "pairs") == ["2", "3"]
     assert column(table, "difference [points]") == ["−1.0 ± 1.4", "+2.0 ± 1.0"]
-    assert column(table, "95 % interval") == ["−2.0 to 0.0", "+1.0 to +3.0"]
-    assert column(table, "p") == ["1.000", "0.250"]
+    assert column(table, "95 % interval") == ["−13.7 to +11.7", "−0.5 to +4.5"]
+    assert column(table, "p, these sets") == ["1.000", "0.250"]
     assert column(table, "p (Holm)") == ["1.000", "0.500"]
-    assert column(table, "P(better)")[1] == "1.00"
+    assert column(table, "test sets") == ["1", "1"]
+    assert column(table, "p, new sets") == ["–", "–"]
     assert table.verdict == (
         "n too small: with n = 3 the smallest p this test can give is 0.25, so no difference, however large, can be "
         "significant at .05: that takes 6 pairs for one comparison and 7 for 2 of them."
@@ -172,18 +178,18 @@ def six_pairs(arms: tuple[str, ...]) -> list[TrialRecord]:
 
 def test_six_pairs_can_be_significant_alone() -> None:
     made, found = found_against_base(six_pairs(("ce+reg",)))
-    table = comparisons.baseline_table(made, found)
+    table = comparison_tables.baseline_table(made, found)
     assert table is not None
-    assert column(table, "p (Holm)") == ["0.031*"]
+    assert column(table, "p (Holm)") == ["0.031* (these sets)"]
     assert table.verdict == "*: p (Holm) at most .05."
 
 
 def test_six_pairs_can_not_be_significant_among_seven() -> None:
     arms = ("ce+reg", "ce+anchor", "ce+anchor+reg", "ce+triplet", "ce+triplet+reg", "ce+anchor+triplet", FULL)
     made, found = found_against_base(six_pairs(arms))
-    table = comparisons.baseline_table(made, found)
+    table = comparison_tables.baseline_table(made, found)
     assert table is not None
-    assert column(table, "p") == ["0.031"] * 7
+    assert column(table, "p, these sets") == ["0.031"] * 7
     assert column(table, "p (Holm)") == ["0.219"] * 7
     assert table.verdict == (
         "With n = 6 pairs the smallest p this test can give is 0.031; over 7 comparisons Holm makes that 0.22, so no "
@@ -194,16 +200,16 @@ def test_six_pairs_can_not_be_significant_among_seven() -> None:
 def test_controls_and_remedies_are_compared_with_the_arm_they_vary() -> None:
     trials = [record(FULL, 0.6), record(f"{FULL}, shuffled labels", 0.5, shuffle_labels=True), record("ce", 0.1)]
     made = context(trials)
-    found = comparisons.variants(made.blocks, np.random.default_rng(0))
+    found = comparisons.variants(made.blocks, Design(), np.random.default_rng(0))
     assert [(c.arm, c.against, c.mean) for c in found] == [(f"{FULL}, shuffled labels", FULL, pytest.approx(-10))]
-    assert comparisons.variants_table(made, []) is None
+    assert comparison_tables.variants_table(made, []) is None
 
 
 def test_equal_accuracies_differ_by_nothing_at_all() -> None:
     """0.1 + 0.2 - 0.3 is not 0 in floating point; as a difference it would count as a sign."""
     trials = [record("ce", 0.3, seed=s) for s in range(3)] + [record("ce+reg", 0.1 + 0.2, seed=s) for s in range(3)]
     _, (found,) = found_against_base(trials)
-    assert (found.mean, found.p, found.better) == (0.0, 1.0, 0.5)
+    assert (found.mean, found.main.p) == (0.0, 1.0)
 
 
 def test_pooled_over_blocks() -> None:
@@ -211,13 +217,14 @@ def test_pooled_over_blocks() -> None:
     trials += [record("ce+reg", top1, seed=s, dataset="a") for s, top1 in enumerate((0.51, 0.53))]
     trials += [record("ce+reg", top1, seed=s, dataset="b") for s, top1 in enumerate((0.52, 0.56))]
     made, found = found_against_base(trials)
-    table = comparisons.pooled_table(made, found, np.random.default_rng(0))
+    table = comparison_tables.pooled_table(made, found)
     assert table is not None
     assert column(table, "difference [points]") == ["+3.0"]
     assert column(table, "95 % interval") == ["−11.2 to +17.2"]
     assert column(table, "sd within a pair") == ["2.2"]
-    assert column(table, "P(better)") == ["1.00"]
-    assert comparisons.pooled_table(made, found[:1], np.random.default_rng(0)) is None
+    assert column(table, "I² [%]") == ["0"]
+    assert column(table, "p (pairs differ)") == ["0.465"]  # F(1, 2) = (4 / 1) / (10 / 2)
+    assert comparison_tables.pooled_table(made, found[:1]) is None
 
 
 # ------------------------------------------------------------------------------------------------ beside ours
@@ -243,9 +250,9 @@ def test_the_paper_stands_beside_ours() -> None:
     made = context([record("ce", 0.75, dataset="cifar100", backbone="resnet50"), record("ce", 0.5)])
     table = beside.published_table(made)
     assert table is not None
-    assert "| ce | test top-1 [%] | 75.0 | 76.55 | −1.5 | 1/1 |" in to_markdown(table)
-    assert "cifar100,resnet50,ce,top1,75,,76.55,-1.55,1,1,1" in to_csv(table)
-    assert "| ce | silhouette | – | 0.0755 | – | 1/1 |" in to_markdown(table)
+    assert "| ce | test top-1 [%] | 75.0 | 76.55 | −1.5 | – | 1/1 |" in to_markdown(table)
+    assert "cifar100,resnet50,ce,top1,75,,76.55,-1.55,,,1,1,1" in to_csv(table)
+    assert "| ce | silhouette | – | 0.0755 | – | – | 1/1 |" in to_markdown(table)
     assert beside.published_table(context([record("ce", 0.5)])) is None
 
 
@@ -262,7 +269,11 @@ def test_plan_against_actual() -> None:
 
 def test_no_cell_of_a_large_study_says_nan() -> None:
     made, found = found_against_base(study(2, 8))
-    for table in (tables.top1_table(made), tables.correlation_table(made), comparisons.baseline_table(made, found)):
+    for table in (
+        tables.top1_table(made),
+        tables.correlation_table(made),
+        comparison_tables.baseline_table(made, found),
+    ):
         assert table is not None
         assert "nan" not in to_markdown(table)
         assert len(table.blocks[0].rows) == 10 - (table.name == "comparisons")

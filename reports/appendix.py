@@ -35,9 +35,13 @@ def appendix_table(
         Column("hours", ("hours",)),
     )
     notes = (
-        "Own settings: fields in which the arms differ. Chosen by: given, or the arm's search, from trials of the "
-        "state in brackets. Hours: of training, the search's included, summed over replicates.",
-        *([f"The same in all arms: {', '.join(f'{n} {write_text(v)}' for n, v in common.items())}."] if common else []),
+        "Own settings: fields in which arms differ that have them. Chosen by: given, or the arm's search, from "
+        "trials of the state in brackets. Hours: of training, the search's included, summed over replicates.",
+        *(
+            [f"The same in all arms that have it: {', '.join(f'{n} {write_text(v)}' for n, v in common.items())}."]
+            if common
+            else []
+        ),
         *([f"Searched, where an arm has them: {', '.join(f'{n} in {d}' for n, d in space.items())}."] if space else []),
     )
     blocks = tuple(
@@ -54,8 +58,13 @@ def _settings(arm: Arm) -> dict[str, Any]:
 
 
 def _common(context: Context) -> dict[str, Any]:
+    """Fields that have one value in all arms that have them at all."""
     own = [_settings(arm) for block in context.blocks for arm in block.arms]
-    return {n: v for n, v in own[0].items() if all(n in s and s[n] == v for s in own[1:])} if own else {}
+    values: dict[str, list[Any]] = {}
+    for settings in own:
+        for name, value in settings.items():
+            values.setdefault(name, []).append(value)
+    return {name: found[0] for name, found in values.items() if all(value == found[0] for value in found)}
 
 
 def _row(arm: Arm, common: dict[str, Any], searched: Sequence[TrialRecord]) -> Row:

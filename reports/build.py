@@ -24,6 +24,7 @@ from reports import (
     tables,
     trade_off,
 )
+from reports.arms import summaries
 from reports.claims import Design
 from reports.comparisons import Comparison
 from reports.figures import Saved
@@ -43,12 +44,16 @@ RESAMPLING_SEED = 0  # of bootstrap and permutation: the same records give the s
 
 @dataclass(frozen=True)
 class Report:
-    """Where everything lies. summary: the sentences at the top of the page, as plain text."""
+    """Where everything lies. summary: the sentences at the top of the page, as plain text.
+
+    arms: label and numbers of each arm, as `arms.summaries`.
+    """
 
     html: Path
     tables: tuple[Path, ...]
     figures: tuple[Path, ...]
     summary: tuple[str, ...]
+    arms: tuple[tuple[str, dict[str, float]], ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -98,7 +103,13 @@ def build_report(
     html = out / "report.html"
     page = Page(title, summary, made, drawn, records, context, tracking_url, part)
     html.write_text(to_html(page), encoding="utf-8")
-    return Report(html, written, tuple(path for saved in all_figures for path in (saved.svg, saved.png)), summary)
+    return Report(
+        html,
+        written,
+        tuple(path for saved in all_figures for path in (saved.svg, saved.png)),
+        summary,
+        tuple(summaries(blocks)),
+    )
 
 
 def _search_part(

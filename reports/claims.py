@@ -63,7 +63,7 @@ def claims(
     points: Mapping[Replicate, float], arm: Arm, design: Design, rng: np.random.Generator
 ) -> tuple[Claim, Claim]:
     """Of the replicates' differences: about these test sets, and about new ones. arm: whose trials tell the sets."""
-    sets = {key: _test_set(arm, key, design.same) for key in points}
+    sets = {key: tested_on(arm, key, design.same) for key in points}
     return _claim(points.values(), design, rng), _claim(by_test_set(points, sets, design.kind), design, rng)
 
 
@@ -85,7 +85,7 @@ def _claim(units: Iterable[float], design: Design, rng: np.random.Generator) -> 
     return Claim(u, *mean_sd(u), *t_interval(u), sign_flip_p(u, rng))
 
 
-def _test_set(arm: Arm, key: Replicate, same: Mapping[str, str]) -> str:
+def tested_on(arm: Arm, key: Replicate, same: Mapping[str, str]) -> str:
     """What tells the replicate's test images from others': their fingerprint; where none was recorded, the fold."""
     found = arm.chosen[key].provenance.get("test_fingerprint") or f"fold {key[1]}"
     return same.get(found, found)

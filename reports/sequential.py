@@ -17,6 +17,7 @@ import numpy as np
 from reports.statistics import ALPHA, Floats
 
 EFFECTS = (0.5, 1.0, 2.0, 4.0)  # of the capitals, in standard deviations; each once for either sign
+MOST = 1 - 1e-12  # of a capital that is put on a sign: never all of it
 POINTS = 801  # of the grid that a confidence sequence is read off
 
 
@@ -37,7 +38,8 @@ def _e_values(d_GR: Floats) -> Floats:
     capital_GR = np.zeros_like(d_GR)
     for effect in EFFECTS:
         # The mean square of a difference is sigma^2 (1 + effect^2).
-        bet_GR = np.tanh(effect * math.sqrt(1 + effect**2) * relative_GR) * np.sign(d_GR)
+        odds_GR = np.tanh(effect * math.sqrt(1 + effect**2) * relative_GR).clip(max=MOST)
+        bet_GR = odds_GR * np.sign(d_GR)
         capital_GR += np.exp(np.log1p(bet_GR).cumsum(1)) + np.exp(np.log1p(-bet_GR).cumsum(1))
     return capital_GR / (2 * len(EFFECTS))
 

@@ -10,6 +10,7 @@ from laresa.errors import ConfigError
 from laresa.plugins import table
 from laresa.terms import canonical_subset
 from sweeps.options import (
+    SEEDS,
     add_search_options,
     add_study_options,
     replicates,
@@ -19,8 +20,12 @@ from sweeps.options import (
 )
 from sweeps.service.study import Cell, Replicate, Search, Study
 
+UNTIL = 30  # replicates at most of --until, unless --seeds says otherwise
 TUNE = 12  # trials of full length that each arm's search may spend the epochs of
-FIXED = ("subset", "weighting", "shuffle_labels")  # they make an arm what it is
+FIXED = (  # they make an arm what it is
+    *("subset", "weighting", "shuffle_labels"),
+    *("center.input", "center.reduction", "variance.input", "variance.reduction"),
+)
 
 
 def add_comparison_options(parser: argparse.ArgumentParser, *, arms: str, recipe: str | None = None) -> None:
@@ -41,7 +46,44 @@ def add_comparison_options(parser: argparse.ArgumentParser, *, arms: str, recipe
         help="arms that have this field of a term once for each value, such as hace.dilution=0.2,0.5,0.7: a curve in "
         "the report",
     )
+    evidence = parser.add_argument_group("what counts as evidence")
+    evidence.add_argument(
+        "--primary",
+        action="append",
+        default=[],
+        metavar="ARM:AGAINST",
+        help="a contrast named in advance, repeatable, in place of the study's own; 'none' names none. Holm's "
+        "correction counts these alone, all else is exploratory",
+    )
+    evidence.add_argument(
+        "--margin", type=float, default=1.0, metavar="POINTS", help="arms no further apart are equivalent (%(default)s)"
+    )
+    evidence.add_argument(
+        "--until",
+        choices=("decided",),
+        help="add replicates in the order of --seeds (default: 0 to 29), looking after each, until every primary "
+        "contrast is decided: told from 0, or equivalent",
+    )
+    evidence.add_argument("--max-trials", type=int, metavar="N", help="with --until: no more trials than that in all")
     add_search_options(parser, trials=None)
+
+
+def contrasts(
+    args: argparse.Namespace, cells: Sequence[Cell], own: Sequence[tuple[str, str]]
+) -> tuple[tuple[str, str], ...]:
+    """Those of --primary; without it the study's own, as far as it has their arms."""
+    if args.primary == ["none"]:
+        return ()
+    arms = {cell.arm for cell in cells}
+    if not args.primary:
+        return tuple(pair for pair in own if arms >= {*pair})
+    found = []
+    for text in args.primary:
+        arm, colon, against = text.partition(":")
+        if not (arm and colon and against):
+            raise ConfigError(f"--primary {text!r}: expected ARM:AGAINST, such as ce+anchor:ce, or none alone")
+        found.append((arm.strip(), against.strip()))
+    return tuple(dict.fromkeys(found))
 
 
 def subsets(args: argparse.Namespace) -> list[str] | None:
@@ -75,9 +117,16 @@ def varied(cells: Sequence[Cell], text: str | None) -> tuple[list[Cell], str | N
 
 
 def compared(
-    study: str, cells: Sequence[Cell], args: argparse.Namespace, space: Mapping[str, str] | None = None
+    study: str,
+    cells: Sequence[Cell],
+    args: argparse.Namespace,
+    space: Mapping[str, str] | None = None,
+    primary: Sequence[tuple[str, str]] = (),
 ) -> Study:
-    """The cells on every replicate, after a search for each unless --tune 0. space: as in options.search_space."""
+    """The cells on every replicate, after a search for each unless --tune 0.
+
+    space: as in options.search_space. primary: the study's contrasts where --primary names none.
+    """
     if args.tune < 0:
         raise ConfigError(f"--tune {args.tune}: expected trials for each arm, or 0 to compare the given settings")
     if args.space and not args.tune:
@@ -85,8 +134,31 @@ def compared(
     cells, kept = varied(cells, args.vary)
     judged = tuning_replicate(args)
     searches = tuple(search_of(cell, args, judged, space, kept) for cell in cells) if args.tune else ()
+    if args.until and args.seeds == SEEDS:
+        args.seeds = ",".join(map(str, range(UNTIL)))
+    if args.max_trials is not None and not args.until:
+        raise ConfigError(f"--max-trials {args.max_trials}: expected with --until decided")
     known = replicates(args, tuned=args.tune > 0)
-    return Study(sweep_name(args, study), tuple(cells), known, searches, args.hours)
+    return Study(
+        sweep_name(args, study),
+        tuple(cells),
+        by_test_set(known) if args.until else known,
+        searches,
+        args.hours,
+        contrasts(args, cells, primary),
+        bool(args.until),
+        args.margin,
+    )
+
+
+def by_test_set(replicates: Sequence[Replicate]) -> tuple[Replicate, ...]:
+    """In their order, but the first of every fold before the second of any: new test sets come first."""
+    seen: dict[int, int] = {}
+    turn = []
+    for replicate in replicates:
+        turn.append(seen.get(replicate.fold, 0))
+        seen[replicate.fold] = turn[-1] + 1
+    return tuple(r for _, r in sorted(zip(turn, replicates, strict=True), key=lambda pair: pair[0]))
 
 
 def settings(study: Study) -> str:

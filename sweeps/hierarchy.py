@@ -21,6 +21,7 @@ __all__ = ["HIERARCHY_ARMS", "add_options", "build", "settings"]
 
 # Base terms, the baseline first.
 HIERARCHY_ARMS = ("ce", "label_smoothing", "hxe", "soft_label", "hierarchical_softmax", "hace")
+PRIMARY = (("hace", "ce"),)
 SPACE = {"hace.smoothing": "0:0.2"}  # searched beside what names a range of its own
 
 
@@ -32,7 +33,7 @@ def build(args: argparse.Namespace) -> Study:
     """One cell a base term, or a subset where --subsets chooses (hace+anchor)."""
     base = base_config(args)
     return compared(
-        "hierarchy", [Cell(s, base.replace(subset=s)) for s in subsets(args) or HIERARCHY_ARMS], args, SPACE
+        "hierarchy", [Cell(s, base.replace(subset=s)) for s in subsets(args) or HIERARCHY_ARMS], args, SPACE, PRIMARY
     )
 
 

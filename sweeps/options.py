@@ -22,9 +22,10 @@ TINY: Mapping[str, Any] = {  # option -> its default at --scale tiny, of those t
     "trials": 4,
 }
 TINY_SEEDS = 2  # at most
+SEEDS = "0,1,2"
 
 
-def add_study_options(parser: argparse.ArgumentParser, seeds: str = "0,1,2", recipe: str | None = None) -> None:
+def add_study_options(parser: argparse.ArgumentParser, seeds: str = SEEDS, recipe: str | None = None) -> None:
     """The options that interface stability promises to every study. recipe: for data sets without one of their own."""
     parser.set_defaults(study_recipe=recipe or recipes.DEFAULT)
     what = parser.add_argument_group("what is trained")
@@ -256,14 +257,14 @@ def set_fields(assignments: list[str]) -> dict[str, Any]:
 def replicates(args: argparse.Namespace, *, tuned: bool = False) -> tuple[Replicate, ...]:
     """One replicate a seed; its fold is given, or the seed modulo the folds that are open to it.
 
-    Of three or more folds the last is kept for tuning. With fewer the halves of the test images change places, and
-    `tuned` on one half no replicate may be tested on it: all have fold 0.
+    Of three or more folds the last is kept for tuning. With fewer the folds swap the halves of one test part: all
+    replicates are tested on the same half unless --folds says otherwise, which it may not where settings are `tuned`.
     """
     from laresa.data import folds
 
     seeds, available = _integers("--seeds", args.seeds), folds(dataset_name(args.dataset))
     kept = _kept(available)
-    usable = available - 1 if kept is not None else 1 if tuned else available
+    usable = available - 1 if kept is not None else 1
     chosen = _integers("--folds", args.folds) if args.folds else [seed % usable for seed in seeds]
     if len(chosen) != len(seeds):
         raise ConfigError(f"--folds {args.folds}: expected {len(seeds)} folds, one for each of --seeds {args.seeds}")

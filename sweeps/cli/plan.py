@@ -23,7 +23,7 @@ from sweeps.service.search.groups import described
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.storage.open import sweep_folder
 from sweeps.service.study import PlannedTrial, RunOptions, Study
-from sweeps.service.tracking.sweep import tracked_states
+from sweeps.service.tracking.sweep import tracked_states, tracked_trials
 
 
 def add(verbs: Any, given: str | None) -> None:
@@ -42,20 +42,36 @@ def _plan(args: argparse.Namespace) -> int:
         print_settings(module, study, args)
     study = show_plan(study, run_options(args), as_json=args.json, calibrate=args.calibrate)
     if not args.json and len(study.cells) > 1:
-        print(_replicates_needed(len(study.cells) - 1, len(study.replicates)))
+        for line in evidence(study, args.tracking_uri):
+            print(f"evidence: {line}")
     return 0
 
 
-def _replicates_needed(comparisons: int, replicates: int) -> str:
-    """Whether so many replicates can show anything, with Holm's correction over the arms compared with the first."""
+def evidence(study: Study, tracking_uri: str | None) -> list[str]:
+    """What the study can show at all, counted as its report will; what its effects so far ask for."""
+    from reports.claims import FIXED, SEQUENTIAL, SETS, Design
+    from reports.decide import first_look, outlook
     from reports.statistics import ALPHA, replicates_needed
 
-    needed = replicates_needed(ALPHA / comparisons)
-    can = "can" if replicates >= needed else "can't"
-    return (
-        f"evidence: {replicates} replicates {can} show significance at {ALPHA:g} with Holm over "
-        f"{comparisons} arms against the first; at least {needed} are needed (--seeds)"
-    )
+    tests, pairs = len(study.contrasts) or len(study.cells) - 1, len(study.replicates)
+    sets = len({replicate.fold for replicate in study.replicates})
+    n, units, claim = (sets, "test sets", "new") if sets >= SETS else (pairs, "pairs", "these")
+    lines = [f"primary contrast: {arm} against {against}" for arm, against in study.contrasts]
+    lines += [f"{pairs} replicates on {sets} distinct test sets speak of {claim} test sets, n = {n} {units}"]
+    if sets < SETS:
+        lines[-1] += f"; {SETS} distinct ones would speak of new ones"
+    design = Design(study.contrasts, SEQUENTIAL if study.sequential else FIXED, margin=study.margin)
+    if study.sequential:
+        lines.append(f"looked at after {first_look(design)} replicates and each that follows, until all are decided")
+    else:
+        over = f"{tests} primary contrasts" if study.contrasts else f"{tests} arms against the first"
+        needed = replicates_needed(ALPHA / tests)
+        can = "can" if n >= needed else "can't"
+        lines.append(
+            f"n = {n} {can} show significance at {ALPHA:g} with Holm over {over}; at least {needed} are needed "
+            "(--seeds)"
+        )
+    return [*lines, *outlook(tracked_trials(study.name, tracking_uri), design)]
 
 
 def show_plan(study: Study, options: RunOptions, *, as_json: bool, calibrate: bool) -> Study:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from laresa.config import TrialConfig
-from laresa.errors import ConfigError
+from laresa.errors import ConfigError, nearest
 from sweeps.service.key import trial_key
 from sweeps.service.provenance import code_of
 
@@ -185,6 +185,8 @@ class Study:
     """Searches, then a fixed plan: every cell on every replicate.
 
     A cell whose arm has a search of that name is run with the configuration its search chose.
+    contrasts: (arm, against), the primary ones, which are named before anything is trained. sequential: replicates are
+    added until they are decided. margin: points of test top-1 within which arms count as equivalent.
     kept: signature -> (code, accepted by) of what this sweep has by other code, and the user accepted; it grows with
     what is accepted while the sweep runs.
     """
@@ -194,6 +196,9 @@ class Study:
     replicates: tuple[Replicate, ...]
     searches: tuple[Search, ...] = ()
     hours: float | None = None  # of searching: after them nothing new is asked
+    contrasts: tuple[tuple[str, str], ...] = ()
+    sequential: bool = False
+    margin: float = 1.0
     kept: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -201,6 +206,10 @@ class Study:
         _unique("replicate (seed, fold)", [(r.seed, r.fold) for r in self.replicates])
         if not (self.cells and self.replicates) and not self.searches:
             raise ConfigError(f"sweep {self.name!r} has no trial: give at least one arm and one seed")
+        for pair in self.contrasts:
+            self._check_contrast(*pair)
+        if not 0 < self.margin < math.inf:
+            raise ConfigError(f"--margin {self.margin:g}: expected points of top-1, more than 0")
         if self.hours is not None and self.hours <= 0:
             raise ConfigError(f"--hours {self.hours:g}: expected more than 0")
         by_signature: dict[str, str] = {}
@@ -208,6 +217,15 @@ class Study:
             other = by_signature.setdefault(trial.signature, trial.arm)
             if other != trial.arm:
                 raise ConfigError(f"arms {other!r} and {trial.arm!r} are the same configuration: drop one")
+
+    def _check_contrast(self, arm: str, against: str) -> None:
+        arms = [cell.arm for cell in self.cells]
+        for name in (arm, against):
+            if name not in arms:
+                known = "; ".join(arms)
+                raise ConfigError(f"--primary {arm}:{against}: no arm {name!r}{nearest(name, arms)}; arms: {known}")
+        if arm == against:
+            raise ConfigError(f"--primary {arm}:{against}: expected two different arms")
 
     @property
     def size(self) -> int:

@@ -11,6 +11,7 @@ import pytest
 from laresa.config import SUBSETS, TrialConfig
 from laresa.errors import ConfigError
 from sweeps import ablation, search
+from sweeps.ablation import FULL
 from sweeps.cli.main import build_parser
 from sweeps.service.planning.plan import check_plan, plan, write_plan
 from sweeps.service.storage.files import SweepFolder, write_json
@@ -23,23 +24,57 @@ def options(*arguments: str) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def test_ablation_is_eight_subsets_control_and_remedy_on_three_paired_replicates():
+def test_ablation_is_eight_subsets_and_variants_of_the_full_one_on_three_paired_replicates():
     study = ablation.build(options("--tune", "0"))
     assert study.searches == ()
     assert "given settings, not tuned; `--tune N`" in ablation.settings(study)
     assert [cell.arm for cell in study.cells] == [
         *SUBSETS,
         "ce+anchor+triplet+reg, shuffled labels",
-        "ce+anchor+triplet+reg, base_outside weights",
+        "ce+anchor+triplet+reg, equal weights",
+        "ce+anchor+triplet+reg, unit reading",
     ]
+    assert study.contrasts == ((FULL, "ce"), (FULL, f"{FULL}, shuffled labels"))
     assert study.replicates == (Replicate(0, 0), Replicate(1, 1), Replicate(2, 2))
     trials = study.trials()
-    assert len({trial.signature for trial in trials}) == 30
-    assert [trial.config.seed for trial in trials] == [0] * 10 + [1] * 10 + [2] * 10  # pairs are whole early
-    control, remedy = study.cells[8].config, study.cells[9].config
-    assert control.replace(shuffle_labels=False) == study.cells[7].config
-    assert remedy.weighting == "base_outside"
-    assert remedy.alpha_init == (1.0,) * 4  # of all but ce
+    assert len({trial.signature for trial in trials}) == 33
+    assert [trial.config.seed for trial in trials] == [0] * 11 + [1] * 11 + [2] * 11  # pairs are whole early
+    full, control, equal, unit = (cell.config for cell in study.cells[7:])
+    assert control.replace(shuffle_labels=False) == full
+    assert equal.weighting == "fixed"
+    assert (full["variance.input"], unit["variance.input"], unit["variance.reduction"]) == ("raw", "unit", "mean")
+
+
+def test_the_other_reading_stands_beside_the_chosen_one():
+    study = ablation.build(options("--tune", "0", "--reading", "unit"))
+    assert study.cells[-1].arm == f"{FULL}, literal reading"
+    literal = ablation.build(options("--tune", "0")).cells[7].config
+    assert study.cells[-1].config == literal
+    assert {cell.config["center.input"] for cell in study.cells if "reg" in cell.arm} == {"unit", "raw"}
+    given = ablation.build(options("--tune", "0", "--set", "variance.reduction=sample"))
+    assert {c.config["variance.reduction"] for c in given.cells if "reg" in c.arm} == {"sample"}
+    fixed = ablation.build(options("--tune", "0", "--set", "weighting=fixed"))
+    assert f"{FULL}, equal weights" not in [cell.arm for cell in fixed.cells]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "contrasts"),
+    [
+        (["--subsets", "ce,ce+reg"], ()),  # without the full arm
+        (["--subsets", f"ce,{FULL}"], ((FULL, "ce"),)),
+        (["--primary", "ce+reg:ce", "--primary", "ce+reg:ce+anchor"], (("ce+reg", "ce"), ("ce+reg", "ce+anchor"))),
+        (["--primary", "none"], ()),
+    ],
+)
+def test_primary_contrasts_are_the_study_s_own_unless_named(arguments, contrasts):
+    assert ablation.build(options(*arguments)).contrasts == contrasts
+
+
+def test_until_decided_takes_new_test_sets_first():
+    study = ablation.build(options("--until", "decided", "--seeds", "0,5,1,2", "--tune", "0"))
+    assert study.sequential
+    assert study.replicates == (Replicate(0, 0), Replicate(1, 1), Replicate(2, 2), Replicate(5, 0))
+    assert len(ablation.build(options("--until", "decided", "--tune", "0")).replicates) == 30
 
 
 def test_bare_ablation_tunes_every_arm_on_one_budget_and_on_data_that_no_replicate_is_tested_on():
@@ -54,9 +89,10 @@ def test_bare_ablation_tunes_every_arm_on_one_budget_and_on_data_that_no_replica
     assert all(search.first == (search.base,) for search in study.searches)  # the given settings are asked first
     spaces = {search.name: sorted(search.space) for search in study.searches}
     assert spaces["ce"] == ["lr"]
+    assert "variance.input" not in spaces["ce+reg"]  # a reading makes an arm what it is
     assert spaces["ce+anchor"] == ["alpha_init.anchor", "alpha_init.ce", "lr"]
     assert {"triplet.margin", "alpha_init.variance"} <= set(spaces["ce+triplet+reg"])
-    assert "alpha_init.ce" not in spaces[f"{SUBSETS[-1]}, base_outside weights"]
+    assert "alpha_init.ce" not in spaces[f"{FULL}, equal weights"]
     chosen = Choice(study.searches[0].replicate.of(study.cells[0].config.replace(lr=0.5)), "pruned")
     first, second = study.chosen({"ce": chosen}).trials()[:2]
     assert (first.config.lr, first.config.fold, first.config.exchange_splits, first.chosen) == (0.5, 0, None, "pruned")
@@ -74,7 +110,9 @@ def test_a_fixed_test_set_is_tuned_on_its_validation_part():
     assert {replicate.fold for replicate in tuned.replicates} == {0}
     assert tuned.searches[0].replicate == Replicate(0, 0)
     given = ablation.build(options("--dataset", "cifar100", "--epochs", "2", "--tune", "0"))
-    assert [replicate.fold for replicate in given.replicates] == [0, 1, 0]
+    assert [replicate.fold for replicate in given.replicates] == [0, 0, 0]  # on the same half
+    swapped = ablation.build(options("--dataset", "cifar100", "--folds", "0,1,0", "--tune", "0"))
+    assert [replicate.fold for replicate in swapped.replicates] == [0, 1, 0]
 
 
 def test_the_fold_that_is_kept_for_tuning_is_open_to_given_settings_only():
@@ -112,6 +150,11 @@ def test_options_reach_every_arm():
         ),
         (["--set", "exchange_splits=true"], r"--set exchange_splits: it is the searches' own"),
         (["--subsets", "ce,ce"], r"arm given more than once: ce"),
+        (["--primary", "ce+rag:ce"], r"--primary ce\+rag:ce: no arm 'ce\+rag'; did you mean 'ce\+reg'"),
+        (["--primary", "ce"], r"--primary 'ce': expected ARM:AGAINST"),
+        (["--primary", "ce:ce"], r"--primary ce:ce: expected two different arms"),
+        (["--margin", "0"], r"--margin 0: expected points of top-1, more than 0"),
+        (["--max-trials", "9"], r"--max-trials 9: expected with --until decided"),
         (["--subsets", "ce,ce+ancor"], r"did you mean 'anchor'"),
         (["--dataset", "emoji12"], r"emoji120"),
     ],

@@ -32,7 +32,7 @@ def assert_complete(url: str, sweep: str, count: int = 4, epochs: int = EPOCHS) 
     """Every trial one finished run, each epoch's metrics once, one parent, nothing left RUNNING."""
     api, found = runs(url, sweep)
     kinds = Counter(run.data.tags["laresa.kind"] for run in found)
-    assert kinds == {"sweep": 1, "trial": count}
+    assert kinds == {"sweep": 1, "trial": count, "arm": 2}
     assert {run.info.status for run in found} == {"FINISHED"}
     for run in found:
         if run.data.tags["laresa.kind"] == "trial":
@@ -51,7 +51,15 @@ def test_sweep_from_nothing_to_report(server: str, pictures: Path, tmp_path: Pat
     api, found = runs(server, "whole")
     parent = next(run for run in found if run.data.tags["laresa.kind"] == "sweep")
     assert "report/report.html" in [item.path for item in api.list_artifacts(parent.info.run_id, "report")]
-    child = next(run for run in found if run.data.tags.get("laresa.arm") == "ce+anchor")
+    own = {run.data.tags["laresa.kind"]: run for run in found if run.data.tags.get("laresa.arm") == "ce+anchor"}
+    child, together = own["trial"], own["arm"].data.metrics
+    assert (together["n"], together["trials"], together["test_sets"]) == (2, 2, 2)
+    seen = [
+        run.data.metrics["test/top1"]
+        for run in found
+        if run.data.tags.get("laresa.arm") == "ce+anchor" and run is not own["arm"]
+    ]
+    assert together["mean/test/top1"] == pytest.approx(sum(seen) / 2)
     names = {
         item.path for place in ("", "checkpoint", "figures") for item in api.list_artifacts(child.info.run_id, place)
     }

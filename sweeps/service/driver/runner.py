@@ -81,13 +81,13 @@ def run(study: Study, options: RunOptions) -> SweepResult:
         study = decide(study, book, planned, folder.keys(), options)
         uri, server = resolve_tracking(options.tracking_uri)
         try:
-            left = anything_left(study, folder.snapshot(), options)
+            left, overlap = anything_left(study, folder.snapshot(), options), dict[str, str]()
             if left:
                 with ThreadPoolExecutor(1) as thread:  # Ray and the local server start meanwhile
                     prepared = thread.submit(prepare, study, here=cluster_address() is None)
                     connect()
                     require_shared_storage(folder)
-                    prepared.result()
+                    overlap = prepared.result()
             if server is not None:
                 server.wait(uri)
             check(uri)
@@ -95,9 +95,11 @@ def run(study: Study, options: RunOptions) -> SweepResult:
                 options = on_cluster(options, study, uri)
             runs = tracked_runs(study.name, uri)
             study = decide(study, book, planned, {*folder.keys(), *runs}, options)
-            planning.write_plan(study, folder)
+            evidence = planning.write_plan(study, folder)
             keep_decision(study, book, planned, folder)
-            sweep = tracking.open_sweep(uri, study.name, {**describe(study), **book.tags()})
+            tags = {**describe(study), **evidence.tags(), **book.tags()}
+            tags |= {"laresa.overlap": json.dumps(overlap)} if overlap else {}
+            sweep = tracking.open_sweep(uri, study.name, tags)
             api = client(uri)
             tracking.keep_plugins(api, sweep, shipment.files, shipment.digests)
             return Runner(study, options, folder, sweep, SweepCode(api, sweep, folder, options, book, runs)).run()
@@ -298,8 +300,7 @@ def resolve_tracking(uri: str | None) -> tuple[str, LocalServer | None]:
 def describe(study: Study) -> dict[str, str]:
     """Tags of the parent run."""
     arms = json.dumps([cell.arm for cell in study.cells])
-    replicates = json.dumps([[replicate.seed, replicate.fold] for replicate in study.replicates])
-    tags = {"laresa.arms": arms, "laresa.replicates": replicates, "laresa.trials": str(study.size)}
+    tags = {"laresa.arms": arms, "laresa.trials": str(study.size)}
     if study.searches:
         tags["laresa.objectives"] = json.dumps(study.searches[0].objectives)
     space = {name: found for search in study.searches for name, found in search.space.items()}

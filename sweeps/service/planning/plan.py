@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from laresa.config import TrialConfig
@@ -72,13 +73,51 @@ def check_plan(study: Study, folder: SweepFolder) -> None:
     for kind in ("arms", "searches"):
         for name in sorted(set(now[kind]) & set(earlier[kind])):
             _same(study.name, name, earlier[kind][name], now[kind][name])
+    known = {*earlier["arms"], *earlier["searches"]}
+    for arm, against in study.contrasts:
+        if {arm, against} <= known and [arm, against] not in earlier.get("contrasts", []):
+            raise ConfigError(
+                f"sweep {study.name!r} has trained {arm!r} and {against!r} without naming them a primary contrast: "
+                "what "
+                "is named afterwards is exploratory; give the --primary it began with (or --primary none), or another "
+                "--sweep"
+            )
 
 
-def write_plan(study: Study, folder: SweepFolder) -> None:
-    """Note what this sweep holds, its earlier extensions included."""
+@dataclass(frozen=True)
+class Evidence:
+    """What a sweep fixed in advance, its earlier extensions included. replicates: (seed, fold) as they were planned."""
+
+    contrasts: tuple[tuple[str, str], ...]
+    replicates: tuple[tuple[int, int], ...]
+    sequential: bool
+    margin: float
+
+    def tags(self) -> dict[str, str]:
+        """Of the parent run."""
+        return {
+            "laresa.contrasts": json.dumps(self.contrasts),
+            "laresa.replicates": json.dumps(self.replicates),
+            "laresa.design": json.dumps("sequential" if self.sequential else "fixed"),
+            "laresa.margin": json.dumps(self.margin),
+        }
+
+
+def write_plan(study: Study, folder: SweepFolder) -> Evidence:
+    """Note what this sweep holds, its earlier extensions included, and what it fixed in advance."""
     earlier = folder.read("plan.json") or {"arms": {}, "searches": {}}
     now = _fixed(study)
-    folder.write("plan.json", {kind: {**earlier[kind], **now[kind]} for kind in ("arms", "searches")})
+    arms = {kind: {**earlier[kind], **now[kind]} for kind in ("arms", "searches")}
+    contrasts = [(arm, against) for arm, against in earlier.get("contrasts", [])]
+    replicates = [(seed, fold) for seed, fold in earlier.get("replicates", [])]
+    evidence = Evidence(
+        tuple(dict.fromkeys([*contrasts, *study.contrasts])),
+        tuple(dict.fromkeys([*replicates, *((r.seed, r.fold) for r in study.replicates)])),
+        study.sequential or earlier.get("sequential", False),
+        study.margin,
+    )
+    folder.write("plan.json", {**arms, **asdict(evidence)})
+    return evidence
 
 
 def _fixed(study: Study) -> dict[str, dict[str, Any]]:

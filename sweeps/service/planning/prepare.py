@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from laresa.config import TrialConfig
@@ -12,14 +15,17 @@ from sweeps.service.study import Study
 if TYPE_CHECKING:
     from laresa.data.dataset import Dataset
 
+log = logging.getLogger("laresa.prepare")
 MODEL = (
     *("backbone", "pretrained", "input_size", "image_size", "stem", "dropout", "latent_dim"),
     *("encoder", "dataset", "method"),
 )
 
 
-def prepare(study: Study, *, here: bool = False) -> None:
+def prepare(study: Study, *, here: bool = False) -> dict[str, str]:
     """Once, before the first trial: what every kind of trial needs is had, and fits together.
+
+    Returns what `shared_images` finds of the folds that the study is tested on.
 
     Data sets are decoded, label texts embedded; of each arm and search the method is started on a fold and dropped, so
     that a backbone, a head or a term that can't be is refused before anything is trained.
@@ -46,6 +52,37 @@ def prepare(study: Study, *, here: bool = False) -> None:
     if groups and here and not torch.cuda.is_available():  # else its workers do what trials share, where the GPUs are
         for config in groups.values():
             take_shared(config, datasets[data_key(config)])
+    return shared_images(
+        [datasets[data_key(replicate.of(cell.config))] for cell in study.cells[:1] for replicate in study.replicates]
+    )
+
+
+def shared_images(folds: Sequence[Dataset]) -> dict[str, str]:
+    """Fingerprint of a test set -> that of the first one with which it shares images, of those that share some.
+
+    A claim about new test sets counts such sets as one. Each pair is warned of by name.
+    """
+    tested = {data.test_fingerprint: data for data in folds}
+    if len(tested) < 2:
+        return {}
+    first, found = dict[bytes, str](), dict[str, str]()
+    for known, data in tested.items():
+        seen: dict[str, int] = {}
+        own = {hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in data.test.images.numpy()}
+        for digest in own:
+            if (other := first.setdefault(digest, known)) != known:
+                seen[other] = seen.get(other, 0) + 1
+        for other, count in seen.items():
+            log.warning(
+                "test sets overlap: %s and %s share %d images; in a claim about new test sets they count as one",
+                tested[other].fold_note,
+                data.fold_note,
+                count,
+            )
+            root = found.get(other, other)
+            found = {one: root if to == found.get(known, known) else to for one, to in found.items()}
+            found |= {other: root, known: root}
+    return found
 
 
 def take_shared(config: TrialConfig, dataset: Dataset) -> None:

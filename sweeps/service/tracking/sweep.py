@@ -114,6 +114,42 @@ class Sweep:
         return tuple(self._tag("objectives") or ["val/top1"])
 
     @property
+    def contrasts(self) -> tuple[tuple[str, str], ...]:
+        """(arm, against) of the primary contrasts, named before anything was trained."""
+        return tuple((arm, against) for arm, against in self._tag("contrasts") or ())
+
+    @property
+    def replicates(self) -> tuple[tuple[int, int], ...]:
+        """(seed, fold), in the order in which they were planned."""
+        return tuple((seed, fold) for seed, fold in self._tag("replicates") or ())
+
+    @property
+    def design(self) -> str:
+        """ "fixed", or "sequential": replicates were added until its contrasts were decided."""
+        return self._tag("design") or "fixed"
+
+    @property
+    def margin(self) -> float:
+        """Points within which its arms count as equivalent."""
+        return float(self._tag("margin") or 1.0)
+
+    @property
+    def overlap(self) -> Mapping[str, str]:
+        """Fingerprint of a test set -> that of the one with which it shares images, of those that share some."""
+        return self._tag("overlap") or {}
+
+    @property
+    def looked_at(self) -> tuple[tuple[int, int], ...] | None:
+        """The replicates that it had when its report was first seen whole; None: it was not yet."""
+        found = self._tag("looked_at")
+        return None if found is None else tuple((seed, fold) for seed, fold in found)
+
+    def note_look(self) -> None:
+        """That its report is seen now: more replicates would come after a look."""
+        if self.parent is not None and self.looked_at is None and not self.left:
+            self.api.set_tag(self.parent.info.run_id, "laresa.looked_at", json.dumps(self.replicates))
+
+    @property
     def plan(self) -> dict[str, tuple[float, float]] | None:
         """name -> (planned, actual) as the runner left it; None for a sweep that was not planned."""
         found = self._tag("plan")
@@ -152,6 +188,11 @@ class Sweep:
 def tracked_states(name: str, tracking_uri: str | None) -> dict[str, str]:
     """key -> state of every trial the tracker holds for a sweep; empty for a sweep it does not know."""
     return states_of(tracked_runs(name, tracking_uri))
+
+
+def tracked_trials(name: str, tracking_uri: str | None) -> list[TrialRecord]:
+    """Every trial of a sweep without its history; none of a sweep that the tracker does not know."""
+    return [record_from(name, run) for run in tracked_runs(name, tracking_uri).values() if run.data.params]
 
 
 def states_of(runs: Mapping[str, Any]) -> dict[str, str]:

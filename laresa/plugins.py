@@ -50,7 +50,8 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "TERM_GROUPS": ("laresa.losses.laresa",),
     "WEIGHTINGS": ("laresa.weighting",),
     "DATASETS": tuple(
-        f"laresa.data.{name}" for name in ("emoji120", "cifar100", "cub200", "tinyimagenet", "fgvc_aircraft", "nabirds")
+        f"laresa.data.{name}"
+        for name in ("emoji120", "icons158", "cifar100", "cub200", "tinyimagenet", "fgvc_aircraft", "nabirds")
     ),
     "METHODS": ("laresa.methods.end_to_end", "laresa.methods.heads"),
     "AUGMENTATIONS": ("laresa.data.augment",),

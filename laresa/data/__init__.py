@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ KEY = (
 
 
 def names() -> tuple[str, ...]:
-    """The data sets that have a name. A folder, or an .npz from the build of emoji120, is a data set too."""
+    """The data sets that have a name. A folder or an .npz that `laresa data build` wrote is one too."""
     return tuple(table("DATASETS"))
 
 
@@ -84,7 +85,7 @@ def _load(
     own: Mapping[str, Any],
 ) -> Dataset:
     if name.endswith(".npz"):
-        made: Dataset = _module("emoji120").load(fold=fold, image_size=image_size, path=name)
+        made: Dataset = _module(_builder(name)).load(fold=fold, image_size=image_size, path=name)
         return made
     found = _named(name)
     if found is not None and (root is None or found.source is None):
@@ -129,7 +130,7 @@ def prepare(
 def folds(name: str, *, root: str | Path | None = None) -> int:
     """The number of different folds: 6 design families in emoji120; elsewhere `Source.folds`, or a plugin's word."""
     if name.endswith(".npz"):
-        return int(_module("emoji120").folds(name))
+        return int(_module(_builder(name)).folds(name))
     found = _named(name)
     if found is not None:
         return found.folds if isinstance(found.folds, int) else found.folds()
@@ -154,13 +155,22 @@ def loader_module(name: str) -> Path:
     """The file whose code makes a data set what it is."""
     found = _named(name)
     if found is None:
-        return Path(inspect.getfile(_module("emoji120" if name.endswith(".npz") else "folder")))
+        return Path(inspect.getfile(_module(_builder(name) if name.endswith(".npz") else "folder")))
     return Path(inspect.getfile(found.source or found.fn))
 
 
 def _named(name: str) -> DataSource | None:
     found = table("DATASETS").get(name)
     return found if found is None or isinstance(found, DataSource) else DataSource(found)
+
+
+def _builder(path: str) -> str:
+    """Of which data set a file is a build: icons158's has groups."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "icons158" if "groups.npy" in archive.namelist() else "emoji120"
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} can't be read: {error}") from error
 
 
 def _module(name: str) -> Any:

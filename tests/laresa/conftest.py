@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,3 +54,19 @@ def plugin(tmp_path: Path) -> Iterator[Callable[..., plugins.Plugin]]:
 
     with plugins.isolated():
         yield load
+
+
+@pytest.fixture(scope="session")
+def registry() -> None:
+    """An npm registry that answers, and what draws; else the test is skipped."""
+    pytest.importorskip("resvg_py", reason="the extra 'build' is not installed")
+    if shutil.which("npm") is None:
+        pytest.skip("no npm client")
+    try:
+        asked = subprocess.run(
+            ["npm", "view", "@iconify-json/noto", "name"], capture_output=True, timeout=60, check=False
+        )
+    except subprocess.TimeoutExpired:
+        pytest.skip("no npm registry answers within a minute")
+    if asked.returncode:
+        pytest.skip("no npm registry answers")

@@ -9,7 +9,7 @@ import torch
 
 from laresa import data
 from laresa.config import TrialConfig
-from laresa.data import emoji120, emoji120_build
+from laresa.data import drawings, emoji120, emoji120_build
 from laresa.errors import DataError
 
 SVG = (
@@ -132,7 +132,7 @@ def test_load_takes_a_config_and_names_its_mistakes():
 # ---------------------------------------------------------------------- the build
 def test_rendering_trims_centres_and_lays_on_white():
     pytest.importorskip("resvg_py")
-    image = emoji120_build.render(SVG, 32)
+    image = drawings.render(SVG, 32)
     assert image.shape == (3, 32, 32)
     ink = (image[1] < 128).nonzero()
     assert (ink[0].min(), ink[0].max()) == (1, 30)  # 30 pixels high with a margin of 1
@@ -141,12 +141,12 @@ def test_rendering_trims_centres_and_lays_on_white():
     assert image[:, 16, 16].tolist() == [255, 0, 0]
     assert image[:, 16, 2].tolist() == [255, 255, 255]
     with pytest.raises(DataError, match="nothing was drawn"):
-        emoji120_build.render(SVG.replace("rect", "defs"), 32)
+        drawings.render(SVG.replace("rect", "defs"), 32)
 
 
 def test_equal_arrays_give_equal_bytes(tmp_path):
     arrays = {"images": np.arange(12, dtype=np.uint8).reshape(1, 3, 2, 2), "classes": np.array(["owl"])}
-    first, second = (emoji120_build._write(tmp_path / name, arrays).read_bytes() for name in ("a.npz", "b.npz"))
+    first, second = (drawings.write(tmp_path / name, arrays).read_bytes() for name in ("a.npz", "b.npz"))
     assert first == second
     with np.load(tmp_path / "a.npz") as archive:
         assert {key: archive[key].tolist() for key in archive} == {key: a.tolist() for key, a in arrays.items()}
@@ -164,17 +164,22 @@ def test_an_icon_is_found_by_code_point_then_by_the_names_other_sets_give_it():
     squeezed, aliased = icons("alarmclock"), icons("clock", aliases={"alarm-clock": {"parent": "clock"}})
     turned = icons("clock", aliases={"alarm-clock": {"parent": "clock", "hFlip": True}})
     fxemoji = next(s for s in emoji120_build.SETS if s.name == "fxemoji")
-    assert "id='alarmclock'" in emoji120_build._svg(fxemoji, squeezed, row, names)
-    assert "id='clock'" in emoji120_build._svg(fxemoji, aliased, row, names)
-    assert emoji120_build._svg(fxemoji, turned, row, names) is None  # a mirrored picture is another one
+    assert "id='alarmclock'" in emoji120_build._drawing(fxemoji, squeezed, row, names)
+    assert "id='clock'" in emoji120_build._drawing(fxemoji, aliased, row, names)
+    assert emoji120_build._drawing(fxemoji, turned, row, names) is None  # a mirrored picture is another one
     with pytest.raises(DataError, match=r"fxemoji 1\.2\.2 has no icon for 'alarm'"):
-        emoji120_build._svg(fxemoji, turned, {**row, "sources": "noto|fxemoji"}, names)
-    assert emoji120_build._svg(fxemoji, squeezed, {**row, "sources": "noto"}, names) is None
+        emoji120_build._drawing(fxemoji, turned, {**row, "sources": "noto|fxemoji"}, names)
+    assert emoji120_build._drawing(fxemoji, squeezed, {**row, "sources": "noto"}, names) is None
 
 
 def test_another_tarball_than_the_pinned_one_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(emoji120_build, "_download", lambda package, folder: b"not what npm published")
-    with pytest.raises(DataError, match=r"noto 1\.2\.9: the tarball is sha512-"):
+    def packed(command, *, cwd, **more):
+        (cwd / "noto.tgz").write_bytes(b"not what npm published")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(subprocess, "run", packed)
+    with pytest.raises(DataError, match=r"@iconify-json/noto@1\.2\.9: the tarball is sha512-"):
         emoji120_build.build(tmp_path / "out.npz")
     assert not (tmp_path / "out.npz").exists()
 
@@ -186,21 +191,6 @@ def test_what_the_build_lacks_is_named(tmp_path, monkeypatch):
     (tmp_path / "list.csv").write_text("codepoint,fine\n1f427,penguin\n")
     with pytest.raises(DataError, match="no column category, coarse"):
         emoji120_build.build(tmp_path / "out.npz", classes_csv=tmp_path / "list.csv")
-
-
-@pytest.fixture(scope="module")
-def registry():
-    pytest.importorskip("resvg_py", reason="the extra 'build' is not installed")
-    if shutil.which("npm") is None:
-        pytest.skip("no npm client")
-    try:
-        asked = subprocess.run(
-            ["npm", "view", "@iconify-json/noto", "name"], capture_output=True, timeout=60, check=False
-        )
-    except subprocess.TimeoutExpired:
-        pytest.skip("no npm registry answers within a minute")
-    if asked.returncode:
-        pytest.skip("no npm registry answers")
 
 
 @pytest.mark.network

@@ -7,7 +7,6 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import matplotlib as mpl
@@ -133,12 +132,6 @@ def embed(z_MD: Floats) -> Floats:
         return np.asarray(model.fit_transform(z_MD), dtype=np.float32)
 
 
-def warm_up() -> None:
-    """Compile what `embed` needs, once for an installation; worth calling when the environment is set up."""
-    embed(np.random.default_rng(SEED).normal(size=(4 * NEIGHBORS, 4)).astype(np.float32))
-
-
-@cache
 def _umap() -> Any:
     """The umap package, its compiled functions kept on disk: that saves the next process about 6 s."""
     import umap

@@ -38,8 +38,9 @@ def _verdict(c: Comparison, blocks: Sequence[Block]) -> str:
     found = f"{c.arm} against {c.against}{block}: {signed(c.mean, 1)} points over {c.where}"
     if (span := interval(c.main.low, c.main.high)) != MISSING:
         found += f" (95 % interval {span})"
-    verdict = "more than luck explains" if c.significant else "not told apart"
-    if not c.significant and within(*beyond_margin_p(c.main.units, c.design.margin)) == "equivalent":
+    apart = c.p_holm <= ALPHA
+    verdict = "more than luck explains" if apart else "not told apart"
+    if not apart and within(*beyond_margin_p(c.main.units, c.design.margin)) == "equivalent":
         verdict = f"equivalent within {c.design.margin:g} points"
     return f"{found}, {verdict} (p = {probability(c.p_holm)} after Holm){exploratory}."
 

@@ -31,10 +31,20 @@ def add(verbs: Any) -> None:
 def _report(args: argparse.Namespace) -> int:
     names = list(dict.fromkeys(args.sweeps))
     out = Path(args.out) if args.out else Path("build") / "+".join(names)
-    report = write_report(names[0], args.tracking_uri, out) if len(names) == 1 else together(names, args, out)
-    print_table(report)
+    if len(names) == 1:
+        report = write_report(names[0], args.tracking_uri, out)
+        print_table(report)
+    else:
+        report = report_together(names, args.tracking_uri, out, mixed=args.mixed)
     print(f"report      {report.html}")
     return 0
+
+
+def report_together(names: Sequence[str], tracking_uri: str | None, out: Path, *, mixed: bool = False) -> Report:
+    """As `together`, and printed."""
+    report = together(names, tracking_uri, out, mixed=mixed)
+    print_table(report)
+    return report
 
 
 def write_report(name: str, tracking_uri: str | None, out: Path) -> Report:
@@ -93,15 +103,18 @@ def marks_of(sweep: Sweep, records: Sequence[TrialRecord]) -> list[str]:
     ]
 
 
-def together(names: Sequence[str], args: argparse.Namespace, out: Path) -> Report:
-    """Of several sweeps, mostly of a data set or backbone each: what each compared, side by side."""
+def together(names: Sequence[str], tracking_uri: str | None, out: Path, *, mixed: bool = False) -> Report:
+    """Of several sweeps, mostly of a data set or backbone each: what each compared, side by side.
+
+    ConfigError: their code or data differ, unless mixed; then the report says so.
+    """
     from reports.build import build_report
     from sweeps.service.tracking.sweep import Sweep
 
-    opened = {name: Sweep.open(name, args.tracking_uri) for name in names}
+    opened = {name: Sweep.open(name, tracking_uri) for name in names}
     of_sweep = {name: sweep.trials(with_history=True) for name, sweep in opened.items()}
     differ = differences([trial for trials in of_sweep.values() for trial in trials])
-    if differ and not args.mixed:
+    if differ and not mixed:
         raise ConfigError(f"{'; '.join(differ)}: no fair comparison; --mixed reports them all the same, marked")
     return build_report(
         [trial for trials in of_sweep.values() for trial in trials],

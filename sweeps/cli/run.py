@@ -21,25 +21,38 @@ STOPPED = 130  # the exit code that shells know for Ctrl-C
 
 def add(verbs: Any, given: str | None) -> None:
     """given: the study of the command line, which may be a file or module."""
-    demo = verbs.add_parser("demo", help="the main job on the embedded data: ten arms, three replicates, a report")
-    find_study("ablation").add_options(demo)
+    demo = verbs.add_parser("demo", help="the main job on embedded data, in minutes: eleven arms on ten test sets")
+    find_study("demo").add_options(demo)
     add_plugin_option(demo)
-    demo.set_defaults(handler=_demo, study="ablation", tune=0)  # a demonstration takes minutes
+    demo.set_defaults(handler=_demo, study="demo")
     run = verbs.add_parser("run", help="run a study; run again = continue, nothing is trained twice")
     for study in add_study_parsers(run, given):
         study.set_defaults(handler=_run)
 
 
 def _demo(args: argparse.Namespace) -> int:
-    args.sweep = args.sweep or "demo"
-    return _run(args)
+    """The heads with their report; then the networks, and a report of both."""
+    from sweeps.cli.report import report_together
+    from sweeps.demo import NETWORKS, networks
+    from sweeps.service.driver.runner import run
+
+    if (code := _run(args)) or args.no_networks:
+        return code
+    study = networks(args.sweep)
+    print(f"{study.name}: {len(study.cells)} arms trained end to end, on {study.cells[0].config.dataset}")
+    result = run(study, run_options(args))
+    if not result.stopped:
+        out = Path("build") / f"{args.sweep}-and-{NETWORKS}"
+        report_together([args.sweep, study.name], args.tracking_uri, out)
+        return _ended(result, out / "report.html")
+    print(f"stopped: {_counts(result.states)}; the same command continues")
+    return STOPPED
 
 
 def _run(args: argparse.Namespace) -> int:
     from sweeps.cli.plan import print_settings
     from sweeps.cli.report import print_table, write_report
     from sweeps.service.driver.runner import run
-    from sweeps.service.tracking.client import sweep_url
 
     module = find_study(args.study)
     study = module.build(args)
@@ -54,9 +67,16 @@ def _run(args: argparse.Namespace) -> int:
     print_table(report)
     for line in result.searched:
         print(f"searched    {line}")
+    return _ended(result, report.html)
+
+
+def _ended(result: SweepResult, page: Path) -> int:
+    """What came of it, and where it lies; the exit code."""
+    from sweeps.service.tracking.client import sweep_url
+
     print(f"states      {_counts(result.states)}")
     print(f"time        {_time(result)}")
-    print(f"report      {report.html}")
+    print(f"report      {page}")
     print(f"MLflow      {sweep_url(result.sweep.uri, result.sweep.experiment_id)}")
     return 0 if set(result.states) <= {"finished", "pruned"} else 1
 

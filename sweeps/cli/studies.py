@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from laresa import plugins
 from laresa.errors import ConfigError, nearest
 
-STUDIES = {name: f"sweeps.{name}" for name in ("ablation", "search", "hierarchy", "probe")}
+STUDIES = {name: f"sweeps.{name}" for name in ("ablation", "search", "hierarchy", "probe", "demo")}
 PARTS = ("add_options", "build")  # of a study: a module, or whatever else has them
 WITH_STUDY = ("run", "plan")
 WITH_PLUGINS = (*WITH_STUDY, "demo", "rerun", "fields")

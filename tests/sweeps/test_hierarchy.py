@@ -131,7 +131,7 @@ def test_a_miniature_is_planned(
     monkeypatch.setenv("LARESA_HOME", str(tmp_path))
     assert main(["plan", study, "--scale", "tiny", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    arms = {"ablation": 10, "search": 0, "hierarchy": len(ARMS)}[study]
+    arms = {"ablation": 11, "search": 0, "hierarchy": len(ARMS)}[study]
     assert len(rows) == 2 * arms
     assert {row["state"] for row in rows} <= {"new"}
     assert main(["plan", study, "--scale", "tiny"]) == 0

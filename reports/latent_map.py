@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import matplotlib as mpl
@@ -132,6 +133,7 @@ def embed(z_MD: Floats) -> Floats:
         return np.asarray(model.fit_transform(z_MD), dtype=np.float32)
 
 
+@cache
 def _umap() -> Any:
     """The umap package, its compiled functions kept on disk: that saves the next process about 6 s."""
     import umap

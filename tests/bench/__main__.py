@@ -27,6 +27,7 @@ from tests.bench import (
     search,
     server,
     service,
+    statistics,
     sweep,
     tracking,
 )
@@ -52,6 +53,7 @@ BENCHES = {
     "hosts": hosts.two_against_one,
     "kills": kills.ten_moments,
     "search": search.pays,
+    "statistics": statistics.simulations,
 }
 
 

@@ -1,6 +1,6 @@
 """The simulations that justify the report's statistics: errors, coverage, replicates needed; `make bench` prints them.
 
-A difference of arms on replicate r of test set f is sqrt(share) u_f + sqrt(1 - share) e_r, standard normal both; share is
+A difference of arms on replicate r of test set f is sqrt(share) u_f + sqrt(1 - share) e_r, both standard normal; share is
 the set's of the variance. Correlated sets have a component g in common: u_f = sqrt(.3) g + sqrt(.7) v_f.
 """
 

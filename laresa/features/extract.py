@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from laresa.data.augment import normalise
-from laresa.data.dataset import Split
+from laresa.data.corruptions import Corrupted
 from laresa.errors import ConfigError
 from laresa.features import backbone
 from laresa.features.backbone import Backbone
@@ -21,13 +22,21 @@ from laresa.features.store import DIGEST, Rows, Store
 BATCH = {"cpu": 16, "cuda": 128}
 KEEP_SECONDS = 5.0  # what a kill may cost; writing every batch through to the disk would slow an accelerator
 
+CHUNK = 256  # images that are corrupted at once
+
 Digests = list[bytes]
+Images = Tensor | Corrupted
 
 
-def digests(images: Tensor) -> Digests:
+def digests(images: Images) -> Digests:
     """Of each image's shape and pixels (uint8 [N, 3, H, W])."""
-    shape = repr(tuple(images.shape[1:])).encode()
-    return [hashlib.blake2b(image.tobytes(), key=shape, digest_size=DIGEST).digest() for image in images.numpy()]
+    chunks = (images[start : start + CHUNK] for start in range(0, len(images), CHUNK))
+    return [_digest(image) for chunk in chunks for image in chunk.numpy()]
+
+
+def _digest(image: NDArray[np.uint8]) -> bytes:
+    shape = repr(image.shape).encode()
+    return hashlib.blake2b(image.tobytes(), key=shape, digest_size=DIGEST).digest()
 
 
 def distinct(parts: Sequence[Digests]) -> Digests:
@@ -44,7 +53,7 @@ def spread(rows: Rows, parts: Sequence[Digests]) -> list[Tensor]:
 def fill(
     store: Store,
     network: Backbone,
-    splits: Sequence[Split],
+    images: Sequence[Images],
     parts: Sequence[Digests],
     device: torch.device | str,
     progress: Callable[[int, int], None] | None,
@@ -57,15 +66,15 @@ def fill(
     model = backbone.load(network)
     weights = backbone.weights_hash(model)
     store.open(weights)
-    where = {image: (split, row) for split, part in zip(splits, parts, strict=True) for row, image in enumerate(part)}
+    where = {digest: (own, row) for own, part in zip(images, parts, strict=True) for row, digest in enumerate(part)}
     todo = [wanted[place] for place in missing]
-    images, rows = list[bytes](), list[Rows]()
+    taken, rows = list[bytes](), list[Rows]()
     kept_at, done = time.monotonic(), len(wanted) - len(todo)
     for batch, features_NF in _batches(model, network, todo, where, torch.device(device)):
-        images, rows, done = images + batch, [*rows, _kept(features_NF, store, network)], done + len(batch)
+        taken, rows, done = taken + batch, [*rows, _kept(features_NF, store, network)], done + len(batch)
         if time.monotonic() - kept_at > KEEP_SECONDS or done == len(wanted):
-            store.append(images, np.concatenate(rows), weights)
-            images, rows, kept_at = [], [], time.monotonic()
+            store.append(taken, np.concatenate(rows), weights)
+            taken, rows, kept_at = [], [], time.monotonic()
         if progress is not None:
             progress(done, len(wanted))
 
@@ -74,7 +83,7 @@ def _batches(
     model: nn.Module,
     network: Backbone,
     todo: Digests,
-    where: dict[bytes, tuple[Split, int]],
+    where: dict[bytes, tuple[Images, int]],
     device: torch.device,
 ) -> Iterator[tuple[Digests, Tensor]]:
     """(digests, features_NF on the CPU) of a batch.
@@ -87,7 +96,7 @@ def _batches(
     for start in range(0, len(todo), size):
         batch = todo[start : start + size]
         places = [where[image] for image in (batch * size)[:size]]
-        pixels = torch.stack([split.images[row] for split, row in places]).to(device)
+        pixels = torch.stack([images[row] for images, row in places]).to(device)
         exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
         with torch.inference_mode(), exact:
             features_NF = model(transformed(pixels, network))[: len(batch)].float().cpu()

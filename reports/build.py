@@ -15,6 +15,7 @@ from reports.formats import Table
 from reports.html import Page, SearchPart, to_html
 from reports.latent_map import Latents, latent_figure
 from reports.mistakes import mistakes_tables
+from reports.robustness import robustness_figure, robustness_table
 from reports.select import BEST_VALIDATION, Block, SelectionRule, budget, to_blocks
 from reports.summary import code_note, summarise
 from sweeps.service.tracking.records import TrialRecord
@@ -124,6 +125,7 @@ def _tables(
         pairs.pairs_table(context, against_base),
         comparisons.pooled_table(context, against_base, rng),
         *mistakes_tables(context),
+        robustness_table(context),
         tables.latent_table(context) if context.blocks else None,
         tables.correlation_table(context) if context.blocks else None,
         tables.peak_table(context) if context.blocks else None,
@@ -145,6 +147,7 @@ def _draw(
             figures.top1_figure(block),
             trade_off.varied_figure(block),
             trade_off.severity_figure(block),
+            robustness_figure(block),
             figures.weights_figure(block, weights),
             *(figures.learned_figure(block, tensor, looks) for tensor, looks in learned.items()),
             latent_figure(block, latents, latent_arms),

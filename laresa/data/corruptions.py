@@ -22,6 +22,7 @@ from torch import Tensor
 from laresa.errors import DataError
 from laresa.measurement import CORRUPTIONS, STRENGTHS
 
+VERSION = 1  # of the functions: to be raised when they give other pixels, since kept features go by it
 Pixels = NDArray[np.uint8]
 Streams = Callable[[int], np.random.Generator]  # of the image at that place in the batch
 
@@ -68,6 +69,10 @@ class Corrupted:
     def __len__(self) -> int:
         return len(self.images)
 
+    def identity(self, place: int) -> tuple[int, str, int, float, int]:
+        """All that makes the image there of the clean one."""
+        return VERSION, self.kind, self.strength, PARAMETERS[self.kind][self.strength - 1], place
+
     @overload
     def __getitem__(self, place: int) -> Tensor: ...
     @overload
@@ -88,7 +93,7 @@ def corrupted_parts(images: Tensor) -> dict[tuple[str, int], Corrupted]:
 def noise(images: Pixels, sigma: float, stream: Streams) -> Pixels:
     """Gaussian, each pixel and channel its own; sigma in units of [0, 1]."""
     drawn = [stream(place).standard_normal(images.shape[1:], np.float32) for place in range(len(images))]
-    return _pixels(images + 255 * np.float32(sigma) * np.stack(drawn))
+    return _pixels(np.stack(drawn) * np.float32(255 * sigma) + images)
 
 
 def blur(images: Pixels, share: float, stream: Streams) -> Pixels:
@@ -99,8 +104,8 @@ def blur(images: Pixels, share: float, stream: Streams) -> Pixels:
 
 def contrast(images: Pixels, kept: float, stream: Streams) -> Pixels:
     """Each channel drawn towards its mean over the image; kept: of the distance to it."""
-    mean = images.mean((2, 3), dtype=np.float64, keepdims=True)
-    return _pixels(mean + kept * (images - mean))
+    mean = images.mean((2, 3), dtype=np.float64, keepdims=True).astype(np.float32)
+    return _pixels((images - mean) * np.float32(kept) + mean)
 
 
 def jpeg(images: Pixels, quality: float, stream: Streams) -> Pixels:
@@ -142,5 +147,6 @@ def _mirrored(place: NDArray[np.int64], side: int) -> NDArray[np.int64]:
     return last - np.abs(last - np.abs(place))
 
 
-def _pixels(values: NDArray[np.floating]) -> Pixels:
-    return np.rint(values).clip(0, 255).astype(np.uint8)
+def _pixels(values: NDArray[np.float32]) -> Pixels:
+    """Rounded and cut to [0, 255], in place."""
+    return np.rint(values, out=values).clip(0, 255, out=values).astype(np.uint8)

@@ -1,7 +1,8 @@
 """Features of a frozen network: taken once an image, kept on disk, shared by every fold, seed and subset.
 
-What is kept is found by the network, its weights, how images are brought before it, and each image's own pixels: never
-by a data set's name or fold. Light to import: torch and timm come with the first call.
+What is kept is found by the network, its weights, how images are brought before it, and each image's own pixels (of a
+corrupted one the clean one's, and the corruption): never by a data set's name or fold. Light to import: torch and timm
+come with the first call.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def features_of(
         (TrialConfig.input_size); default: its own, 128 of `tf_efficientnet_lite0`, whose weights are a package.
     progress: (different images done, of the fold) after each batch, while there is something to extract.
     root: where they are kept; default $XDG_CACHE_HOME/laresa/features. Several processes may ask at once: one extracts.
-    corruptions: those of the test images too, kept by their own pixels as all others.
+    corruptions: of the test images too; kept by the clean image and the corruption, made only where they are missing.
     ConfigError: an unknown model (the nearest is given), weights that can't be had, a size or `pca` that doesn't fit.
     DataError: weights other than those of the rows kept, a disk that is full.
     """
@@ -87,17 +88,18 @@ def features_of(
     identity = {**network.identity, "dtype": config.feature_dtype, "format": FORMAT}
     store = Store((root or cache_folder() / "features") / _hash(identity), identity)
     corrupted = corrupted_parts(data.test.images) if corruptions else {}
-    parts: list[extract.Images] = [data.train.images, data.val.images, data.test.images, *corrupted.values()]
-    digests = [extract.digests(part) for part in parts]
+    clean = (data.train.images, data.val.images, data.test.images)
+    digests = [extract.digests(images) for images in clean]
+    digests += [extract.digests_corrupted(part, digests[2]) for part in corrupted.values()]
     wanted = extract.distinct(digests)
     rows, missing = store.read(wanted)
     if missing:
         with store.alone():  # whoever waited here may find the work done
-            extract.fill(store, network, parts, digests, device, progress)
+            extract.fill(store, network, (*clean, *corrupted.values()), digests, device, progress)
         rows, missing = store.read(wanted)
         store.complete(missing)
     train_NF, val_NF, test_NF, *more = project(extract.spread(rows, digests), l2=config.l2_normalise, pca=config.pca)
-    weights, images = store.weights(), [b"".join(part).hex() for part in digests[:3]]
+    weights, images = store.weights(), [b"".join(part).hex() for part in digests[: len(clean)]]
     key = _hash([identity, weights, config.l2_normalise, config.pca, images])
     return Features(train_NF, val_NF, test_NF, key, weights, dict(zip(corrupted, more, strict=True)))
 

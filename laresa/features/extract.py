@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from laresa.data.augment import normalise
@@ -22,21 +21,23 @@ from laresa.features.store import DIGEST, Rows, Store
 BATCH = {"cpu": 16, "cuda": 128}
 KEEP_SECONDS = 5.0  # what a kill may cost; writing every batch through to the disk would slow an accelerator
 
-CHUNK = 256  # images that are corrupted at once
-
 Digests = list[bytes]
 Images = Tensor | Corrupted
 
 
-def digests(images: Images) -> Digests:
+def digests(images: Tensor) -> Digests:
     """Of each image's shape and pixels (uint8 [N, 3, H, W])."""
-    chunks = (images[start : start + CHUNK] for start in range(0, len(images), CHUNK))
-    return [_digest(image) for chunk in chunks for image in chunk.numpy()]
+    shape = repr(tuple(images.shape[1:])).encode()
+    return [hashlib.blake2b(image.tobytes(), key=shape, digest_size=DIGEST).digest() for image in images.numpy()]
 
 
-def _digest(image: NDArray[np.uint8]) -> bytes:
-    shape = repr(image.shape).encode()
-    return hashlib.blake2b(image.tobytes(), key=shape, digest_size=DIGEST).digest()
+def digests_corrupted(part: Corrupted, clean: Digests) -> Digests:
+    """Of what each image is made of, the clean one's digest and the corruption: so that none is made to look it up."""
+    identities = (repr(part.identity(place)).encode() for place in range(len(part)))
+    return [
+        hashlib.blake2b(identity, key=image, digest_size=DIGEST).digest()
+        for identity, image in zip(identities, clean, strict=True)
+    ]
 
 
 def distinct(parts: Sequence[Digests]) -> Digests:

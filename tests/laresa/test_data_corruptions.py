@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from laresa import plugins
 from laresa.config import TrialConfig
 from laresa.data import Dataset, load
-from laresa.data.corruptions import KINDS, PARAMETERS, Corrupted, corrupt, corrupted_parts
+from laresa.data.corruptions import KINDS, PARAMETERS, VERSION, Corrupted, corrupt, corrupted_parts
 from laresa.errors import DataError
 from laresa.measurement import CORRUPTIONS, STRENGTHS, TOP1_CORRUPTED, corrupted
 from laresa.methods.end_to_end import EndToEnd
@@ -64,6 +65,17 @@ def test_noise_of_another_kind_or_strength_is_drawn_anew():
     assert weak.std() == pytest.approx(0.04 * 255, rel=0.03)
     assert strong.std() == pytest.approx(0.08 * 255, rel=0.03)
     assert abs(np.corrcoef(weak.flatten(), strong.flatten())[0, 1]) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("kind", "digest"),
+    [("noise", "b5b61782"), ("blur", "9261efdf"), ("contrast", "70e6c812"), ("shift", "477b1170")],
+)
+def test_pixels_are_pinned(kind: str, digest: str):
+    """A change here changes every trial's numbers and asks for a new VERSION, else features of before are taken."""
+    images = torch.arange(3 * 3 * 32 * 32).remainder(251).to(torch.uint8).reshape(3, 3, 32, 32)
+    content = b"".join(corrupt(images, kind, strength).numpy().tobytes() for strength in STRENGTHS)
+    assert (VERSION, hashlib.sha256(content).hexdigest()[:8]) == (1, digest)
 
 
 def test_pixels_by_hand():

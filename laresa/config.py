@@ -39,7 +39,7 @@ PARTS = (
     ("laresa.methods.loop", "TrainingConfig"),
 )
 ABSENT = (  # fields that are left out where they have no effect; None then
-    *("image_size", "exchange_splits", "train_fraction", "shots", "shuffle_labels"),
+    *("image_size", "exchange_splits", "train_fraction", "shots", "corruptions", "shuffle_labels"),
     *("input_size", "stem", "dropout", "latent_dim"),
     *("weighting", "group_weights", "alpha_lr"),
     *("freeze_alpha", "freeze_beta", "freeze_patience"),
@@ -347,6 +347,7 @@ def resolve(given: Mapping[str, Any]) -> dict[str, Any]:
         "freeze_patience": plateau,
         "exchange_splits": bool(values["exchange_splits"]),
         "train_fraction": values["train_fraction"] < 1,
+        "corruptions": values["corruptions"] != "none",
         "stem": values["stem"] != "default",
         "dropout": values["dropout"] > 0,
         **dict.fromkeys(unused, False),

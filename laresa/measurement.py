@@ -27,6 +27,10 @@ SCORES = (
     *DECISIONS[2:],
     *(f"{name}{CRM}" for name in DECISIONS),
 )
+# What the test images are corrupted by where a trial asks for it, each at every strength (laresa.data.corruptions).
+CORRUPTIONS = ("noise", "blur", "contrast", "jpeg", "shift")
+STRENGTHS = (1, 2, 3, 4, 5)
+TOP1_CORRUPTED = "test/top1_corrupted"  # the mean over all of them
 RANK_COLLAPSE = 0.05  # a rank_share under it counts as collapsed
 LOWER_IS_BETTER = ("loss", "classes_without_samples")
 DISTANCES = ("mistake_severity", "hierarchical_distance")  # of any form: @5, by CRM
@@ -40,6 +44,11 @@ def better(metric: str) -> str:
     if name in table("METRICS"):
         return getattr(table("METRICS")[name], "better", "max")
     return "min" if name in LOWER_IS_BETTER or name.startswith(("loss_", *DISTANCES)) else "max"
+
+
+def corrupted(kind: str, strength: int) -> str:
+    """The metric's name: top-1 on the test images so corrupted."""
+    return f"corrupted/{kind}_{strength}"
 
 
 @dataclass(frozen=True)

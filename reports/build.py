@@ -32,6 +32,7 @@ from reports.formats import Table
 from reports.html import Page, SearchPart, to_html
 from reports.latent_map import Latents, latent_figure
 from reports.mistakes import mistakes_tables
+from reports.robustness import robustness_figure, robustness_table
 from reports.select import BEST_VALIDATION, Block, SelectionRule, budget, to_blocks
 from reports.summary import code_note, summarise
 from sweeps.service.tracking.records import TrialRecord
@@ -173,6 +174,7 @@ def _tables(
         comparison_tables.pooled_table(context, found.against_base),
         matrix.matrix_table(context, rng),
         *mistakes_tables(context),
+        robustness_table(context),
         tables.latent_table(context) if context.blocks else None,
         tables.correlation_table(context) if context.blocks else None,
         tables.peak_table(context) if context.blocks else None,
@@ -201,6 +203,7 @@ def _draw(
             figures.top1_figure(block),
             trade_off.varied_figure(block),
             trade_off.severity_figure(block),
+            robustness_figure(block),
             figures.weights_figure(block, weights),
             *(figures.learned_figure(block, tensor, looks) for tensor, looks in learned.items()),
             diagnosis.rank_figure(block),

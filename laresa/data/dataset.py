@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ IMAGENET_STD: Statistics = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which images, which part of them, and how they are changed in training."""
+    """Which images, which part of them, and how they are changed in training and for more tests."""
 
     dataset: Annotated[str, Doc("a name of `laresa data list`, the path of a folder, or a plugin's")] = "emoji120"
     fold: Annotated[int, Ge(0), Doc("which part is tested; --folds sets it")] = 0
@@ -48,6 +48,9 @@ class DataConfig:
     ] = 1.0
     shots: Annotated[int | None, Gt(0), Doc("training images a class, at most; drawn like train_fraction")] = None
     augment: Annotated[str, Doc("augmentations joined by +, or none")] = "crop+flip"
+    corruptions: Annotated[
+        Literal["none", "all"], Doc("all: tested also on noise, blur, contrast, jpeg and shift, at five strengths each")
+    ] = "none"
 
 
 @dataclass(frozen=True)

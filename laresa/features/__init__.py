@@ -1,15 +1,16 @@
 """Features of a frozen network: taken once an image, kept on disk, shared by every fold, seed and subset.
 
-What is kept is found by the network, its weights, how images are brought before it, and each image's own pixels: never
-by a data set's name or fold. Light to import: torch and timm come with the first call.
+What is kept is found by the network, its weights, how images are brought before it, and each image's own pixels (of a
+corrupted one the clean one's, and the corruption): never by a data set's name or fold. Light to import: torch and timm
+come with the first call.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -44,6 +45,7 @@ class Features:
     """train_NF, val_NF, test_NF: float32 on the CPU, a row for each image of the part, in its order.
 
     key: hash of all that decides them. weights: hash of the network's, as provenance.
+    corrupted: as test_NF of the test images under each corruption, by kind and strength; empty unless asked for.
     """
 
     train_NF: Tensor
@@ -51,6 +53,7 @@ class Features:
     test_NF: Tensor
     key: str
     weights: str
+    corrupted: Mapping[tuple[str, int], Tensor] = field(default_factory=dict)
 
 
 def features_of(
@@ -62,6 +65,7 @@ def features_of(
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
     root: Path | None = None,
+    corruptions: bool = False,
 ) -> Features:
     """Features of a fold's images; those that no call before has kept are extracted on `device`.
 
@@ -70,9 +74,11 @@ def features_of(
         (TrialConfig.input_size); default: its own, 128 of `tf_efficientnet_lite0`, whose weights are a package.
     progress: (different images done, of the fold) after each batch, while there is something to extract.
     root: where they are kept; default $XDG_CACHE_HOME/laresa/features. Several processes may ask at once: one extracts.
+    corruptions: of the test images too; kept by the clean image and the corruption, made only where they are missing.
     ConfigError: an unknown model (the nearest is given), weights that can't be had, a size or `pca` that doesn't fit.
     DataError: weights other than those of the rows kept, a disk that is full.
     """
+    from laresa.data.corruptions import corrupted_parts
     from laresa.features import backbone, extract
     from laresa.features.projection import project
     from laresa.features.store import FORMAT, Store
@@ -81,19 +87,21 @@ def features_of(
     network = backbone.find(model, pool=config.pool, size=size)
     identity = {**network.identity, "dtype": config.feature_dtype, "format": FORMAT}
     store = Store((root or cache_folder() / "features") / _hash(identity), identity)
-    splits = (data.train, data.val, data.test)
-    digests = [extract.digests(split.images) for split in splits]
+    corrupted = corrupted_parts(data.test.images) if corruptions else {}
+    clean = (data.train.images, data.val.images, data.test.images)
+    digests = [extract.digests(images) for images in clean]
+    digests += [extract.digests_corrupted(part, digests[2]) for part in corrupted.values()]
     wanted = extract.distinct(digests)
     rows, missing = store.read(wanted)
     if missing:
         with store.alone():  # whoever waited here may find the work done
-            extract.fill(store, network, splits, digests, device, progress)
+            extract.fill(store, network, (*clean, *corrupted.values()), digests, device, progress)
         rows, missing = store.read(wanted)
         store.complete(missing)
-    train_NF, val_NF, test_NF = project(extract.spread(rows, digests), l2=config.l2_normalise, pca=config.pca)
-    weights, images = store.weights(), [b"".join(part).hex() for part in digests]
+    train_NF, val_NF, test_NF, *more = project(extract.spread(rows, digests), l2=config.l2_normalise, pca=config.pca)
+    weights, images = store.weights(), [b"".join(part).hex() for part in digests[: len(clean)]]
     key = _hash([identity, weights, config.l2_normalise, config.pca, images])
-    return Features(train_NF, val_NF, test_NF, key=key, weights=weights)
+    return Features(train_NF, val_NF, test_NF, key, weights, dict(zip(corrupted, more, strict=True)))
 
 
 @cache

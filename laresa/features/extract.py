@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from laresa.data.augment import normalise
-from laresa.data.dataset import Split
+from laresa.data.corruptions import Corrupted
 from laresa.errors import ConfigError
 from laresa.features import backbone
 from laresa.features.backbone import Backbone
@@ -22,12 +22,22 @@ BATCH = {"cpu": 16, "cuda": 128}
 KEEP_SECONDS = 5.0  # what a kill may cost; writing every batch through to the disk would slow an accelerator
 
 Digests = list[bytes]
+Images = Tensor | Corrupted
 
 
 def digests(images: Tensor) -> Digests:
     """Of each image's shape and pixels (uint8 [N, 3, H, W])."""
     shape = repr(tuple(images.shape[1:])).encode()
     return [hashlib.blake2b(image.tobytes(), key=shape, digest_size=DIGEST).digest() for image in images.numpy()]
+
+
+def digests_corrupted(part: Corrupted, clean: Digests) -> Digests:
+    """Of what each image is made of, the clean one's digest and the corruption: so that none is made to look it up."""
+    identities = (repr(part.identity(place)).encode() for place in range(len(part)))
+    return [
+        hashlib.blake2b(identity, key=image, digest_size=DIGEST).digest()
+        for identity, image in zip(identities, clean, strict=True)
+    ]
 
 
 def distinct(parts: Sequence[Digests]) -> Digests:
@@ -44,7 +54,7 @@ def spread(rows: Rows, parts: Sequence[Digests]) -> list[Tensor]:
 def fill(
     store: Store,
     network: Backbone,
-    splits: Sequence[Split],
+    images: Sequence[Images],
     parts: Sequence[Digests],
     device: torch.device | str,
     progress: Callable[[int, int], None] | None,
@@ -57,15 +67,15 @@ def fill(
     model = backbone.load(network)
     weights = backbone.weights_hash(model)
     store.open(weights)
-    where = {image: (split, row) for split, part in zip(splits, parts, strict=True) for row, image in enumerate(part)}
+    where = {digest: (own, row) for own, part in zip(images, parts, strict=True) for row, digest in enumerate(part)}
     todo = [wanted[place] for place in missing]
-    images, rows = list[bytes](), list[Rows]()
+    taken, rows = list[bytes](), list[Rows]()
     kept_at, done = time.monotonic(), len(wanted) - len(todo)
     for batch, features_NF in _batches(model, network, todo, where, torch.device(device)):
-        images, rows, done = images + batch, [*rows, _kept(features_NF, store, network)], done + len(batch)
+        taken, rows, done = taken + batch, [*rows, _kept(features_NF, store, network)], done + len(batch)
         if time.monotonic() - kept_at > KEEP_SECONDS or done == len(wanted):
-            store.append(images, np.concatenate(rows), weights)
-            images, rows, kept_at = [], [], time.monotonic()
+            store.append(taken, np.concatenate(rows), weights)
+            taken, rows, kept_at = [], [], time.monotonic()
         if progress is not None:
             progress(done, len(wanted))
 
@@ -74,7 +84,7 @@ def _batches(
     model: nn.Module,
     network: Backbone,
     todo: Digests,
-    where: dict[bytes, tuple[Split, int]],
+    where: dict[bytes, tuple[Images, int]],
     device: torch.device,
 ) -> Iterator[tuple[Digests, Tensor]]:
     """(digests, features_NF on the CPU) of a batch.
@@ -87,7 +97,7 @@ def _batches(
     for start in range(0, len(todo), size):
         batch = todo[start : start + size]
         places = [where[image] for image in (batch * size)[:size]]
-        pixels = torch.stack([split.images[row] for split, row in places]).to(device)
+        pixels = torch.stack([images[row] for images, row in places]).to(device)
         exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
         with torch.inference_mode(), exact:
             features_NF = model(transformed(pixels, network))[: len(batch)].float().cpu()

@@ -35,13 +35,14 @@ from torch import Tensor, nn
 from laresa import checkpoint
 from laresa.config import TrialConfig
 from laresa.data.augment import augment, normalise
+from laresa.data.corruptions import Corrupted
 from laresa.data.dataset import Dataset, Split
 from laresa.errors import CheckpointError, ConfigError
 from laresa.fields import Doc, Range
 from laresa.labels import LabelEmbeddings, embeddings_of
 from laresa.measurement import Measurement
 from laresa.methods import Result
-from laresa.methods.measure import Judged, latents_of, measure
+from laresa.methods.measure import Judged, latents_of, measure, measure_corrupted
 from laresa.methods.watch import latent_metrics, watched
 from laresa.metrics import evaluate_own
 from laresa.seeds import derive_seed, seed_everything
@@ -146,6 +147,8 @@ class Loop:
         tree = self.data.taxonomy
         val, test = self._judged(self._val), self._judged(self._test)
         metrics = measure(val, test, tree, self.labels, self.history, self.best_epoch)
+        if self.config.corruptions:
+            metrics |= measure_corrupted(self._corrupted, self.data.test.labels)
         weights = {name: value.contiguous() for name, value in self.best_weights.items()}  # as files want them
         latents = None if test[1] is None else latents_of(test[1], test[2], tree)
         history = tuple(self.history)
@@ -154,6 +157,9 @@ class Loop:
     def _judged(self, split: Split) -> Judged:
         logits_NC, z_ND = self.forward(split)
         return logits_NC.cpu(), None if z_ND is None else z_ND.cpu(), split.labels.cpu()
+
+    def _corrupted(self, kind: str, strength: int) -> Tensor:
+        return self._forward(Corrupted(self.data.test.images, kind, strength))[0]
 
     # ------------------------------------------------------------------ data
     def batches(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -188,14 +194,18 @@ class Loop:
             images = nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
         return images.contiguous(memory_format=torch.channels_last) if self.config.channels_last else images
 
-    @torch.no_grad()
     def forward(self, split: Split) -> tuple[Tensor, Tensor | None]:
         """(logits_NC, z_ND or None) of a whole split, in float32 on the device."""
+        return self._forward(split.images)
+
+    @torch.no_grad()
+    def _forward(self, images: Tensor | Corrupted) -> tuple[Tensor, Tensor | None]:
         self.model.eval()
         logits, latents = [], []
-        for images in torch.split(split.images, EVALUATION_BATCH):
+        for start in range(0, len(images), EVALUATION_BATCH):
+            batch = images[start : start + EVALUATION_BATCH].to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-                found = self.predict(self.prepared(images.to(self.device)))
+                found = self.predict(self.prepared(batch))
             logits_NC, z_ND = found if isinstance(found, tuple) else (found, None)
             logits.append(logits_NC.float())
             latents += [] if z_ND is None else [z_ND.float()]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 
 import numpy as np
 from torch import Tensor
 
 from laresa.labels import LabelEmbeddings
-from laresa.measurement import Measurement
-from laresa.metrics import evaluate
+from laresa.measurement import CORRUPTIONS, STRENGTHS, TOP1_CORRUPTED, Measurement, corrupted
+from laresa.metrics import evaluate, top1
 from laresa.taxonomy import Taxonomy
 
 Judged = tuple[Tensor, Tensor | None, Tensor]  # log p_NC, z_ND or None, y_N; on the CPU
@@ -32,6 +33,20 @@ def measure(
     metrics["best_epoch"] = float(best_epoch)
     metrics["seconds/train"] = sum(measurement.seconds for measurement in history)
     return metrics
+
+
+def measure_corrupted(logits_of: Callable[[str, int], Tensor], y_N: Tensor) -> dict[str, float]:
+    """Top-1 on the test images under each corruption, and the mean of all of them.
+
+    logits_of: (kind, strength) -> logits of the test images so corrupted, as `predict` gives them.
+    """
+    y_N = y_N.cpu()
+    found = {
+        corrupted(kind, strength): top1(logits_of(kind, strength).cpu(), y_N)
+        for kind in CORRUPTIONS
+        for strength in STRENGTHS
+    }
+    return found | {TOP1_CORRUPTED: fmean(found.values())}
 
 
 def latents_of(z_ND: Tensor, y_N: Tensor, tree: Taxonomy) -> Mapping[str, np.ndarray]:

@@ -228,6 +228,7 @@ def test_defaults_follow_what_is_chosen() -> None:
         ({}, {"exchange_splits": False, "image_size": None}, {"exchange_splits": True}),
         ({}, {"train_fraction": 1.0, "shots": None}, {"train_fraction": 0.5}),
         ({"train_fraction": 1}, {"stem": "default", "dropout": 0.0}, {"shots": 5}),
+        ({}, {"corruptions": "none"}, {"corruptions": "all"}),
         ({"schedule": "cosine"}, {"warmup_cosine.warmup": 0.3}, {"stem": "cifar"}),
         ({"schedule": "warmup_cosine"}, {"momentum": 0.5}, {"warmup": 0.3}),
     ],

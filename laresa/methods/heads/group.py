@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,14 @@ from laresa.measurement import Measurement
 from laresa.methods import AT_ONCE, Result
 from laresa.methods.heads.head import OWN, Head, HeadsConfig, heads_config
 from laresa.methods.heads.stack import Stack, stack_key
-from laresa.methods.measure import latents_of, measure
+from laresa.methods.measure import latents_of, measure, measure_corrupted
 from laresa.methods.parts import epoch_metrics
 from laresa.methods.watch import gradient_shares, latent_metrics
 from laresa.metrics import evaluate_own
 from laresa.seeds import seed_everything
 
 log = logging.getLogger(__name__)
-SHARED = ("backbone", "input_size", "batch_size", "precision")
+SHARED = ("backbone", "input_size", "batch_size", "precision", "corruptions")
 
 
 class Heads:
@@ -76,7 +77,15 @@ class Heads:
     ) -> Features:
         """Features of the fold's images, extracted on `device` where they are not kept yet."""
         fields = heads_config(config)
-        return features_of(data, config.backbone, fields, size=config.input_size, device=device, progress=progress)
+        return features_of(
+            data,
+            config.backbone,
+            fields,
+            size=config.input_size,
+            device=device,
+            progress=progress,
+            corruptions=bool(config.corruptions),
+        )
 
     @staticmethod
     def try_out(config: TrialConfig, data: Dataset) -> None:
@@ -141,11 +150,17 @@ class Heads:
             log_p_NC, z_ND = head.predict(self._x[name], head.best_weights)
             found[name] = log_p_NC.cpu(), None if z_ND is None else z_ND.cpu(), self._y[name].cpu()
         metrics = measure(found["val"], found["test"], head.tree, head.labels, head.history, head.best_epoch)
+        if head.config.corruptions:
+            metrics |= measure_corrupted(partial(self._corrupted, head), self._y["test"])
         if (step := head.objective.collapse_step()) is not None:
             metrics["collapse_step"] = float(step)
         z_ND = found["test"][1]
         latents = latents_of(z_ND, found["test"][2], head.tree) if z_ND is not None and head.fields.latents else None
         return Result(head.config, tuple(head.history), head.best_epoch, metrics, weights, latents)
+
+    def _corrupted(self, head: Head, kind: str, strength: int) -> Tensor:
+        """Of one head: these rows are 25 times the test part, and on the device only while they are used."""
+        return head.predict(self.features.corrupted[kind, strength].to(self.device), head.best_weights)[0]
 
     # ------------------------------------------------------------------ who is in
     def _head(self, index: int) -> Head:

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from laresa.config import TrialConfig
 from laresa.data import Dataset, load
+from laresa.data.corruptions import corrupt
 from laresa.errors import ConfigError, DataError
 from laresa.features import PACKAGED, FeatureConfig, Features, backbone, extract, features_of
 from laresa.features.projection import principal, project
+from laresa.measurement import CORRUPTIONS, STRENGTHS
 
 CONFIG = TrialConfig(dataset="emoji120", train_fraction=0.1, seed=0)
 PLAIN = FeatureConfig()
@@ -259,6 +261,30 @@ def test_no_network_for_the_projection(batches: Callable[[], int], data: Dataset
     few = taken(data, tmp_path, FeatureConfig(pca=2, l2_normalise=True))
     assert few.train_NF.shape == (len(data.train), 2)
     assert batches() == before
+
+
+def test_corrupted_images_are_kept_like_all_others(batches: Callable[[], int], data: Dataset, tmp_path: Path):
+    plain = taken(data, tmp_path)
+    assert plain.corrupted == {}
+    extract.KEEP_SECONDS = 5.0  # a write a batch would take most of the time
+    told: list[tuple[int, int]] = []
+    found = taken(data, tmp_path, corruptions=True, progress=lambda done, of: told.append((done, of)))
+    assert same(found, plain)  # what a head is trained on is the same, and so is its key
+    assert list(found.corrupted) == [(kind, strength) for kind in CORRUPTIONS for strength in STRENGTHS]
+    assert told[0][0] >= images_of(data)  # what was kept is not taken again
+    assert told[-1][0] == told[-1][1] <= images_of(data) + 25 * len(data.test)
+    before = batches()
+    few = taken(data, tmp_path, FeatureConfig(pca=2), corruptions=True)
+    assert batches() == before
+    mean_F, direction_FP = principal(found.train_NF, 2)
+    for (kind, strength), rows_NF in found.corrupted.items():
+        assert torch.allclose(
+            few.corrupted[kind, strength], ((rows_NF.double() - mean_F) @ direction_FP).float(), atol=1e-6
+        )
+    lone = extract.transformed(
+        corrupt(data.test.images, "jpeg", 2)[3:4], backbone.find("tiny", pool="model", size=None)
+    )
+    assert torch.allclose(found.corrupted["jpeg", 2][3], Tiny(tmp_path / "calls")(lone)[0], atol=1e-6)
 
 
 # ---------------------------------------------------------------------- the network itself

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from laresa.config import TrialConfig
 from laresa.data import Dataset, load
+from laresa.data.corruptions import corrupted_parts
 from laresa.features import Features
 
 BASE = TrialConfig(
@@ -23,6 +25,11 @@ def data() -> Dataset:
 @pytest.fixture(scope="module")
 def features(data: Dataset) -> Features:
     """Random projections of the pixels: separable, and at hand at once."""
-    drawn = torch.randn(data.train.images[0].numel(), WIDTH, generator=torch.Generator().manual_seed(0)) / 50
-    rows = [(split.images.flatten(1).float() / 255 - 0.5) @ drawn for split in (data.train, data.val, data.test)]
-    return Features(*rows, key="random", weights="none")
+    rows = [projected(split.images) for split in (data.train, data.val, data.test)]
+    corrupted = {key: projected(images[:]) for key, images in corrupted_parts(data.test.images).items()}
+    return Features(*rows, key="random", weights="none", corrupted=corrupted)
+
+
+def projected(images: Tensor) -> Tensor:
+    drawn = torch.randn(images[0].numel(), WIDTH, generator=torch.Generator().manual_seed(0)) / 50
+    return (images.flatten(1).float() / 255 - 0.5) @ drawn

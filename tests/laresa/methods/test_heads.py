@@ -61,6 +61,11 @@ FAMILIES = {
     ],
     "neighbours": [BASE.replace(subset=f"ce+{term}") for term in ("cpcc", "tree_anchor", "devise")],
     "linear": [BASE.replace(**{"heads.head": "linear"}), BASE.replace(subset="hace", **{"heads.head": "linear"})],
+    "corrupted": [
+        FULL.replace(corruptions="all"),
+        BASE.replace(corruptions="all", seed=1),
+        BASE.replace(corruptions="all", subset="hace", **{"heads.head": "linear"}),
+    ],
     "sgd": [BASE.replace(optimizer="sgd", lr=0.1, schedule="cosine"), BASE.replace(optimizer="sgd", lr=0.3, seed=1)],
 }
 
@@ -244,6 +249,22 @@ def test_a_term_that_can_t_be_mapped_is_looped(data: Dataset, features: Features
         for index, config in enumerate(configs):
             (expected,) = results(heads([config], data, features)).values()
             assert_equal(found[index], expected)
+
+
+def test_corrupted_images_are_measured_by_the_best_weights(data: Dataset, features: Features, alone: Any):
+    """What is measured by hand of one kind; nothing else about the trial differs from the same one without."""
+    config = FULL.replace(corruptions="all", **{"heads.latents": True})
+    asked, plain = alone(config), alone(config.replace(corruptions="none"))
+    z_ND = features.corrupted["blur", 4] @ asked.weights["latent.weight"].T + asked.weights["latent.bias"]
+    logits_NC = z_ND @ asked.weights["classifier.weight"].T + asked.weights["classifier.bias"]
+    hits = (logits_NC.argmax(1) == data.test.labels).double().mean().item()
+    assert asked.metrics["corrupted/blur_4"] == pytest.approx(hits)
+    corrupted = [value for name, value in asked.metrics.items() if name.startswith("corrupted/")]
+    assert len(corrupted) == 25
+    assert asked.metrics["test/top1_corrupted"] == pytest.approx(sum(corrupted) / 25)
+    assert asked.metrics.keys() - plain.metrics.keys() == {n for n in asked.metrics if "corrupted" in n}
+    assert numbers(asked)["weights"] == numbers(plain)["weights"]
+    assert Heads.group_key(asked.config) != Heads.group_key(plain.config)
 
 
 def test_stacks_part_by_terms_shapes_and_zeros():

@@ -44,7 +44,9 @@ def build(args: argparse.Namespace) -> Study:
 
 def networks(sweep: str) -> Study:
     """Cross-entropy and the full objective in both readings, trained end to end; no contrast is named."""
-    base = TrialConfig(dataset="emoji120", **recipes.merged(recipes.DEFAULT, "emoji120", None).fields)
+    base = TrialConfig(
+        dataset="emoji120", corruptions="all", **recipes.merged(recipes.DEFAULT, "emoji120", None).fields
+    )
     cells = [Cell("ce", base.replace(subset="ce"))]
     cells += [Cell(f"{FULL}, {name} reading", base.replace(subset=FULL, **fields)) for name, fields in READINGS.items()]
     return Study(f"{sweep}-{NETWORKS}", tuple(cells), REPLICATES)

@@ -1,7 +1,7 @@
 """The simulations that justify the report's statistics: errors, coverage, replicates needed; `make bench` prints them.
 
-A difference of arms on replicate r of test set f is sqrt(share) u_f + sqrt(1 - share) e_r, both standard normal; share is
-the set's of the variance. Correlated sets have a component g in common: u_f = sqrt(.3) g + sqrt(.7) v_f.
+A difference of arms on replicate r of test set f is sqrt(share) u_f + sqrt(1 - share) e_r, both standard normal: share
+of the variance is the set's. Correlated sets have a component g in common: u_f = sqrt(.3) g + sqrt(.7) v_f.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from reports.arms import summaries
 from reports.claims import Design
 from reports.comparisons import Comparison
 from reports.figures import Saved
+from reports.forest import forest_rows
 from reports.formats import Table
 from reports.html import Page, SearchPart, to_html
 from reports.latent_map import Latents, latent_figure
@@ -102,7 +103,8 @@ def build_report(
     # What leads is written first: the arms, or without them the search.
     written = _write_tables((*made, *searched_tables) if blocks else (*searched_tables, *made), out / "tables")
     html = out / "report.html"
-    page = Page(title, summary, made, drawn, records, context, tracking_url, part)
+    forest = forest_rows(found.primary, found.against_base, tracking_url)
+    page = Page(title, summary, made, drawn, records, context, tracking_url, part, forest)
     html.write_text(to_html(page), encoding="utf-8")
     return Report(
         html,

@@ -33,11 +33,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one block. `keys` go in front of each CSV row."""
+    """The rows of one block. `keys` go in front of each CSV row; sums: how many of the last rows sum up the others."""
 
     title: str
     keys: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    sums: int = 0
 
 
 @dataclass(frozen=True)

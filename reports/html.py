@@ -1,20 +1,21 @@
-"""One self-contained page: nothing is fetched, no script runs, every text from outside is escaped."""
+"""One self-contained page: nothing is fetched, its one script is ours, every text from outside is escaped."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 from reports.candidates import is_searched
 from reports.figures import Saved
-from reports.formats import Cell, Rows, Table
+from reports.forest import ForestRow, forest_svg
+from reports.formats import Table
 from reports.select import budget
-from reports.style import CSS
 from reports.tables import Context
+from reports.templates import own_text, render
 from sweeps.service.tracking.records import TrialRecord
 
 HOW_TO_READ = {
@@ -58,7 +59,7 @@ class SearchPart:
 
 @dataclass(frozen=True)
 class Page:
-    """All that the page shows. summary: plain sentences, the first one the headline."""
+    """All that the page shows. summary: plain sentences, the first one the headline; forest: the picture under it."""
 
     title: str
     summary: tuple[str, ...]
@@ -68,42 +69,62 @@ class Page:
     context: Context
     tracking_url: str | None = None
     search: SearchPart | None = None
+    forest: tuple[ForestRow, ...] = ()
 
 
 def to_html(page: Page) -> str:
     """The whole page as one string."""
-    drawn = "".join(map(_figure, page.figures)) or "<p>No finished trial to draw yet.</p>"
-    parts = (
-        ("summary", "Summary", _summary(page)),
-        ("tables", "Tables", "".join(map(_table, page.tables))),
-        ("figures", "Figures", drawn if page.context.blocks else ""),
-        ("search", "Search", _search(page.search) if page.search else ""),
-        ("reading", "How to read it", _definitions(list(HOW_TO_READ.items()))),
-        ("provenance", "Provenance", _provenance(page)),
+    searched = page.search.tables if page.search else ()
+    style, script = own_text("page.css"), own_text("page.js")
+    return render(
+        "page.html.j2",
+        page=page,
+        sections=_sections(page),
+        forest=forest_svg(page.forest),
+        tiles=_tiles(page),
+        how_to_read=HOW_TO_READ.items(),
+        notes=numbered((*page.tables, *searched)),
+        provenance=_provenance(page),
+        linked=(page.tracking_url or "").startswith(("http://", "https://")),  # a database has no page to open
+        data_uri=_data_uri,
+        style=style,
+        script=script,
+        policy=_policy(style, script),
     )
-    sections = [part for part in parts if part[2]]
-    links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, _ in sections)
-    body = "".join(f'<section id="{anchor}"><h2>{title}</h2>{text}</section>' for anchor, title, text in sections)
-    title = escape(page.title)
+
+
+def _policy(style: str, script: str) -> str:
+    """Content-Security-Policy: our own style and script by their digests, pictures inside the page, nothing else."""
+    style_hash, script_hash = (
+        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)
+    )
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{CSS}</style></head>\n"
-        f"<body><nav>{links}</nav><main><h1>{title}</h1>\n{body}</main></body></html>\n"
+        f"default-src 'none'; style-src 'sha256-{style_hash}'; script-src 'sha256-{script_hash}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
     )
 
 
-def _summary(page: Page) -> str:
-    headline, *rest = page.summary
-    return (
-        f'<p class="lead">{escape(headline)}</p>{_tiles(page)}'
-        + "<ul>"
-        + "".join(f"<li>{escape(sentence)}</li>" for sentence in rest)
-        + "</ul>"
+def _sections(page: Page) -> list[tuple[str, str]]:
+    """(anchor, title) of what the page has."""
+    known = (
+        ("summary", "Summary", True),
+        ("tables", "Tables", bool(page.tables)),
+        ("figures", "Figures", bool(page.context.blocks)),
+        ("search", "Search", page.search is not None),
+        ("reading", "How to read it", True),
+        ("provenance", "Provenance", True),
     )
+    return [(anchor, title) for anchor, title, there in known if there]
 
 
-def _tiles(page: Page) -> str:
+def numbered(tables: Iterable[Table]) -> dict[str, int]:
+    """Every note of the tables once -> its number, in the order in which they are met."""
+    notes = dict.fromkeys(note for table in tables for note in table.notes)
+    return {note: number for number, note in enumerate(notes, start=1)}
+
+
+def _tiles(page: Page) -> list[tuple[str, str]]:
+    """(number, what it counts)."""
     arms = [arm for block in page.context.blocks for arm in block.arms]
     spent, searched = budget(page.records), sum(map(is_searched, page.records))
     tiles = [(f"{spent.epochs:,}", "epochs trained"), (duration(spent.seconds), "of training, summed")]
@@ -112,11 +133,7 @@ def _tiles(page: Page) -> str:
     if arms:
         ok = f"{sum(arm.n_ok for arm in arms)}/{page.context.budget.trials}"
         tiles = [(page.context.n, "replicates an arm"), (ok, "trials with a test result"), *tiles]
-    return (
-        '<div class="tiles">'
-        + "".join(f"<div><b>{escape(number)}</b><span>{escape(text)}</span></div>" for number, text in tiles)
-        + "</div>"
-    )
+    return tiles
 
 
 def duration(seconds: float) -> str:
@@ -126,58 +143,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
-# ---------------------------------------------------------------------------------------------------- tables
-def _table(table: Table) -> str:
-    kinds = [column.align for column in table.columns]
-    head = "".join(
-        f'<th scope="col" class="{k}">{escape(c.title)}</th>' for c, k in zip(table.columns, kinds, strict=True)
-    )
-    body = "".join(_block(block, kinds, named=len(table.blocks) > 1) for block in table.blocks)
-    verdict = f"<p>{escape(table.verdict)}</p>" if table.verdict else ""
-    notes = " ".join(escape(note) for note in table.notes)
-    return (
-        f'<article id="table-{escape(table.name)}"><h3>{escape(table.caption)}</h3>{verdict}<div class="wide"><table>'
-        f'<thead><tr>{head}</tr></thead>{body}</table></div><p class="notes">{notes}</p></article>'
-    )
-
-
-def _block(block: Rows, kinds: Sequence[str], *, named: bool) -> str:
-    title = f'<tr class="block"><th colspan="{len(kinds)}">{escape(block.title)}</th></tr>' if named else ""
-    rows = ("".join(_cell(cell, kind) for cell, kind in zip(row, kinds, strict=True)) for row in block.rows)
-    return f"<tbody>{title}{''.join(f'<tr>{row}</tr>' for row in rows)}</tbody>"
-
-
-def _cell(cell: Cell, kind: str) -> str:
-    text = escape(cell.text)
-    text = {"best": f"<b>{text}</b>", "second": f"<u>{text}</u>"}.get(cell.mark, text)
-    return f'<td class="{kind}">{text}</td>'
-
-
-# ---------------------------------------------------------------------------------------------------- figures
-def _figure(saved: Saved) -> str:
-    drawing = saved.drawing
-    return (
-        f'<figure id="figure-{escape(drawing.name)}"><h3>{escape(drawing.title)}</h3><div class="wide">'
-        f'<img src="{_data_uri(saved.svg)}" alt="{escape(drawing.alt)}"></div>'
-        f"<figcaption>{escape(drawing.caption)}</figcaption></figure>"
-    )
-
-
 def _data_uri(svg: Path) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg.read_bytes()).decode()
 
 
-def _search(part: SearchPart) -> str:
-    text = "".join(f"<p>{escape(sentence)}</p>" for sentence in part.text)
-    return text + "".join(map(_table, part.tables)) + "".join(map(_figure, part.figures))
-
-
-# ---------------------------------------------------------------------------------------------------- the rest
-def _definitions(pairs: Sequence[tuple[str, str]]) -> str:
-    return "<dl>" + "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in pairs) + "</dl>"
-
-
-def _provenance(page: Page) -> str:
+def _provenance(page: Page) -> list[tuple[str, str]]:
     """Where the numbers come from; a value that not all trials share is shown with the number of those that do."""
     configs = [trial.config for trial in page.records]
     facts: list[tuple[str, list[str]]] = [
@@ -191,8 +161,7 @@ def _provenance(page: Page) -> str:
     facts += [(name, [trial.provenance.get(name, "not recorded") for trial in page.records]) for name in names]
     rule = page.context.rule
     pairs = [("selection rule", f"{rule.name}: {rule.text}"), ("budget", budget(page.records).text)]
-    pairs += [(name, shared(values)) for name, values in facts]
-    return _definitions(pairs) + _tracking(page.tracking_url)
+    return pairs + [(name, shared(values)) for name, values in facts]
 
 
 def shared(values: Sequence[str]) -> str:
@@ -201,11 +170,3 @@ def shared(values: Sequence[str]) -> str:
     if len(counts) == 1:
         return next(iter(counts))
     return ", ".join(f"{value} ({count} trial{'s' * (count > 1)})" for value, count in counts.items())
-
-
-def _tracking(url: str | None) -> str:
-    if url is None:
-        return ""
-    is_link = url.startswith(("http://", "https://"))  # a file or database has no page to open
-    text = f'<a href="{escape(url)}">{escape(url)}</a>' if is_link else escape(url)
-    return f"<p>Every trial with its curves and files: {text}</p>"

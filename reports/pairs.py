@@ -23,7 +23,9 @@ def pairs_table(context: Context, found: Sequence[Comparison]) -> Table | None:
         return None
     labels = dict.fromkeys(comparison.arm for comparison in found)
     groups = [(label, [c for c in found if c.arm == label and c.n]) for label in labels]
-    rows = [Rows(label, (label,), (*map(_pair_row, group), _sum_row(group))) for label, group in groups if group[1:]]
+    rows = [
+        Rows(label, (label,), (*map(_pair_row, group), _sum_row(group)), sums=1) for label, group in groups if group[1:]
+    ]
     columns = (
         Column("data set", ("dataset",), "l"),
         Column("backbone", ("backbone",), "l"),

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 
 from laresa.errors import DataError
-from reports import Report, build_report, candidates, importance
+from reports import Report, build_report, candidates, html, importance
 from reports.html import duration, shared
 from tests.reports.handmade import FULL, latents, of_version_0_1, record, study
 
@@ -93,36 +94,62 @@ def test_every_file_it_names_is_there(whole: Report) -> None:
     assert sorted(whole.html.parent.rglob("*.*")) == sorted(whole.files)
 
 
-def test_the_page_fetches_nothing_and_runs_nothing(whole: Report) -> None:
+def test_the_page_fetches_nothing_and_its_one_script_is_ours(whole: Report) -> None:
     text, reader = read(whole)
     assert reader.sources
     assert all(source.startswith("data:image/svg+xml;base64,") for source in reader.sources)
-    assert not {"script", "link", "iframe", "object", "embed"} & set(reader.tags)
-    style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)
-    assert style is not None
-    assert not re.search(r"url\(|@import|https?:", style[1])
-    outside = [link for link in reader.links if not link.startswith("#")]
-    assert outside == ["http://127.0.0.1:5000/#/experiments/1"]
+    assert not {"link", "iframe", "object", "embed"} & set(reader.tags)
+    (style,), (script,) = (re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL) for tag in ("style", "script"))
+    assert script == Path(html.__file__).with_name("page.js").read_text(encoding="utf-8")
+    assert not re.search(r"url\(|@import|https?:|fetch|import|eval", style + script)
+    assert reader.tags.count("script") == 1
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
+    assert policy is not None
+    assert unescape(policy[1]).startswith("default-src 'none'; style-src 'sha256-")
+    assert "unsafe" not in policy[1]
+
+
+def test_links_outside_open_the_sweep_and_the_trials_of_the_first_picture(whole: Report) -> None:
+    _, reader = read(whole)
+    sweep = "http://127.0.0.1:5000/#/experiments/1"
+    *dots, last = [link for link in reader.links if not link.startswith("#")]
+    assert last == sweep
+    assert len(dots) == reader.tags.count("circle") == 14  # five arms against ce, of three pairs each; one has failed
+    assert all(re.fullmatch(rf"{sweep}/runs/run-\w+", link) for link in dots)
 
 
 def test_every_link_inside_has_its_target(whole: Report) -> None:
     _, reader = read(whole)
     targets = [link[1:] for link in reader.links if link.startswith("#")]
-    assert targets == ["summary", "tables", "figures", "reading", "provenance"]
+    assert targets[:5] == ["summary", "tables", "figures", "reading", "provenance"]
     assert set(targets) <= set(reader.ids)
     assert len(reader.ids) == len(set(reader.ids))
 
 
+def test_every_note_is_said_once_and_tables_point_to_it(whole: Report) -> None:
+    text, reader = read(whole)
+    said = re.findall(r'<li id="note-(\d+)">(.*?)</li>', text)
+    assert [int(number) for number, _ in said] == list(range(1, len(said) + 1))
+    assert len({note for _, note in said}) == len(said)
+    assert {f"#note-{number}" for number, _ in said} <= set(reader.links)
+    assert reader.links.count("#note-1") == 10  # the number of replicates: under every table
+    for note in ("n = 2 to 3 replicates an arm.", "Budget: 18 trials, "):
+        assert text.count(note) == 1
+    kept = [path.read_text(encoding="utf-8") for path in whole.tables if path.suffix == ".md"]
+    assert all("n = 2 to 3 replicates an arm." in table for table in kept)
+
+
 def test_text_from_outside_is_escaped(whole: Report) -> None:
     text, _ = read(whole)
-    assert "<script" not in text
-    assert text.count("&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; &amp; &quot;q&quot;") == 4  # title twice
+    assert "<script>alert" not in text
+    assert text.count("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; &amp; &#34;q&#34;") == 4  # title twice
 
 
 def test_the_page_holds_every_table_figure_and_fact(whole: Report) -> None:
     text, reader = read(whole)
     assert reader.tags.count("table") == 10
-    assert reader.tags.count("figure") == reader.tags.count("img") == 5
+    assert reader.tags.count("figure") == 1 + 5
+    assert reader.tags.count("img") == 5
     for fact in ("0123abc", "node-1 (", "17/18", "best validation epoch", "9f1c77aa20e4", "2.14.1", "not recorded (1"):
         assert fact in text
     assert '<td class="r">3/3</td>' in text

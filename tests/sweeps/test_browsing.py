@@ -9,7 +9,7 @@ import pytest
 
 from sweeps import trials
 from sweeps.service.tracking.client import client
-from tests.sweeps import browser
+from tests import browser
 from tests.sweeps.conftest import ablation, laresa
 
 PICTURES = Path(__file__).parents[2] / "build" / "browsing"

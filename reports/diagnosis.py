@@ -130,7 +130,7 @@ def _order_row(arm: Arm) -> Row | None:
 
 def _curve(trial: TrialRecord, metric: str) -> Curve | None:
     points = [(m.epoch, m.metrics[metric]) for m in trial.history if math.isfinite(m.metrics.get(metric, math.nan))]
-    if len(points) < 2:
+    if len(points) < 2 or len({value for _, value in points}) == 1:  # weights that are fixed have no order
         return None
     epochs, values = zip(*points, strict=True)
     return np.array(epochs), np.array(values)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import overload
 
 import numpy as np
 import torch
@@ -73,10 +72,6 @@ class Corrupted:
         """All that makes the image there of the clean one."""
         return VERSION, self.kind, self.strength, PARAMETERS[self.kind][self.strength - 1], place
 
-    @overload
-    def __getitem__(self, place: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, place: slice) -> Tensor: ...
     def __getitem__(self, place: int | slice) -> Tensor:
         """One image, or some that follow each other."""
         if isinstance(place, int):

@@ -13,7 +13,7 @@ from laresa.config import TrialConfig
 from laresa.features import PACKAGED
 from sweeps import ablation, recipes
 from sweeps.ablation import FULL, READINGS
-from sweeps.options import set_fields
+from sweeps.options import TINY, set_fields
 from sweeps.service.study import Cell, Replicate, Study
 
 __all__ = ["NETWORKS", "add_options", "build", "networks", "settings"]
@@ -42,11 +42,13 @@ def build(args: argparse.Namespace) -> Study:
     return ablation.build(args)
 
 
-def networks(sweep: str) -> Study:
+def networks(args: argparse.Namespace) -> Study:
     """Cross-entropy and the full objective in both readings, trained end to end; no contrast is named."""
     base = TrialConfig(
         dataset="emoji120", corruptions="all", **recipes.merged(recipes.DEFAULT, "emoji120", None).fields
     )
+    if args.scale == "tiny":
+        base = base.replace(epochs=TINY["epochs"])
     cells = [Cell("ce", base.replace(subset="ce"))]
     cells += [Cell(f"{FULL}, {name} reading", base.replace(subset=FULL, **fields)) for name, fields in READINGS.items()]
-    return Study(f"{sweep}-{NETWORKS}", tuple(cells), REPLICATES)
+    return Study(f"{args.sweep}-{NETWORKS}", tuple(cells), REPLICATES)

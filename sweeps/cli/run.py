@@ -38,7 +38,7 @@ def _demo(args: argparse.Namespace) -> int:
 
     if (code := _run(args)) or args.no_networks:
         return code
-    study = networks(args.sweep)
+    study = networks(args)
     print(f"{study.name}: {len(study.cells)} arms trained end to end, on {study.cells[0].config.dataset}")
     result = run(study, run_options(args))
     if not result.stopped:

@@ -12,7 +12,6 @@ from laresa.config import SUBSETS, TrialConfig
 from laresa.errors import ConfigError
 from sweeps import ablation, search
 from sweeps.ablation import FULL
-from sweeps.cli.main import build_parser
 from sweeps.service.planning.plan import check_plan, plan, write_plan
 from sweeps.service.storage.files import SweepFolder, write_json
 from sweeps.service.study import Cell, Choice, Replicate, Study
@@ -97,12 +96,6 @@ def test_bare_ablation_tunes_every_arm_on_one_budget_and_on_data_that_no_replica
     first, second = study.chosen({"ce": chosen}).trials()[:2]
     assert (first.config.lr, first.config.fold, first.config.exchange_splits, first.chosen) == (0.5, 0, None, "pruned")
     assert second.chosen is None
-
-
-def test_the_demo_takes_the_given_settings():
-    demo = build_parser().parse_args(["demo", "--subsets", "ce"])
-    assert ablation.build(demo).searches == ()
-    assert build_parser().parse_args(["run", "ablation"]).tune == ablation.TUNE
 
 
 def test_a_fixed_test_set_is_tuned_on_its_validation_part():

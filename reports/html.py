@@ -76,7 +76,7 @@ def to_html(page: Page) -> str:
     """The whole page as one string."""
     searched = page.search.tables if page.search else ()
     style, script = own_text("page.css"), own_text("page.js")
-    return render(
+    made = render(
         "page.html.j2",
         page=page,
         sections=_sections(page),
@@ -91,6 +91,7 @@ def to_html(page: Page) -> str:
         script=script,
         policy=_policy(style, script),
     )
+    return f"{made.strip()}\n"
 
 
 def _policy(style: str, script: str) -> str:

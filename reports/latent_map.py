@@ -46,14 +46,11 @@ class Points:
 
 
 def latent_figure(block: Block, latents: Latents, arms: Sequence[str] | None = None) -> Drawing | None:
-    """One panel for each arm of `arms` that has latents; None where no arm has any.
+    """One panel for each arm of `arms` that has latents, at most MOST_PANELS; None where no arm has any.
 
-    arms: None for the paper's four where the block has them all, else for the first MOST_PANELS with a result.
+    arms: None for the paper's four where the block has them all, else for the first ones with a result.
     """
-    if arms is None:
-        measured = [arm.label for arm in block.arms if arm.chosen]
-        arms = PAPER_PANELS if all(map(block.arm, PAPER_PANELS)) else measured[:MOST_PANELS]
-    wanted = [arm for arm in block.arms if arm.label in arms]
+    wanted, said = _choice(block, arms)
     key = _common_replicate(wanted)
     if key is None:
         return None
@@ -65,10 +62,25 @@ def latent_figure(block: Block, latents: Latents, arms: Sequence[str] | None = N
     return Drawing(
         "latents",
         "Latent space by UMAP",
-        _caption(key, missing),
+        _caption(key, said, missing),
         "Scatter plots of the latent space, a panel an arm",
         _draw(drawn),
     )
+
+
+def _choice(block: Block, arms: Sequence[str] | None) -> tuple[list[Arm], str]:
+    """The arms to draw, and how they were chosen where others are left out: a sentence, else ""."""
+    measured = [arm for arm in block.arms if arm.chosen]
+    if arms is None and all(map(block.arm, PAPER_PANELS)):
+        wanted, how = [arm for arm in block.arms if arm.label in PAPER_PANELS], "those of LARESA's Fig. 3"
+    elif arms is None:
+        wanted, how = measured[:MOST_PANELS], "the first in the study's order"
+    else:
+        asked = [arm for arm in block.arms if arm.label in arms]
+        wanted = asked[:MOST_PANELS]
+        how = "the first of those asked for" if len(asked) > MOST_PANELS else "those asked for"
+    left = any(arm not in wanted for arm in measured)
+    return wanted, f"{len(wanted)} of {len(block.arms)} arms: {how}. " if left else ""
 
 
 def _common_replicate(arms: Sequence[Arm]) -> Replicate | None:
@@ -77,10 +89,11 @@ def _common_replicate(arms: Sequence[Arm]) -> Replicate | None:
     return min(keys, key=lambda key: -sum(key in arm.chosen for arm in arms), default=None)
 
 
-def _caption(key: Replicate, missing: Sequence[str]) -> str:
+def _caption(key: Replicate, chosen: str, missing: Sequence[str]) -> str:
     return (
-        f"Test latents of one replicate (seed {key[0]}, fold {key[1]}), coloured by coarse class; larger, with a black "
-        "border: centroids of the fine classes, computed in the latent space and placed by the same map. "
+        f"{chosen}Test latents of one replicate (seed {key[0]}, fold {key[1]}), coloured by coarse class; "
+        "larger, with a black border: centroids of the fine classes, computed in the latent space and placed by the "
+        "same map. Each panel is a map of its own, centred, all in one scale. "
         "UMAP is lossy: it keeps neighbourhoods, while gaps, sizes and densities of clusters mean little "
         f"and another seed draws another picture ({NEIGHBORS} neighbours, min_dist {MIN_DISTANCE}, Euclidean, "
         f"PCA start, seed {SEED}; "
@@ -152,11 +165,14 @@ def _umap() -> Any:
 def _draw(drawn: Mapping[str, Points]) -> Figure:
     columns = min(len(drawn), 2 if len(drawn) <= 4 else 3)
     rows = math.ceil(len(drawn) / columns)
+    maps = [_centred_map(points) for points in drawn.values()]
+    reach = 1.05 * max(float(np.abs(map_M2).max()) for map_M2 in maps)
     with mpl.rc_context(STYLE | {"axes.grid": False, "axes.spines.top": True, "axes.spines.right": True}):
         figure = Figure(figsize=(10 if columns > 1 else 6, rows * 10 / columns * 0.8 + 0.8), layout="constrained")
         grid = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for ax, (label, points) in zip(grid, drawn.items(), strict=False):
-            _panel(ax, label, points)
+        for ax, (label, points), map_M2 in zip(grid, drawn.items(), maps, strict=False):
+            _panel(ax, label, points, map_M2)
+            ax.set(xlim=(-reach, reach), ylim=(-reach, reach))
         for ax in grid[len(drawn) :]:
             ax.remove()
         handles, names = _legend(list(drawn.values()))
@@ -164,9 +180,14 @@ def _draw(drawn: Mapping[str, Points]) -> Figure:
     return figure
 
 
-def _panel(ax: Axes, label: str, points: Points) -> None:
-    """Latents small and translucent, centroids of their fine classes over them."""
+def _centred_map(points: Points) -> Floats:
+    """Latents, then centroids, around zero: where a map lies means nothing, and so panels can share their limits."""
     map_M2 = embed(np.concatenate([points.latents, points.centroids]))
+    return map_M2 - (map_M2.max(axis=0) + map_M2.min(axis=0)) / 2
+
+
+def _panel(ax: Axes, label: str, points: Points, map_M2: Floats) -> None:
+    """Latents small and translucent, centroids of their fine classes over them."""
     latent_N2, centroid_P2 = map_M2[: len(points.latents)], map_M2[len(points.latents) :]
     for group in range(len(points.coarse_names)):
         color, marker = PALETTE[group % len(PALETTE)], MARKERS[group // len(PALETTE) % len(MARKERS)]

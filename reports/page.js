@@ -18,13 +18,15 @@ function compare(one, other) {
 function sortable(table) {
   const heads = [...table.tHead.rows[0].cells];
   const blocks = [...table.tBodies].map((body) => [body, [...body.querySelectorAll("tr:not(.block, .sum)")]]);
+  const all = blocks.flatMap(([, rows]) => rows);
+  if (blocks.every(([, rows]) => rows.length < 2)) return;
   heads.forEach((head, column) => {
+    const numeric = head.classList.contains("r") && all.some((row) => read(row, column, true) !== null);
     const button = document.createElement("button");
     button.type = "button";
     button.append(...head.childNodes);
     head.append(button);
     button.addEventListener("click", () => {
-      const numeric = head.classList.contains("r");
       const turns = numeric ? ["descending", "ascending"] : ["ascending", "descending"];
       const next = head.ariaSort ? turns[turns.indexOf(head.ariaSort) + 1] : turns[0];
       for (const each of heads) each.removeAttribute("aria-sort");

@@ -17,6 +17,7 @@ from reports.select import BEST_VALIDATION, budget, to_blocks
 from sweeps.service.tracking.records import TrialRecord
 
 FULL = "ce+anchor+triplet+reg"
+EVIL = "<script>alert('x')</script> & \"q\""
 
 
 def record(

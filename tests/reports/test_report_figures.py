@@ -171,16 +171,25 @@ def test_latent_panels_show_every_point_and_every_centroid() -> None:
         assert (sum(sizes[::2]), sum(sizes[1::2])) == (60, 12)  # for each of 3 coarse classes: latents, centroids
         assert all(to_hex(dots.get_edgecolor()[0]) == "#000000" for dots in ax.collections[1::2])
         assert len({to_hex(dots.get_facecolor()[0]) for dots in ax.collections[::2]}) == 3
-    assert "one replicate (seed 0, fold 0)" in drawing.caption
+    assert len({(ax.get_xlim(), ax.get_ylim()) for ax in drawing.figure.axes}) == 1
+    points = np.concatenate([dots.get_offsets() for ax in drawing.figure.axes for dots in ax.collections])
+    assert np.abs(points).max() < drawing.figure.axes[0].get_xlim()[1]
+    assert drawing.caption.startswith("4 of 10 arms: those of LARESA's Fig. 3. Test latents of one replicate (seed 0,")
     assert "UMAP is lossy" in drawing.caption
     assert "Without latents: ce." in drawing.caption
 
 
 def test_latent_panels_of_arms_that_are_not_the_papers() -> None:
     block = only_block([record(f"ce, {n}", 0.5) for n in range(8)] + [record("ce, late", None, state="failed")])
+    first = [f"ce, {n}" for n in range(latent_map.MOST_PANELS)]
     asked: list[str] = []
-    latent_map.latent_figure(block, lambda trial: asked.append(trial.arm))
-    assert asked == [f"ce, {n}" for n in range(latent_map.MOST_PANELS)]
+    for wanted in (None, [f"ce, {n}" for n in range(8)]):
+        latent_map.latent_figure(block, lambda trial: asked.append(trial.arm), wanted)
+    assert asked == first * 2
+    drawing = latent_map.latent_figure(block, lambda trial: latents(trial, 30, 6, 3), ["ce, 1", "ce, 3"])
+    assert drawing is not None
+    assert [ax.get_title(loc="left") for ax in drawing.figure.axes] == ["ce,\n1", "ce,\n3"]
+    assert drawing.caption.startswith("2 of 9 arms: those asked for. ")
 
 
 def test_embedding_is_repeatable_and_keeps_clusters() -> None:

@@ -28,7 +28,14 @@ def summarise(
     best = [_best(block, blocks, against_base) for block in blocks]
     others = [_verdict(c, blocks) for c in variants if c.n and not c.primary]
     notes = [note for note in (significance_note(primary or against_base),) if note and against_base]
-    return (*asked, *best, *others, *notes, *harm(blocks, against_base), *_troubles(blocks))
+    return (
+        *([" ".join(asked)] if asked else []),
+        *best,
+        *others,
+        *notes,
+        *harm(blocks, against_base),
+        *_troubles(blocks),
+    )
 
 
 def _verdict(c: Comparison, blocks: Sequence[Block]) -> str:
@@ -41,7 +48,7 @@ def _verdict(c: Comparison, blocks: Sequence[Block]) -> str:
     apart = c.p_holm <= ALPHA
     verdict = "more than luck explains" if apart else "not told apart"
     if not apart and within(*beyond_margin_p(c.main.units, c.design.margin)) == "equivalent":
-        verdict = f"equivalent within {c.design.margin:g} points"
+        verdict = f"equivalent within {c.design.margin:g} point{'s' * (c.design.margin != 1)}"
     return f"{found}, {verdict} (p = {probability(c.p_holm)} after Holm){exploratory}."
 
 

@@ -55,9 +55,9 @@ class ForestRow:
 # ---------------------------------------------------------------------------------------------------- which rows
 def forest_rows(found: Iterable[Comparison], tracking_url: str | None = None) -> tuple[ForestRow, ...]:
     """The first MOST_ROWS comparisons that have a pair, in the order of blocks and arms."""
-    drawn = [comparison for comparison in found if comparison.n][:MOST_ROWS]
-    several = len({c.block.title for c in drawn}) > 1
-    return tuple(_row(c, f" ({c.block.title})" if several else "", tracking_url) for c in drawn)
+    compared = [comparison for comparison in found if comparison.n]
+    several = len({c.block.title for c in compared}) > 1
+    return tuple(_row(c, f" ({c.block.title})" if several else "", tracking_url) for c in compared[:MOST_ROWS])
 
 
 def run_url(tracking_url: str | None, run_id: str) -> str | None:

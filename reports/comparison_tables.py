@@ -50,8 +50,8 @@ def _notes(design: Design) -> tuple[str, ...]:
             if design.contrasts
             else "adjusted over all rows of this table."
         ),
-        f"Within ±{design.margin:g} (points): no worse, no better or equivalent by more than that, by one-sided t-tests at "
-        ".05 (two of them for equivalent).",
+        f"Within ±{design.margin:g} (points): no worse, no better or equivalent by more than that, by one-sided "
+        "t-tests at .05 (two of them for equivalent).",
         "n for power .8: units, if the difference and deviation seen here were the true ones (paired t-test at .05).",
     )
 

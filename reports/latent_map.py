@@ -93,7 +93,7 @@ def _caption(key: Replicate, chosen: str, missing: Sequence[str]) -> str:
     return (
         f"{chosen}Test latents of one replicate (seed {key[0]}, fold {key[1]}), coloured by coarse class; "
         "larger, with a black border: centroids of the fine classes, computed in the latent space and placed by the "
-        "same map. Each panel is a map of its own, centred, all in one scale. "
+        "same map. Each panel is a map of its own, centred, all with the same limits of the axes. "
         "UMAP is lossy: it keeps neighbourhoods, while gaps, sizes and densities of clusters mean little "
         f"and another seed draws another picture ({NEIGHBORS} neighbours, min_dist {MIN_DISTANCE}, Euclidean, "
         f"PCA start, seed {SEED}; "

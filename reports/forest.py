@@ -58,9 +58,9 @@ def forest_rows(
 ) -> tuple[ForestRow, ...]:
     """The primary contrasts, then others, in the order of blocks and arms: MOST_ROWS that have a pair."""
     rest = [c for c in others if not c.primary]
-    drawn = [comparison for comparison in (*primary, *rest) if comparison.n][:MOST_ROWS]
-    several = len({c.block.title for c in drawn}) > 1
-    return tuple(_row(c, f" ({c.block.title})" if several else "", tracking_url) for c in drawn)
+    compared = [comparison for comparison in (*primary, *rest) if comparison.n]
+    several = len({c.block.title for c in compared}) > 1
+    return tuple(_row(c, f" ({c.block.title})" if several else "", tracking_url) for c in compared[:MOST_ROWS])
 
 
 def run_url(tracking_url: str | None, run_id: str) -> str | None:

@@ -6,8 +6,11 @@ import math
 import re
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
+from reports import comparisons
+from reports.claims import Design
 from reports.forest import MOST_ROWS, Dot, ForestRow, forest_rows, forest_svg, run_url
 from tests.reports.handmade import EVIL, by_hand, found_against_base, record, study
 
@@ -19,11 +22,11 @@ def marks(svg: str, name: str, attribute: str) -> list[float]:
 
 def test_rows_are_the_comparisons_and_dots_their_pairs() -> None:
     _, found = found_against_base(by_hand())
-    anchor, full = forest_rows(found, "http://host:5000/#/experiments/7/runs?view=1")
+    anchor, full = forest_rows([], found, "http://host:5000/#/experiments/7/runs?view=1")
     assert (anchor.label, full.label) == ("ce+anchor against ce", "ce+anchor+triplet+reg against ce")
     assert [dot.value for dot in anchor.dots] == pytest.approx([0, -2])
     assert (full.mean, [dot.value for dot in full.dots]) == (pytest.approx(2), pytest.approx([1, 2, 3]))
-    assert full.text == "+2.0 [+1.0, +3.0]"
+    assert full.text == "+2.0 [−0.5, +4.5]"
     assert full.dots[1].label == "seed 1, fold 0: +2.0"
     run_ids = [t.run_id for t in by_hand() if t.arm == "ce+anchor+triplet+reg"]
     assert [dot.href for dot in full.dots] == [f"http://host:5000/#/experiments/7/runs/{run_id}" for run_id in run_ids]
@@ -31,14 +34,26 @@ def test_rows_are_the_comparisons_and_dots_their_pairs() -> None:
 
 def test_at_most_eight_rows_and_the_block_is_named_where_there_are_several() -> None:
     _, found = found_against_base(study(2, 4) + study(2, 4, dataset="cifar100"))
-    rows = forest_rows(found)
+    rows = forest_rows([], found)
     assert len(rows) == MOST_ROWS
     assert [row.label for row in rows] == [f"{c.arm} against ce ({c.block.title})" for c in found[:MOST_ROWS]]
     assert all(dot.href is None for row in rows for dot in row.dots)
     one = [record("ce", 0.5, **more) for more in ({}, {"dataset": "cifar100"})]
     two = [record("ce+reg", 0.6, **more) for more in ({}, {"dataset": "cifar100"})]
-    labels = [row.label for row in forest_rows(found_against_base(one + two)[1])]
+    labels = [row.label for row in forest_rows([], found_against_base(one + two)[1])]
     assert labels == [f"ce+reg against ce ({name}, test_resnet)" for name in ("emoji120", "cifar100")]
+
+
+def test_primary_contrasts_come_first_and_the_others_are_fainter() -> None:
+    made, _ = found_against_base(by_hand())
+    design = Design(contrasts=(("ce+anchor+triplet+reg", "ce"),))
+    rng = np.random.default_rng(0)
+    first = comparisons.primary(made.blocks, design, rng)
+    rows = forest_rows(first, comparisons.against_baseline(made.blocks, design, rng, first))
+    assert [(row.label, row.primary) for row in rows] == [
+        ("ce+anchor+triplet+reg against ce", True),
+        ("ce+anchor against ce", False),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.importance import BaseImportanceEvaluator, FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -26,6 +26,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 Space = Mapping[str, BaseDistribution]
 ENOUGH = 10  # finished trials under which a picture or an importance would show chance
 STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+STOPPED = "stopped early"
 TOP_SHARE = 0.25  # PED-ANOVA's own 0.1 would be one trial of ten
 EVALUATORS: Mapping[str, Callable[[], BaseImportanceEvaluator]] = {
     "fANOVA": lambda: FanovaImportanceEvaluator(seed=0),
@@ -66,6 +67,34 @@ def _contains(distribution: BaseDistribution, setting: Any) -> bool:
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
+def stopped(study: optuna.Study) -> list[FrozenTrial]:
+    """Those that the scheduler stopped early and that were measured at all."""
+    pruned = study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
+    return [trial for trial in pruned if trial.intermediate_values]
+
+
+def with_stopped(study: optuna.Study) -> optuna.Study:
+    """The study in which those stopped early count with the best that they reached, marked by a parameter of their own.
+
+    The study itself where none was.
+    """
+    pruned = stopped(study)
+    if not pruned:
+        return study
+    marked = CategoricalDistribution(("no", "yes"))
+    whole = optuna.create_study(study_name=study.study_name, direction="maximize")
+    for state, trials in (("no", finished(study)), ("yes", pruned)):
+        for trial in trials:
+            whole.add_trial(
+                create_trial(
+                    value=trial.value if state == "no" else max(trial.intermediate_values.values()),
+                    params={**trial.params, STOPPED: state},
+                    distributions={**trial.distributions, STOPPED: marked},
+                )
+            )
+    return whole
 
 
 def varied_params(study: optuna.Study, *, common: bool) -> list[str]:

@@ -16,9 +16,21 @@ from optuna.trial import TrialState, create_trial
 from optuna.visualization import matplotlib as pictures
 
 from laresa.measurement import better
-from reports.candidates import by_search, is_scored
+from reports.candidates import by_search
 from reports.figures import BLUE, GREY, PALETTE, Drawing, Look, legend
-from reports.importance import ENOUGH, EVALUATORS, Scope, Space, finished, key, rebuild, scopes, varied_params
+from reports.importance import (
+    ENOUGH,
+    EVALUATORS,
+    Scope,
+    Space,
+    finished,
+    key,
+    rebuild,
+    scopes,
+    stopped,
+    varied_params,
+    with_stopped,
+)
 from reports.select import value
 from sweeps.service.tracking.records import TrialRecord
 
@@ -33,7 +45,7 @@ def drawings(searched: Sequence[TrialRecord], space: Space, objectives: Sequence
     They show validation top-1; with several objectives their Pareto front comes first.
     """
     studies = {name: rebuild(name, trials, space) for name, trials in by_search(searched).items()}
-    enough = {name: study for name, study in studies.items() if len(finished(study)) >= ENOUGH}
+    enough = {name: s for name, s in studies.items() if len(finished(s)) + len(stopped(s)) >= ENOUGH}
     drawn = dict(list(enough.items())[:MOST])
     first = _pareto(searched, objectives)
     if not drawn:
@@ -47,7 +59,7 @@ def drawings(searched: Sequence[TrialRecord], space: Space, objectives: Sequence
         found += _importance(asked, "fANOVA", stem, of)
         if not several:
             found += _importance(asked, "PED-ANOVA", stem, of)
-            found += [*_slices(study, stem), *_intermediate(study, stem)]
+            found += [*(_slices(study, stem) if len(finished(study)) >= ENOUGH else []), *_intermediate(study, stem)]
     return found
 
 
@@ -55,9 +67,13 @@ def too_few(searched: Sequence[TrialRecord], space: Space | None) -> list[str]:
     """Why pictures are missing, in words; nothing where none is."""
     if space is None:
         return ["The search space was not recorded with this sweep, so its pictures can't be drawn."]
-    counts = {name: sum(map(is_scored, trials)) for name, trials in by_search(searched).items()}
+    studies = {name: rebuild(name, trials, space) for name, trials in by_search(searched).items()}
+    ended = {name: len(finished(study)) for name, study in studies.items()}
+    counts = {name: count + len(stopped(studies[name])) for name, count in ended.items()}
     few = [f"{name} ({count})" for name, count in counts.items() if count < ENOUGH]
-    said = [f"Too few finished trials for pictures, which take {ENOUGH}: {', '.join(few)}."] if few else []
+    said = [f"Too few measured trials for pictures, which take {ENOUGH}: {', '.join(few)}."] if few else []
+    plain = [f"{name} ({ended[name]})" for name, count in counts.items() if count >= ENOUGH > ended[name]]
+    said += [f"Too few finished trials for importance, which takes {ENOUGH}: {', '.join(plain)}."] if plain else []
     left = len(counts) - len(few) - MOST
     return [*said, f"Pictures of the first {MOST} searches; {left} more have none."] if left > 0 else said
 
@@ -82,9 +98,7 @@ def _plot(draw: Callable[[], Any], height: float, width: float = 10) -> Figure:
 def _history(studies: Sequence[optuna.Study]) -> Drawing:
     figure = _plot(lambda: pictures.plot_optimization_history(list(studies), target_name=AXIS), 4)
     ax = figure.axes[0]
-    if len(studies) == 1:
-        ax.legend(loc="lower right")
-    else:
+    if len(studies) > 1:
         if old := ax.get_legend():
             old.remove()
         # Optuna's ten colours come in pairs and run out at the sixth study; two collections a study: dots, infeasible.
@@ -93,7 +107,19 @@ def _history(studies: Sequence[optuna.Study]) -> Drawing:
             ax.collections[2 * index].set(color=color, alpha=0.4)
         names = [study.study_name for study in studies]
         legend(figure, {name: (color, "-") for name, color in zip(names, PALETTE, strict=False)}, columns=4)
-    caption = "A dot for every finished trial in the order of their start, the line their best so far. Pruned: no dot."
+    for index, study in enumerate(studies):
+        early = [(trial.number, max(trial.intermediate_values.values())) for trial in stopped(study)]
+        if early:
+            color = GREY if len(studies) == 1 else PALETTE[index]
+            label = "stopped early" if len(studies) == 1 else None
+            numbers, best = zip(*early, strict=True)
+            ax.scatter(numbers, best, marker="x", s=22, color=color, linewidths=1, label=label, zorder=1)
+    if len(studies) == 1:
+        ax.legend(loc="lower right")
+    caption = (
+        "A dot for every finished trial in the order of their start, the line their best so far; a cross for every one "
+        "that the scheduler stopped early, at the best that it reached."
+    )
     return Drawing("search-history", "Optimisation history", caption, "Validation top-1 by trial", figure)
 
 
@@ -114,6 +140,7 @@ def _pareto(searched: Sequence[TrialRecord], objectives: Sequence[str]) -> list[
 
 
 def _parallel(study: optuna.Study, stem: str, of: str) -> list[Drawing]:
+    study = with_stopped(study)
     params = varied_params(study, common=False)
     if not params:
         return []
@@ -121,7 +148,8 @@ def _parallel(study: optuna.Study, stem: str, of: str) -> list[Drawing]:
     for ax in figure.axes[1:-1]:
         ax.tick_params(labelsize=7.5)  # names of subsets reach to the next axis
     caption = (
-        "A line for every finished trial, dark where validation top-1 is high. "
+        "A line for every trial, dark where validation top-1 is high; one that was stopped early (marked on an axis "
+        "of its own) with the best that it reached. "
         "None: the parameter has no effect in that trial or lies outside the space."
     )
     return [Drawing(f"{stem}-parallel", f"Parallel coordinates{of}", caption, "Lines across parameters", figure)]

@@ -211,7 +211,22 @@ def test_several_searches_are_drawn_compactly(tmp_path: Path) -> None:
         "search-history",
         *("search-1-parallel", "search-1-importance-fanova", "search-2-parallel", "search-2-importance-fanova"),
     ]
-    assert "Too few finished trials for pictures, which take 10: search (3)." in made.html.read_text()
+    assert "Too few measured trials for pictures, which take 10: search (4)." in made.html.read_text()
+
+
+def test_a_search_whose_trials_were_mostly_stopped_early_has_its_pictures(tmp_path: Path) -> None:
+    trials = [replace(t, state="pruned" if i % 4 else "finished") for i, t in enumerate(many(24))]
+    made = report(trials, tmp_path)
+    assert drawn(made) == ["search-history", "search-parallel", "search-intermediate"]
+    text = made.html.read_text()
+    assert "Too few finished trials for importance, which takes 10: search (6)." in text
+    assert "stopped early" in text
+    (study,) = (importance.rebuild("search", trials, SPACE),)
+    whole = importance.with_stopped(study)
+    assert len(whole.trials) == 24
+    assert [t.params[importance.STOPPED] for t in whole.trials].count("yes") == 18
+    best = {round(t.value, 9) for t in whole.trials if t.params[importance.STOPPED] == "yes"}
+    assert best == {round(100 * (0.5 + 0.01 * i), 9) for i in range(24) if i % 4}
 
 
 def test_the_pictures_leave_no_trace_and_repeat_to_the_byte(tmp_path: Path) -> None:

@@ -47,8 +47,8 @@ def networks(args: argparse.Namespace) -> Study:
     base = TrialConfig(
         dataset="emoji120", corruptions="all", **recipes.merged(recipes.DEFAULT, "emoji120", None).fields
     )
-    if args.scale == "tiny":
-        base = base.replace(epochs=TINY["epochs"])
+    tiny = args.scale == "tiny"
+    base = base.replace(epochs=TINY["epochs"]) if tiny else base
     cells = [Cell("ce", base.replace(subset="ce"))]
     cells += [Cell(f"{FULL}, {name} reading", base.replace(subset=FULL, **fields)) for name, fields in READINGS.items()]
-    return Study(f"{args.sweep}-{NETWORKS}", tuple(cells), REPLICATES)
+    return Study(f"{args.sweep}-{NETWORKS}", tuple(cells), REPLICATES[: 1 if tiny else None])

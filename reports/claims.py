@@ -22,7 +22,7 @@ FIXED, SEQUENTIAL = "fixed", "sequential"  # designs: how many replicates was kn
 MARGIN = 1.0  # points: what counts as no difference unless --margin says otherwise
 Contrast = tuple[str, str]  # (arm, against)
 METHODS = {  # interval, test
-    FIXED: ("t", "exact sign-flip test"),
+    FIXED: ("t", "sign-flip test (exact up to 16 units)"),
     SEQUENTIAL: ("confidence sequence", "e-process"),
 }
 

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from reports.claims import FIXED, METHODS, SETS, Claim, Design
+from reports.claims import FIXED, METHODS, SEQUENTIAL, SETS, Claim, Design
 from reports.comparisons import Comparison
 from reports.formats import MISSING, Cell, Column, Rows, Table, probability, signed
 from reports.sequential import anytime_p, fewest
 from reports.statistics import (
     ALPHA,
     Pooled,
-    beyond_margin_p,
     pooled,
     replicates_for_effect,
     replicates_needed,
@@ -32,7 +31,7 @@ def columns(margin: float) -> tuple[Column, ...]:
         Column("p, these sets", ("p_these",)),
         Column("p, new sets", ("p_new",)),
         Column("p (Holm)", ("p_holm",)),
-        Column(f"within ±{margin:g}", ("p_no_worse", "p_no_better")),
+        Column(f"within ±{margin:g}", ("no_worse", "no_better")),
         Column("n for power .8", ("n_for_power",)),
     )
 
@@ -50,8 +49,12 @@ def _notes(design: Design) -> tuple[str, ...]:
             if design.contrasts
             else "adjusted over all rows of this table."
         ),
-        f"Within ±{design.margin:g} (points): no worse, no better or equivalent by more than that, by one-sided "
-        "t-tests at .05 (two of them for equivalent).",
+        f"Within ±{design.margin:g} (points): no worse, no better or equivalent by more than that, by "
+        + (
+            "the confidence sequence."
+            if design.kind == SEQUENTIAL
+            else "one-sided t-tests at .05 (two for equivalent)."
+        ),
         "n for power .8: units, if the difference and deviation seen here were the true ones (paired t-test at .05).",
     )
 
@@ -83,7 +86,6 @@ def _table(context: Context, name: str, title: str, found: Sequence[Comparison])
 
 
 def _row(c: Comparison) -> Row:
-    no_worse, no_better = beyond_margin_p(c.main.units, c.design.margin)
     needed = _needed(c)
     exploratory = bool(c.design.contrasts) and not c.primary
     star = "*" * c.significant + " (these sets)" * (c.significant and not c.about_new) + " expl." * exploratory
@@ -97,15 +99,15 @@ def _row(c: Comparison) -> Row:
         Cell(probability(c.these.p), (c.these.p,)),
         Cell(probability(c.new.p if c.about_new else math.nan), (c.new.p if c.about_new else math.nan,)),
         Cell(probability(c.p_holm) + star, (c.p_holm,)),
-        Cell(within(no_worse, no_better), (no_worse, no_better)),
+        Cell(within(c), tuple(map(int, c.beyond_margin))),
         Cell(MISSING if needed is None else f"{needed:,}", (needed,)),
     )
 
 
-def within(no_worse: float, no_better: float) -> str:
-    """What the two one-sided tests allow to say."""
-    said = (no_worse <= ALPHA, no_better <= ALPHA)
-    return {(True, True): "equivalent", (True, False): "no worse", (False, True): "no better"}.get(said, MISSING)
+def within(c: Comparison) -> str:
+    """What may be said of the margin."""
+    words = {(True, True): "equivalent", (True, False): "no worse", (False, True): "no better"}
+    return words.get(c.beyond_margin, MISSING)
 
 
 def difference(comparison: Comparison) -> str:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from reports.claims import Claim, Design, claims, in_order, speaks_of_new
+from reports.claims import SEQUENTIAL, Claim, Design, claims, in_order, speaks_of_new
 from reports.select import TEST, Arm, Block, Replicate
-from reports.statistics import ALPHA, holm, paired_differences
+from reports.statistics import ALPHA, beyond_margin_p, holm, paired_differences
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,18 @@ class Comparison:
     @property
     def significant(self) -> bool:
         return self.p_holm <= ALPHA and (self.primary or not self.design.contrasts)
+
+    @property
+    def beyond_margin(self) -> tuple[bool, bool]:
+        """Whether it is no worse, and no better, by more than the margin.
+
+        By one-sided t-tests at .05; of a sequential design by its confidence sequence, for those may not be looked at.
+        """
+        margin = self.design.margin
+        if self.design.kind == SEQUENTIAL:
+            return self.main.low > -margin, self.main.high < margin
+        no_worse, no_better = beyond_margin_p(self.main.units, margin)
+        return no_worse <= ALPHA, no_better <= ALPHA
 
     @property
     def where(self) -> str:

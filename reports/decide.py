@@ -23,9 +23,9 @@ def contrasts_of(records: Sequence[TrialRecord], design: Design) -> list[Compari
     return comparisons.primary(blocks, design, np.random.default_rng(0))
 
 
-def first_look(design: Design) -> int:
-    """Replicates without which nothing can be decided, with alpha shared among the contrasts."""
-    return fewest(ALPHA / max(1, len(design.contrasts)))
+def first_look(contrasts: int) -> int:
+    """Replicates without which nothing can be decided, with alpha shared among so many contrasts."""
+    return fewest(ALPHA / contrasts)
 
 
 def is_decided(c: Comparison, tests: int) -> bool:

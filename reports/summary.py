@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from reports.comparison_tables import interval, significance_note, smallest_of, within
+from reports.comparison_tables import interval, significance_note, smallest_of
 from reports.comparisons import Comparison
 from reports.diagnosis import harm
 from reports.formats import MISSING, probability, signed, spread
 from reports.select import TEST, Arm, Block
-from reports.statistics import ALPHA, beyond_margin_p, mean_sd
+from reports.statistics import ALPHA, mean_sd
 from sweeps.service.tracking.records import TrialRecord
 
 
@@ -47,7 +47,7 @@ def _verdict(c: Comparison, blocks: Sequence[Block]) -> str:
         found += f" (95 % interval {span})"
     apart = c.p_holm <= ALPHA
     verdict = "more than luck explains" if apart else "not told apart"
-    if not apart and within(*beyond_margin_p(c.main.units, c.design.margin)) == "equivalent":
+    if not apart and all(c.beyond_margin):
         verdict = f"equivalent within {c.design.margin:g} point{'s' * (c.design.margin != 1)}"
     return f"{found}, {verdict} (p = {probability(c.p_holm)} after Holm){exploratory}."
 

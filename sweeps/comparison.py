@@ -138,17 +138,37 @@ def compared(
         args.seeds = ",".join(map(str, range(UNTIL)))
     if args.max_trials is not None and not args.until:
         raise ConfigError(f"--max-trials {args.max_trials}: expected with --until decided")
-    known = replicates(args, tuned=args.tune > 0)
+    known, named = replicates(args, tuned=args.tune > 0), contrasts(args, cells, primary)
+    if args.until:
+        spent = sum(search.trials for search in searches)
+        most = None if args.max_trials is None else max(0, args.max_trials - spent) // len(cells)
+        known = looked_at(known, named, most)
     return Study(
-        sweep_name(args, study),
-        tuple(cells),
-        by_test_set(known) if args.until else known,
-        searches,
-        args.hours,
-        contrasts(args, cells, primary),
-        bool(args.until),
-        args.margin,
+        sweep_name(args, study), tuple(cells), known, searches, args.hours, named, bool(args.until), args.margin
     )
+
+
+def looked_at(
+    known: Sequence[Replicate], contrasts: Sequence[tuple[str, str]], most: int | None
+) -> tuple[Replicate, ...]:
+    """The replicates that --until decided may use, in its order: new test sets first, at most so many.
+
+    Where there are test sets enough to speak of new ones, each is used once: its second replicate would tell no more.
+    ConfigError: no contrast is named, or too few replicates to decide anything.
+    """
+    from reports.claims import SETS
+    from reports.decide import first_look
+
+    if not contrasts:
+        raise ConfigError("--until decided: the study names no primary contrast; expected --primary ARM:AGAINST")
+    ordered, sets = by_test_set(known), len({replicate.fold for replicate in known})
+    usable = ordered[: sets if sets >= SETS else None][:most]
+    if len(usable) < (first := first_look(len(contrasts))):
+        raise ConfigError(
+            f"--until decided: nothing can be decided with {len(usable)} replicates on {sets} test sets; expected "
+            f"{first} or more by --seeds" + (" and --max-trials" if most is not None else "")
+        )
+    return usable
 
 
 def by_test_set(replicates: Sequence[Replicate]) -> tuple[Replicate, ...]:

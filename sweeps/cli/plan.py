@@ -62,7 +62,7 @@ def evidence(study: Study, tracking_uri: str | None) -> list[str]:
         lines[-1] += f"; {SETS} distinct ones would speak of new ones"
     design = Design(study.contrasts, SEQUENTIAL if study.sequential else FIXED, margin=study.margin)
     if study.sequential:
-        lines.append(f"looked at after {first_look(design)} replicates and each that follows, until all are decided")
+        lines.append(f"looked at after {first_look(tests)} replicates and each that follows, until all are decided")
     else:
         over = f"{tests} primary contrasts" if study.contrasts else f"{tests} arms against the first"
         needed = replicates_needed(ALPHA / tests)

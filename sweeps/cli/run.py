@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laresa.errors import ConfigError
 from sweeps.cli.studies import add_plugin_option, add_study_parsers, find_study
 from sweeps.options import run_options
 
@@ -58,7 +57,7 @@ def _run(args: argparse.Namespace) -> int:
     study = module.build(args)
     print_settings(module, study, args)
     options = run_options(args)
-    result = until_decided(study, options, args.max_trials) if study.sequential else run(study, options)
+    result = until_decided(study, options) if study.sequential else run(study, options)
     if result.stopped:
         print(f"stopped: {_counts(result.states)}; the same command continues, ", end="")
         print(f"`laresa report {study.name}` shows what there is")
@@ -81,32 +80,20 @@ def _ended(result: SweepResult, page: Path) -> int:
     return 0 if set(result.states) <= {"finished", "pruned"} else 1
 
 
-def until_decided(study: Study, options: RunOptions, max_trials: int | None) -> SweepResult:
-    """Replicate by replicate, looking after each, until the primary contrasts are decided or the budget ends.
+def until_decided(study: Study, options: RunOptions) -> SweepResult:
+    """Replicate by replicate, looking after each, until the primary contrasts are decided or all replicates are there.
 
     Replicates are taken in the study's order; the first look comes when something can be decided.
     """
-    from reports.claims import Design
     from reports.decide import first_look, undecided
     from sweeps.cli.report import design_of
     from sweeps.service.driver.runner import run
     from sweeps.service.tracking.sweep import Sweep
 
-    if not study.contrasts:
-        raise ConfigError("--until decided: the study names no primary contrast; expected --primary ARM:AGAINST")
-    most = len(study.replicates)
-    if max_trials is not None:
-        most = min(most, (max_trials - sum(s.trials for s in study.searches)) // len(study.cells))
-    first = first_look(Design(contrasts=study.contrasts))
-    if most < first:
-        raise ConfigError(
-            f"--until decided: nothing can be decided with {most} replicates; expected {first} or more by --seeds"
-            + (f" and --max-trials {max_trials}" if max_trials is not None else "")
-        )
-    for count in range(first, most + 1):
+    for count in range(first_look(len(study.contrasts)), len(study.replicates) + 1):
         result = run(replace(study, replicates=study.replicates[:count]), options)
         if result.stopped:
-            return result
+            break
         sweep = Sweep.open(study.name, options.tracking_uri)
         left = undecided(sweep.trials(), design_of(sweep))
         said = f"undecided: {', '.join(left)}" if left else "decided"

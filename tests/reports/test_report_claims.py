@@ -11,7 +11,7 @@ from scipy import stats
 
 from laresa.config import SUBSETS
 from reports import comparison_tables, comparisons, effects, matrix
-from reports.claims import SEQUENTIAL, SETS, Design, by_test_set
+from reports.claims import FIXED, SEQUENTIAL, SETS, Design, by_test_set
 from reports.formats import to_markdown
 from reports.select import to_blocks
 from reports.sequential import anytime_p
@@ -154,6 +154,15 @@ def test_a_contrast_without_trials_is_said() -> None:
 def test_what_a_margin_allows_to_say(points: list[float], said: str) -> None:
     made, found = found_against_base(gains("ce+reg", points))
     assert column(comparison_tables.baseline_table(made, found), "within ±1") == [said]
+
+
+def test_a_margin_may_be_looked_at_only_by_the_confidence_sequence() -> None:
+    points = [0.3, -0.3, 0.9, -0.8, 0.4, -0.4]
+    said = []
+    for kind in (FIXED, SEQUENTIAL):
+        made, found = found_against_base(gains("ce+reg", points), Design(kind=kind))
+        said += column(comparison_tables.baseline_table(made, found), "within ±1")
+    assert said == ["equivalent", "–"]
 
 
 # ---------------------------------------------------------------------------------------------------- effects

@@ -17,11 +17,10 @@ from laresa.taxonomy import Taxonomy
 from sweeps import ablation, trials
 from sweeps.cli.plan import evidence
 from sweeps.cli.report import differences, marks_of
-from sweeps.cli.run import until_decided
 from sweeps.service.planning.plan import check_plan, write_plan
 from sweeps.service.planning.prepare import shared_images
 from sweeps.service.storage.files import SweepFolder
-from sweeps.service.study import RunOptions, Study
+from sweeps.service.study import Study
 from sweeps.service.tracking.sweep import Sweep
 from tests.reports.handmade import record
 from tests.sweeps.conftest import laresa
@@ -115,17 +114,31 @@ def test_sweeps_of_other_code_or_data_are_told():
 
 # ---------------------------------------------------------------------------------------------------- whole sweeps
 @pytest.mark.parametrize(
-    ("arguments", "most", "message"),
+    ("arguments", "message"),
     [
-        (["--primary", "none"], None, "--until decided: the study names no primary contrast"),
-        (["--primary", "ce+reg:ce"], 11, "nothing can be decided with 5 replicates; expected 6 or more by --seeds and"),
-        (["--primary", "ce+reg:ce", "--seeds", "0,1"], None, "nothing can be decided with 2 replicates; expected 6"),
+        (["--primary", "none"], "--until decided: the study names no primary contrast"),
+        (
+            ["--primary", "ce+reg:ce", "--max-trials", "11"],
+            "nothing can be decided with 5 replicates on 5 test sets; expected 6",
+        ),
+        (
+            ["--primary", "ce+reg:ce", "--seeds", "0,1"],
+            "nothing can be decided with 2 replicates on 2 test sets; expected 6",
+        ),
     ],
 )
-def test_until_decided_is_refused_where_nothing_can_be(arguments: list[str], most: int | None, message: str):
-    looking = study("--subsets", "ce,ce+reg", "--until", "decided", *arguments)
+def test_until_decided_is_refused_where_nothing_can_be(arguments: list[str], message: str):
     with pytest.raises(ConfigError, match=message):
-        until_decided(looking, RunOptions(), most)
+        study("--subsets", "ce,ce+reg", "--until", "decided", *arguments)
+
+
+def test_until_decided_uses_each_test_set_once_where_they_are_enough():
+    """A second replicate on a test set changes nothing of a claim about new ones."""
+    few = study("--until", "decided", "--seeds", ",".join(map(str, range(20))))  # five test sets
+    assert len(few.replicates) == 20
+    many = study("--until", "decided", "--dataset", "icons158", "--seeds", ",".join(map(str, range(20))))
+    assert [replicate.fold for replicate in many.replicates] == list(range(10))
+    assert len(study("--until", "decided", "--dataset", "icons158", "--max-trials", "95").replicates) == 8
 
 
 HEADS = [

@@ -12,8 +12,6 @@ no three independent answers, and every fold shall test a class once. fxemoji dr
 
 from __future__ import annotations
 
-from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,11 @@ import torch
 from numpy.typing import NDArray
 
 from laresa.data.dataset import Dataset, DataSource, Split, check_fold, fingerprint, resize, statistics
+from laresa.data.embedded import read
 from laresa.errors import DataError
 from laresa.taxonomy import Taxonomy
+
+ARRAYS = frozenset({"images", "labels", "families", "sets", "classes", "coarse", "category"})
 
 
 def load(*, fold: int = 0, image_size: int | None = None, path: str | Path | None = None) -> Dataset:
@@ -32,7 +33,7 @@ def load(*, fold: int = 0, image_size: int | None = None, path: str | Path | Non
     image_size: pixels; another than the file's (32) is interpolated. Mean and deviation are those of the trained
     families. Raises DataError for a fold that isn't there or a file that isn't such a build.
     """
-    arrays = _read(str(path) if path else None)
+    arrays = _read(path)
     count, families = folds(path), _families(arrays)
     check_fold("emoji120", fold, count)
     images = resize(arrays["images"], image_size or arrays["images"].shape[-1])
@@ -64,7 +65,7 @@ def load(*, fold: int = 0, image_size: int | None = None, path: str | Path | Non
 
 def folds(path: str | Path | None = None) -> int:
     """One fold for each design family in the file; DataError below three, which a fold needs."""
-    count = len(_families(_read(str(path) if path else None)))
+    count = len(_families(_read(path)))
     if count < 3:
         raise DataError(f"{path} holds {count} design families: a fold tests one, validates on one, trains on the rest")
     return count
@@ -72,7 +73,7 @@ def folds(path: str | Path | None = None) -> int:
 
 def taxonomy(path: str | Path | None = None) -> Taxonomy:
     """Class, group, category."""
-    arrays = _read(str(path) if path else None)
+    arrays = _read(path)
     rows = zip(arrays["classes"], arrays["coarse"], arrays["category"], strict=True)
     return Taxonomy.from_paths({str(fine): (str(coarse), str(category)) for fine, coarse, category in rows})
 
@@ -82,18 +83,8 @@ def image_count() -> int:
     return len(_read(None)["labels"])
 
 
-@lru_cache(maxsize=2)
-def _read(path: str | None) -> dict[str, NDArray[Any]]:
-    source = resources.files("laresa.data") / "emoji120.npz" if path is None else Path(path)
-    try:
-        with source.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = dict(archive)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{source} can't be read: {error}") from error
-    missing = {"images", "labels", "families", "sets", "classes", "coarse", "category"} - set(arrays)
-    if missing:
-        raise DataError(f"{source} is no build of emoji120: no array {', '.join(sorted(missing))}")
-    return arrays
+def _read(path: str | Path | None) -> dict[str, NDArray[Any]]:
+    return read("emoji120", path, ARRAYS)
 
 
 def _families(arrays: dict[str, NDArray[Any]]) -> list[str]:

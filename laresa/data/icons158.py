@@ -9,8 +9,6 @@ draws every thing, so a test set may lack a few classes.
 
 from __future__ import annotations
 
-from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 
 from laresa.data.dataset import Dataset, DataSource, Split, check_fold, fingerprint, resize, statistics
-from laresa.errors import DataError
+from laresa.data.embedded import read
 from laresa.taxonomy import Taxonomy
 
 GROUPS = 11
+ARRAYS = frozenset({"images", "labels", "groups", "families", "classes", "coarse", "credits"})
 
 
 def load(*, fold: int = 0, image_size: int | None = None, path: str | Path | None = None) -> Dataset:
@@ -31,7 +30,7 @@ def load(*, fold: int = 0, image_size: int | None = None, path: str | Path | Non
     image_size: pixels; another than the file's (32) is interpolated. DataError: a fold that isn't there, a file that
     isn't such a build.
     """
-    arrays = _read(str(path) if path else None)
+    arrays = _read(path)
     check_fold("icons158", fold, GROUPS)
     validated = (fold + 1) % (GROUPS - 1)
     colour = np.repeat(arrays["images"][:, None], 3, 1)
@@ -71,7 +70,7 @@ def image_count() -> int:
 
 def taxonomy(path: str | Path | None = None) -> Taxonomy:
     """Class, group."""
-    arrays = _read(str(path) if path else None)
+    arrays = _read(path)
     rows = zip(arrays["classes"].tolist(), arrays["coarse"].tolist(), strict=True)
     return Taxonomy.from_paths({fine: (coarse,) for fine, coarse in rows})
 
@@ -82,17 +81,8 @@ def credits() -> list[str]:
     return found
 
 
-@lru_cache(maxsize=2)
-def _read(path: str | None) -> dict[str, NDArray[Any]]:
-    source = resources.files("laresa.data") / "icons158.npz" if path is None else Path(path)
-    try:
-        with source.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = dict(archive)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{source} can't be read: {error}") from error
-    if missing := {"images", "labels", "groups", "families", "classes", "coarse", "credits"} - set(arrays):
-        raise DataError(f"{source} is no build of icons158: no array {', '.join(sorted(missing))}")
-    return {**arrays, "labels": arrays["labels"].astype(np.int64)}
+def _read(path: str | Path | None) -> dict[str, NDArray[Any]]:
+    return read("icons158", path, ARRAYS)
 
 
 def _load(fold: int, split_seed: int, image_size: int | None) -> Dataset:

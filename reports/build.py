@@ -17,6 +17,7 @@ from reports import (
     comparisons,
     diagnosis,
     effects,
+    failures,
     figures,
     formats,
     matrix,
@@ -183,7 +184,7 @@ def _tables(
         diagnosis.order_table(context),
         beside.published_table(context),
         beside.plan_table(context, plan) if plan else None,
-        tables.failures_table(context) if context.blocks else None,
+        failures.table(context) if context.blocks else None,
     ]
     return tuple(table for table in made if table is not None)
 

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from laresa.measurement import better
+from reports import failures
 from reports.formats import MISSING, Cell, Column, Rows, Table
 from reports.select import TEST, Arm, SelectionRule, budget, value
-from reports.tables import FAILURE_COLUMNS, Row, failure_row
+from reports.tables import Row
 from sweeps.service.tracking.best import front
 from sweeps.service.tracking.records import STATES, TrialRecord
 
@@ -196,8 +197,8 @@ def _percent(number: float) -> Cell:
 
 def states_table(searched: Sequence[TrialRecord]) -> Table:
     """What became of every search trial, a row a search."""
-    rows = [failure_row(Arm(name, tuple(trials), {})) for name, trials in by_search(searched).items()]
-    columns = (Column("search", ("search",), "l"), *FAILURE_COLUMNS)
+    rows = [failures.row(Arm(name, tuple(trials), {})) for name, trials in by_search(searched).items()]
+    columns = (Column("search", ("search",), "l"), *failures.COLUMNS)
     notes = (
         "Pruned: stopped early by the scheduler, on validation. No test result: finished, but without a finite "
         "test top-1.",

@@ -9,7 +9,7 @@ import numpy as np
 
 from reports.claims import FIXED, METHODS, SEQUENTIAL, SETS, Claim, Design
 from reports.comparisons import Comparison
-from reports.formats import MISSING, Cell, Column, Rows, Table, probability, signed
+from reports.formats import MISSING, Cell, Column, Rows, Table, interval, probability, signed
 from reports.sequential import anytime_p, fewest
 from reports.statistics import (
     ALPHA,
@@ -114,11 +114,6 @@ def difference(comparison: Comparison) -> str:
     """ "+1.1 ± 0.8", in points."""
     text = signed(comparison.main.mean, 1)
     return text if math.isnan(comparison.main.sd) else f"{text} ± {comparison.main.sd:.1f}"
-
-
-def interval(low: float, high: float) -> str:
-    """ "-0.2 to +1.3"; nothing where there is none, or it has no end."""
-    return f"{signed(low, 1)} to {signed(high, 1)}" if math.isfinite(low) and math.isfinite(high) else MISSING
 
 
 def _needed(c: Comparison) -> int | None:

@@ -14,8 +14,7 @@ from itertools import combinations
 import numpy as np
 
 from reports.claims import Claim, Design, claims, in_order, speaks_of_new
-from reports.comparison_tables import interval
-from reports.formats import Cell, Column, Table, probability, signed
+from reports.formats import Cell, Column, Table, interval, probability, signed
 from reports.select import TEST, Arm, Block
 from reports.statistics import holm
 from reports.tables import Context, Row, block_rows

@@ -206,6 +206,11 @@ def signed(number: float, digits: int) -> str:
     return MISSING if math.isnan(number) else minus(f"{number:+.{digits}f}")
 
 
+def interval(low: float, high: float) -> str:
+    """ "-0.2 to +1.3"; nothing where there is none, or it has no end."""
+    return f"{signed(low, 1)} to {signed(high, 1)}" if math.isfinite(low) and math.isfinite(high) else MISSING
+
+
 def probability(p: float) -> str:
     """Three decimals, never "0.000"."""
     if math.isnan(p):

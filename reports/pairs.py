@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from reports.comparison_tables import difference, interval
+from reports.comparison_tables import difference
 from reports.comparisons import Comparison
-from reports.formats import MISSING, Cell, Column, Rows, Table, signed
+from reports.formats import MISSING, Cell, Column, Rows, Table, interval, signed
 from reports.published import HACE
 from reports.select import TEST, Arm
 from reports.statistics import mean_sd

@@ -24,24 +24,19 @@ POINTS = 801  # of the grid that a confidence sequence is read off
 def e_values(differences_R: Floats) -> Floats:
     """E_1 ... E_R of the null "symmetric about 0", in the order in which the differences came. A zero is no bet.
 
-    sigma is read off the sizes so far, this one included, which are known before the sign is.
+    sigma is read off the sizes so far, this one included, which are known before the sign is. Of sequences: (..., R).
     """
-    return _e_values(np.asarray(differences_R, dtype=np.float64)[None])[0]
-
-
-def _e_values(d_GR: Floats) -> Floats:
-    """As e_values, of G sequences."""
-    size_GR = np.abs(d_GR)
-    count_R = np.arange(1, d_GR.shape[1] + 1)
-    scale_GR = np.sqrt((size_GR**2).cumsum(1) / count_R)
-    relative_GR = np.divide(size_GR, scale_GR, out=np.zeros_like(size_GR), where=scale_GR > 0)
-    capital_GR = np.zeros_like(d_GR)
+    d_R = np.asarray(differences_R, dtype=np.float64)
+    size_R = np.abs(d_R)
+    scale_R = np.sqrt((size_R**2).cumsum(-1) / np.arange(1, d_R.shape[-1] + 1))
+    relative_R = np.divide(size_R, scale_R, out=np.zeros_like(size_R), where=scale_R > 0)
+    capital_R = np.zeros_like(d_R)
     for effect in EFFECTS:
         # The mean square of a difference is sigma^2 (1 + effect^2).
-        odds_GR = np.tanh(effect * math.sqrt(1 + effect**2) * relative_GR).clip(max=MOST)
-        bet_GR = odds_GR * np.sign(d_GR)
-        capital_GR += np.exp(np.log1p(bet_GR).cumsum(1)) + np.exp(np.log1p(-bet_GR).cumsum(1))
-    return capital_GR / (2 * len(EFFECTS))
+        odds_R = np.tanh(effect * math.sqrt(1 + effect**2) * relative_R).clip(max=MOST)
+        bet_R = odds_R * np.sign(d_R)
+        capital_R += np.exp(np.log1p(bet_R).cumsum(-1)) + np.exp(np.log1p(-bet_R).cumsum(-1))
+    return capital_R / (2 * len(EFFECTS))
 
 
 def anytime_p(differences_R: Floats) -> float:
@@ -62,7 +57,7 @@ def confidence_sequence(differences_R: Floats, level: float = 0.95) -> tuple[flo
     reach = max(float(np.ptp(d_R)), 1e-9)
     low, high = float(d_R.min()) - reach, float(d_R.max()) + reach
     centres_G = np.unique([*np.linspace(low, high, POINTS), float(np.median(d_R)), 0.0])
-    kept_G = centres_G[_e_values(d_R[None] - centres_G[:, None]).max(1) < 1 / (1 - level)]
+    kept_G = centres_G[e_values(d_R - centres_G[:, None]).max(1) < 1 / (1 - level)]
     if not len(kept_G):  # no centre is left: the differences are not symmetric about any
         return math.nan, math.nan
     step = (high - low) / (POINTS - 1)  # outwards by a step of the grid, so that rounding excludes nothing

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from reports.comparison_tables import interval, significance_note, smallest_of
+from reports.comparison_tables import significance_note, smallest_of
 from reports.comparisons import Comparison
 from reports.diagnosis import harm
-from reports.formats import MISSING, probability, signed, spread
+from reports.formats import MISSING, interval, probability, signed, spread
 from reports.select import TEST, Arm, Block
 from reports.statistics import ALPHA, mean_sd
 from sweeps.service.tracking.records import TrialRecord

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from laresa.measurement import RANK_COLLAPSE
-from reports.formats import MISSING, Cell, Column, Rows, Table, signed, spread
-from reports.select import RANK, TEST, Arm, Block, Budget, SelectionRule, usable
+from reports.formats import Cell, Column, Rows, Table, signed, spread
+from reports.select import RANK, TEST, Arm, Block, Budget, SelectionRule
 from reports.statistics import mean_sd, paired_differences
-from sweeps.service.tracking.records import STATES, TrialRecord
 
 Row = tuple[Cell, ...]
 SEED_AND_FOLD = "± is the sample standard deviation (ddof 1) over the n replicates, each one seed and fold."
@@ -276,38 +274,3 @@ def peak_table(context: Context) -> Table:
     """Epochs until validation top-1 peaked."""
     notes = ("The first epoch with the highest validation top-1; fewer is faster, not better.",)
     return quantities_table(context, "epochs", "Epochs to peak validation accuracy", (PEAK,), notes)
-
-
-FAILURE_COLUMNS = (
-    *(Column(state, (state,)) for state in STATES),
-    Column("no test result", ("no_test_result",)),
-    Column("first line of the error", ("error",), "wrap"),
-)
-
-
-def failures_table(context: Context) -> Table:
-    """Trials by state and arm, with what the failed ones said."""
-    columns = (ARM, *FAILURE_COLUMNS)
-    notes = ("No test result: finished, but without a finite test top-1; such a trial is not ok.",)
-    return _table(
-        context, "failures", "What became of every trial", columns, lambda b: list(map(failure_row, b.arms)), notes
-    )
-
-
-def failure_row(arm: Arm) -> Row:
-    """The arm, its trials by state, and what the failed ones said."""
-    states = Counter(trial.state for trial in arm.trials)
-    mute = sum(trial.state == "finished" and not usable(trial) for trial in arm.trials)
-    errors = Counter(first_line(trial) for trial in arm.trials if trial.error)
-    text = "; ".join(f"{count} × {line}" for line, count in errors.most_common()) or MISSING
-    counts = [Cell(str(states[state]), (states[state],)) for state in STATES]
-    return (label_cell(arm), *counts, Cell(str(mute), (mute,)), Cell(text, (text if errors else None,)))
-
-
-def first_line(trial: TrialRecord, limit: int = 160) -> str:
-    """The error's first line; of a traceback, which begins with a heading, the last one. Cut at `limit` characters."""
-    lines = [line.strip() for line in (trial.error or "").splitlines() if line.strip()]
-    if not lines:
-        return ""
-    line = lines[-1] if lines[0].startswith("Traceback") else lines[0]
-    return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from reports.claims import by_test_set
-from reports.sequential import _e_values, confidence_sequence
+from reports.sequential import confidence_sequence, e_values
 from reports.statistics import ALPHA, Floats, beyond_margin_p, prediction_interval, sign_flip_p, t_interval
 
 DRAWS = 2000
@@ -73,12 +73,12 @@ def error_of_equivalence(rng: Generator, draws: int, n: int) -> float:
 
 def error_of_looking(rng: Generator, draws: int, sample: Callable[..., Floats]) -> float:
     """How often the e-process ever rejects a true null in LOOKS looks."""
-    return float((_e_values(sample(size=(draws, LOOKS))).max(1) >= 1 / ALPHA).mean())
+    return float((e_values(sample(size=(draws, LOOKS))).max(1) >= 1 / ALPHA).mean())
 
 
 def sequential_n(rng: Generator, draws: int, effect: float) -> tuple[float, float]:
     """(median number of replicates until the effect is found, share found within LOOKS)."""
-    found = _e_values(rng.normal(effect, 1, size=(draws, LOOKS))) >= 1 / ALPHA
+    found = e_values(rng.normal(effect, 1, size=(draws, LOOKS))) >= 1 / ALPHA
     first = np.where(found.any(1), found.argmax(1) + 1, LOOKS)
     return float(np.median(first)), float(found.any(1).mean())
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from reports import beside, comparison_tables, formats, tables
+from reports import beside, comparison_tables, failures, formats, tables
 from reports.formats import Cell, Column, Rows, Table, to_csv, to_document, to_latex, to_markdown
 from tests.reports.handmade import by_hand, found_against_base, record
 
@@ -57,7 +57,7 @@ def all_tables() -> list[Table]:
     )
     candidates = [
         tables.top1_table(made),
-        tables.failures_table(made),
+        failures.table(made),
         tables.latent_table(made),
         tables.correlation_table(made),
         comparison_tables.baseline_table(made, found),

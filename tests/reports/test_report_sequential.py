@@ -68,12 +68,12 @@ def test_looking_thirty_times_errs_no_more_than_promised() -> None:
     draws, generator = 2000, np.random.default_rng(4)
     for sample in (generator.normal, generator.laplace, lambda size: generator.standard_t(2, size=size)):
         d_GR = sample(size=(draws, 30))
-        ever = (s._e_values(d_GR).max(1) >= 20).mean()
+        ever = (s.e_values(d_GR).max(1) >= 20).mean()
         assert ever <= 0.05 + 2.5 * math.sqrt(0.05 * 0.95 / draws)
 
 
 def test_an_effect_of_one_deviation_is_found_soon() -> None:
     d_GR = np.random.default_rng(5).normal(1, 1, size=(1000, 40))
-    reached = s._e_values(d_GR) >= 20
+    reached = s.e_values(d_GR) >= 20
     assert reached.any(1).mean() > 0.97
     assert np.median(reached.argmax(1) + 1) <= 13  # ten would be fixed in advance for power .8

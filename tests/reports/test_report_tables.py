@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from reports import beside, comparison_tables, comparisons, tables
+from reports import beside, comparison_tables, comparisons, failures, tables
 from reports.claims import Design
 from reports.formats import to_csv, to_latex, to_markdown
 from reports.mistakes import mistakes_tables
@@ -144,7 +144,7 @@ def test_failures_by_state_with_the_errors_first_line() -> None:
         record("ce+anchor", 0.9, seed=7, state="pruned"),
         record("ce+anchor", math.nan, seed=8),
     ]
-    table = tables.failures_table(context(trials))
+    table = failures.table(context(trials))
     assert [column(table, state)[1] for state in ("finished", "pruned", "failed", "no test result")] == list("3131")
     assert column(table, "first line of the error") == ["–", "2 × OSError: disk | full; 1 × KeyError: 1", "–"]
     assert r"2 × OSError: disk \| full; 1 × KeyError: 1 |" in to_markdown(table)

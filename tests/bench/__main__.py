@@ -49,6 +49,7 @@ BENCHES = {
     "driver": service.driver,
     "demo": sweep.efficiency,
     "plain": sweep.against_plain_parts,
+    "accuracy": sweep.accuracy,
     "server": server.rates,
     "hosts": hosts.two_against_one,
     "kills": kills.ten_moments,

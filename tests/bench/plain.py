@@ -1,4 +1,4 @@
-"""The ten-arm ablation as one would write it from plain parts, to measure the service against. Not part of it.
+"""The ablation (eleven arms) as one would write it from plain parts, to measure the service against. Not part of it.
 
 A function trainable without actor reuse, Ray's MLflowLoggerCallback, a torchvision DataLoader on PIL images, label
 embeddings computed in each trial. Model, losses, splits and settings are those of the demo.

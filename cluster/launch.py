@@ -6,16 +6,16 @@ import os
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 START_SECONDS = 120  # within which it answers
 
 
-def command(app: str, host: str, port: int, *options: str) -> list[str]:
-    """What is run. app: the name of an entry point in the group mlflow.app."""
+def command(app: str, host: str, port: int, *options: str, program: Sequence[str] = ("mlflow",)) -> list[str]:
+    """What is run. app: the name of an entry point in the group mlflow.app. program: a module that is MLflow's."""
     return [
-        *(sys.executable, "-m", "mlflow", "server", "--app-name", app, "--host", host, "--port", str(port)),
+        *(sys.executable, "-m", *program, "server", "--app-name", app, "--host", host, "--port", str(port)),
         *options,
         *("--workers", "1"),  # with more, every call costs about 45 ms (uvicorn#3149)
     ]

@@ -1,11 +1,13 @@
-"""One file a checkpoint: safetensors with the JSON state in its header, replaced atomically. No pickle."""
+"""One file a checkpoint: safetensors with the JSON state in its header, and a checksum over all of it. No pickle."""
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import json
 import math
 import os
+import re
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from laresa.errors import CheckpointError
+from laresa.files import atomic_write
 
-FORMAT = 1
+FORMAT = 2
 
 
 Stateful = nn.Module | torch.optim.Optimizer
@@ -75,35 +78,50 @@ def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def save(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Write tensors and state to `path`; whoever reads sees the old file or the new one, never half.
 
-    CheckpointError: the disk is full or the folder not writable; the file that was there before is untouched.
+    StorageError: the disk is full or the folder not writable; the file that was there before is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     joined, index = _join(tensors)
     header = {"format": str(FORMAT), "state": json.dumps(state, allow_nan=True), "index": json.dumps(index)}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(joined, temporary, metadata=header)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise CheckpointError(
-            f"checkpoint {path} could not be written ({error}): check space and rights there; "
-            "the checkpoint before it is intact, the same command continues from it"
-        ) from error
+    header["checksum"] = _checksum(joined, header)
+    write_tensors(path, joined, header)
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors, state) of a file that `save` wrote. CheckpointError if it is damaged or of a newer format."""
+    """(tensors, state) of a file that `save` wrote. CheckpointError: one bit of it is another, or its format is."""
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
+            header = dict(file.metadata() or {})
             joined = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (OSError, SafetensorError) as error:
+    except Exception as error:  # a damaged header makes it raise almost anything
         raise CheckpointError(f"checkpoint {path} can't be read ({error})") from error
-    if header.get("format") != str(FORMAT):
-        raise CheckpointError(f"checkpoint {path} has format {header.get('format')!r}: this version reads {FORMAT!r}")
+    if header.pop("checksum", None) != _checksum(joined, header):
+        raise CheckpointError(f"checkpoint {path} is damaged: its content is not what was written")
+    if header["format"] != str(FORMAT):
+        raise CheckpointError(f"checkpoint {path} has format {header['format']!r}: this version reads {FORMAT!r}")
     return _split(joined, json.loads(header["index"])), json.loads(header["state"])
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str] | None = None) -> None:
+    """A safetensors file, as `atomic_write` writes one."""
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(dict(tensors), temporary, metadata=dict(header or {}))
+        except SafetensorError as error:  # it hides what the system said in a text
+            number = re.search(r"os error (\d+)", str(error))
+            code = int(number[1]) if number else errno.EIO
+            raise OSError(code, os.strerror(code)) from error
+
+    atomic_write(path, write)
+
+
+def _checksum(joined: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
+    """Of what the file says, however it lies there. A CRC: it finds every single flip, at the speed of memory."""
+    found = zlib.crc32(json.dumps(sorted(header.items())).encode())
+    for name, tensor in sorted(joined.items()):
+        found = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), found)
+        found = zlib.crc32(tensor.view(torch.uint8).numpy().data, found)
+    return f"{found:08x}"
 
 
 def _join(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[tuple[str, str, list[int]]]]:

@@ -18,8 +18,16 @@ class DataError(LaresaError, ValueError):
     """A data set, image or taxonomy that can't be used."""
 
 
-class CheckpointError(LaresaError, OSError):
-    """A checkpoint could not be written or read; the one before it is intact."""
+class StorageError(LaresaError, OSError):
+    """A place where files are kept can't be used: full, not writable, away; what was written before is whole."""
+
+
+class DamagedError(StorageError):
+    """A file is not what was written: cut off, changed, or of another version."""
+
+
+class CheckpointError(DamagedError):
+    """A checkpoint is damaged, or of other data or settings; the one before it may be whole."""
 
 
 class NonFiniteLossError(LaresaError, ArithmeticError):

@@ -11,7 +11,7 @@ import torch
 from laresa import checkpoint
 from laresa.config import TrialConfig
 from laresa.data import Dataset
-from laresa.errors import CheckpointError, ConfigError, NonFiniteLossError
+from laresa.errors import CheckpointError, ConfigError, NonFiniteLossError, StorageError
 from laresa.methods import Result
 from laresa.methods.end_to_end import EndToEnd
 from laresa.model import build_model
@@ -124,7 +124,7 @@ def test_full_disk_leaves_the_checkpoint_before_it_intact(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(CheckpointError, match="No space left on device"):
+    with pytest.raises(StorageError, match="No space left on device"):
         trainer.save(file)
     assert file.read_bytes() == before
     assert list(tmp_path.iterdir()) == [file]

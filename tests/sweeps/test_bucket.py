@@ -12,13 +12,13 @@ import pytest
 from optuna.distributions import FloatDistribution
 
 from laresa.config import TrialConfig
-from laresa.errors import ConfigError
+from laresa.errors import ConfigError, StorageError
 from sweeps.service.driver.nodes import Host, probe_storage, require_shared
 from sweeps.service.planning.plan import check_plan, plan, write_plan
 from sweeps.service.search.sources import OptunaSource
 from sweeps.service.storage import lease
 from sweeps.service.storage.bucket import Bucket
-from sweeps.service.storage.files import Attempt, FencedError, StorageError, SweepBusyError, TrialFolder, write_json
+from sweeps.service.storage.files import Attempt, FencedError, SweepBusyError, TrialFolder, write_json
 from sweeps.service.storage.open import sweep_at, sweep_folder
 from sweeps.service.storage.outcome import describe_outcome
 from sweeps.service.study import Cell, Group, Replicate, Search, Study
@@ -64,7 +64,7 @@ def test_another_host_goes_on_from_the_newest_checkpoint_and_fences_the_first(pl
         first.conclude({"state": "finished"})
     assert there.outcome() is None
     second.conclude({"state": "finished"})
-    assert here.outcome() == trial_at(place).outcome() == {"state": "finished", "attempts": 2}
+    assert here.outcome() == trial_at(place).outcome() == {"state": "finished", "attempts": 2, "files": {}}
     assert here.checkpoints() == there.checkpoints() == []
     assert trial_at(place).new_attempt().number == 3
 
@@ -128,7 +128,7 @@ def test_a_rebuilt_head_finds_plan_and_trials(place: str):
     with pytest.raises(ConfigError, match=r"lr=.*this command has 0\.5"):
         check_plan(Study("toy", (Cell("ce", TrialConfig(subset="ce", lr=0.5)),), (Replicate(0, 0),)), rebuilt)
     assert [row.state for row in plan(STUDY, rebuilt, {})] == ["deliver", "resume"]
-    assert rebuilt.outcomes() == [{"state": "finished", "attempts": 1}]
+    assert rebuilt.outcomes() == [{"state": "finished", "attempts": 1, "files": {}}]
 
 
 def test_a_rebuilt_head_goes_on_with_the_search_and_its_budget(place: str):

@@ -11,7 +11,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 
 from laresa.config import TrialConfig
-from laresa.errors import ConfigError
+from laresa.errors import ConfigError, StorageError
 from sweeps import trials
 from sweeps.cli.plan import show_plan
 from sweeps.service.driver.runner import describe, run
@@ -20,7 +20,7 @@ from sweeps.service.planning.estimate import Estimate, against_actual, cost_of, 
 from sweeps.service.planning.plan import PlanRow
 from sweeps.service.search.budget import Spent
 from sweeps.service.search.sources import OptunaSource
-from sweeps.service.storage.files import StorageError, SweepFolder
+from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import Cell, Replicate, RunOptions, Search, Study
 from sweeps.service.tracking.sweep import Sweep
 from tests.sweeps.conftest import ablation, draw_pictures, laresa

@@ -15,6 +15,7 @@ from ray.cluster_utils import Cluster
 from rich.console import Console
 
 from laresa.config import TrialConfig
+from laresa.errors import StorageError
 from sweeps import trials
 from sweeps.service.driver import runner
 from sweeps.service.driver import tune as tuning
@@ -22,7 +23,7 @@ from sweeps.service.driver.interrupt import GracefulInterrupt
 from sweeps.service.driver.nodes import Host, probe_nodes, require_shared
 from sweeps.service.driver.progress import ProgressDisplay
 from sweeps.service.driver.tune import explain_pending
-from sweeps.service.storage.files import StorageError, SweepFolder
+from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import Cell, Replicate, RunOptions, Study
 from sweeps.service.worker.checks import BlindWorkerError, check_here
 from tests.sweeps.conftest import ablation

@@ -13,7 +13,7 @@ from laresa.errors import ConfigError
 from sweeps import ablation, search
 from sweeps.ablation import FULL
 from sweeps.service.planning.plan import check_plan, plan, write_plan
-from sweeps.service.storage.files import SweepFolder, write_json
+from sweeps.service.storage.files import SweepFolder, write_state
 from sweeps.service.study import Cell, Choice, Replicate, Study
 
 
@@ -169,7 +169,7 @@ def test_plan_tells_what_is_left(tmp_path: Path):
     folder = SweepFolder(tmp_path)
     folder.trial(resumed.key).new_attempt().checkpoint(3).touch()
     attempt = folder.trial(delivered.key).new_attempt()
-    write_json(attempt.trial.root / "outcome.json", {"state": "finished"})
+    write_state(attempt.trial.root / "outcome.json", {"state": "finished"})
     rows = plan(study, folder, {finished.key: "finished", failed.key: "failed", new.key: "running"})
     assert [row.state for row in rows] == ["finished", "failed", "deliver", "resume", "new"]
     assert [row.done for row in rows] == [True, True, True, False, False]

@@ -21,7 +21,7 @@ from sweeps.service.driver import tune as tuning
 from sweeps.service.driver.interrupt import GracefulInterrupt
 from sweeps.service.driver.progress import ProgressDisplay
 from sweeps.service.driver.schedulers import SCHEDULERS, Asha, InOrder, MedianStopping, check_searches, scheduler_of
-from sweeps.service.storage.files import MEASURED, SweepFolder, write_json
+from sweeps.service.storage.files import MEASURED, SweepFolder, write_state
 from sweeps.service.study import Group, PlannedTrial, Replicate, Search
 from sweeps.service.tracking.write import SweepRun
 from sweeps.service.worker.session import OOM_SHARED_GPU, TrialContext
@@ -189,7 +189,7 @@ def test_a_group_is_one_trial_of_tunes_and_each_of_its_trials_is_told(driving):
         trial.new_attempt()
     measured = [{"epoch": epoch, "metrics": {"val/top1": 0.2 * epoch}, "seconds": 1.0} for epoch in (1, 2)]
     stored[1].write(MEASURED, {"history": measured, "provenance": {}})
-    write_json(stored[0].root / "outcome.json", {"state": "finished", "metrics": {}, "history": []})
+    write_state(stored[0].root / "outcome.json", {"state": "finished", "metrics": {}, "history": []})
     finished = {**row(a, 2, 0.3, "finished"), "test/top1": 0.2, "best_epoch": 2.0}
     last = group_result([finished, row(b, 2, 0.4)])
     assert (last["state"], last["done"], last["val/top1"]) == ("running", False, 0.4)

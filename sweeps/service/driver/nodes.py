@@ -9,7 +9,8 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweeps.service.storage.files import StorageError, SweepFolder, home
+from laresa.errors import StorageError
+from sweeps.service.storage.files import SweepFolder, home
 from sweeps.service.storage.open import sweep_at
 
 log = logging.getLogger("laresa.nodes")

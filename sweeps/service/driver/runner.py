@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from laresa.errors import DamagedError
 from laresa.plugins import loaded
 from sweeps.service.driver.code import SweepCode
 from sweeps.service.driver.connection import connect, disconnect, places
@@ -268,8 +269,12 @@ class Runner:
         """Bring one trial's run to the state that storage says, and return it."""
         outcome = stored.outcome()
         if outcome is not None and (shown != outcome["state"] or not stored.delivered()):
-            deliver(self.api, TrialRun(self.sweep, trial, self.tags), stored)
-            shown = str(outcome["state"])
+            try:
+                deliver(self.api, TrialRun(self.sweep, trial, self.tags), stored)
+                shown = str(outcome["state"])
+            except DamagedError as error:
+                log.warning("%s", error)
+                outcome, shown = None, "running"
         if trial.role == "evidence" and shown == "finished":
             tracking.promote(self.api, self.sweep, trial)
         if outcome is None and shown == "running":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from laresa.errors import LaresaError, StorageError
 from laresa.plugins import loaded
 from sweeps.service.driver.interrupt import GracefulInterrupt
 from sweeps.service.driver.progress import ProgressDisplay
@@ -25,7 +27,7 @@ from sweeps.service.storage.outcome import conclude_pruned
 from sweeps.service.study import Group, PlannedTrial, RunOptions
 from sweeps.service.tracking.write import SweepRun
 from sweeps.service.worker.plugins import pack
-from sweeps.service.worker.session import OOM_SHARED_GPU, TrialContext
+from sweeps.service.worker.session import OOM_SHARED_GPU, STORAGE, TrialContext
 from sweeps.service.worker.trial import TuneTrial
 
 PENDING_SECONDS = 30.0  # without a running trial, after which the reason is told
@@ -55,14 +57,18 @@ class SourceSearch(Searcher):
         self._source, self._context, self._display, self._interrupt = source, context, display, interrupt
         self._given: dict[str, Group] = {}
         self.oom_shared_gpu: list[PlannedTrial] = []
+        self.broken: LaresaError | None = None  # why no trial can go on: their storage, mostly
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # for Tune's snapshots, which nobody restores
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        group = None
+        if not self._interrupt.requested:
+            with self._ending():
+                group = self._source.next()
         if self._interrupt.requested:
             return Searcher.FINISHED
-        group = self._source.next()
         if group is None:  # what was given up without an outcome will tell the source nothing more
             return Searcher.FINISHED if self._source.finished or not self._given else None
         self._given[trial_id] = group
@@ -75,10 +81,24 @@ class SourceSearch(Searcher):
         group = self._given.pop(trial_id, None)
         if group is None:
             return
-        last = {row["signature"]: row["state"] for row in (result or {}).get("trials", ())}
-        for trial in group.trials:
-            self._ended(trial, None if error else last.get(trial.signature))
+        rows = () if error else (result or {}).get("trials", ())
+        last = {row["signature"]: row["state"] for row in rows}
+        with self._ending():
+            for row in rows:
+                if row["state"] == STORAGE:
+                    raise StorageError(row["error"])
+            for trial in group.trials:
+                self._ended(trial, last.get(trial.signature))
         self._display.left(trial_id)
+
+    @contextlib.contextmanager
+    def _ending(self) -> Iterator[None]:
+        """What makes it useless to go on ends the sweep as Ctrl-C does, and is raised when Tune has let go."""
+        try:
+            yield
+        except LaresaError as error:
+            self.broken = self.broken or error
+            self._interrupt.requested = True
 
     def _ended(self, trial: PlannedTrial, state: str | None) -> None:
         """state: as its group's last result told; None where the group broke down."""
@@ -86,7 +106,8 @@ class SourceSearch(Searcher):
         outcome = stored.outcome()
         if outcome is None and state == "running" and not self._interrupt.requested:  # stopped, but not by the user
             outcome = conclude_pruned(stored, trial)
-            self._display.pruned(trial.signature, outcome)
+            if outcome is not None:
+                self._display.pruned(trial.signature, outcome)
         if outcome is None and state == OOM_SHARED_GPU:
             self.oom_shared_gpu.append(trial)
         if outcome is not None:
@@ -238,4 +259,6 @@ def run_trials(
         )
         with interrupt, display:
             tuner.fit()
+    if search.broken is not None:
+        raise search.broken
     return Ended(reporter.most_running, reporter.training_seconds, interrupt.requested, tuple(search.oom_shared_gpu))

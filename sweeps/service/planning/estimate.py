@@ -184,11 +184,12 @@ def read_journal(study: Study, folder: SweepFolder) -> dict[str, Progress]:
     if not study.searches or not path.exists():
         return {}
     import optuna
-    from optuna.storages.journal import JournalFileBackend
+
+    from sweeps.service.search.checked_journal import CheckedJournal
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with journal.damage_named(path):
-        storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+        storage = optuna.storages.JournalStorage(CheckedJournal(path))
         known = {found.study_name for found in storage.get_all_studies()}
     begun = [search for search in study.searches if search.name in known]
     return {s.name: _progress(optuna.load_study(study_name=s.name, storage=storage), s) for s in begun}
@@ -222,7 +223,7 @@ def _progress(study: Any, search: Search) -> Progress:
 
 def note_plan(study: Study, options: RunOptions, folder: SweepFolder, uri: str) -> None:
     """Before anything is trained: what the whole study should take. A sweep that was extended is planned anew."""
-    if options.gpus_per_trial is None or (folder.read("estimate.json") or {}).get("trials") == study.size:
+    if options.gpus_per_trial is None or (folder.read_derived("estimate.json") or {}).get("trials") == study.size:
         return  # planned already; or all is trained, and no device had to be decided
     configs = [trial.config for trial in study.trials()]
     configs += [search.base for search in study.searches for _ in range(search.trials)]
@@ -235,7 +236,7 @@ def note_plan(study: Study, options: RunOptions, folder: SweepFolder, uri: str) 
 
 def actual_against_plan(folder: SweepFolder) -> dict[str, tuple[float, float]]:
     """What the parent's tag laresa.plan holds: `against_actual` of all that this sweep's storage knows."""
-    return against_actual(folder.read("estimate.json") or {}, folder.outcomes())
+    return against_actual(folder.read_derived("estimate.json") or {}, folder.outcomes())
 
 
 def against_actual(

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sweeps.service.storage.files import StorageError, SweepFolder
+from laresa.errors import StorageError
+from sweeps.service.storage.files import SweepFolder
 
 NAME = "optuna.journal"
 
@@ -40,11 +41,11 @@ def clear_after_death(path: Path) -> None:
 
 def forget(folder: SweepFolder, name: str) -> None:
     """Delete a study, so that it begins anew."""
-    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
+    from sweeps.service.search.checked_journal import storage_at
 
     path = folder.file(NAME)
     clear_after_death(path)
     with damage_named(path):
-        storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
+        storage = storage_at(path)
         storage.delete_study(storage.get_study_id_from_name(name))
     folder.keep(NAME)

@@ -16,8 +16,6 @@ from typing import Any, Protocol
 
 import optuna
 from optuna.samplers import BaseSampler
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
 from laresa.config import TrialConfig
@@ -25,6 +23,7 @@ from laresa.errors import ConfigError, nearest
 from laresa.measurement import SCORES, better
 from sweeps.service.search import journal
 from sweeps.service.search.budget import Searched, Spent, charged, spent
+from sweeps.service.search.checked_journal import storage_at
 from sweeps.service.search.space import as_params, check_space, suggest
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import Group, PlannedTrial, Search
@@ -192,7 +191,7 @@ class OptunaSource:
         """After a restart: tell what ended meanwhile, go on with what was under way. When new: ask the known first."""
         for trial in self.study.get_trials(deepcopy=False):
             signature = trial.user_attrs.get("signature")
-            if trial.state == TrialState.RUNNING and signature is None:
+            if trial.state == TrialState.RUNNING and "config" not in trial.user_attrs:
                 self.study.tell(trial.number, state=TrialState.FAIL)  # the driver died between asking and noting
                 continue
             if trial.state != TrialState.RUNNING:
@@ -264,7 +263,7 @@ def open_study(search: Search, folder: Path) -> optuna.Study:
     path = folder / journal.NAME
     journal.clear_after_death(path)
     with journal.damage_named(path):
-        storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
+        storage = storage_at(path)
         known = {study.study_name: study for study in optuna.get_all_study_summaries(storage)}
         told = known[search.name].user_attrs if search.name in known else {}
         study = optuna.create_study(

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote
 
-from laresa.errors import ConfigError, nearest
-from sweeps.service.storage.files import StorageError
+from laresa.errors import ConfigError, StorageError, nearest
 
 SCHEMES = {
     "abfs": "abfs://container@account.dfs.core.windows.net/prefix",

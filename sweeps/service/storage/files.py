@@ -20,23 +20,26 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
+import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from laresa.errors import LaresaError
+from laresa.errors import DamagedError, LaresaError, StorageError
+from laresa.files import atomic_write, cant_write, failpoint, make_folder, sync_folder
+
+log = logging.getLogger("laresa.storage")
 
 MEASURED = "measured.json"  # while a search's trial trains
 GROUP = "group.json"  # while a trial trains together with others
-
-
-class StorageError(LaresaError, OSError):
-    """The storage path can't be used."""
 
 
 class SweepBusyError(LaresaError):
@@ -79,7 +82,11 @@ class SharedFolder:
         """As `put`, for the files of a folder."""
 
     def delete(self, path: Path) -> None:
-        path.unlink(missing_ok=True)
+        failpoint(f"delete {path}")
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise cant_write(path, error) from error
 
     def snapshot(self) -> SharedFolder:
         """The same files, where reading many is cheap; what comes later may be missing."""
@@ -87,17 +94,21 @@ class SharedFolder:
 
     def claim(self, folder: Path) -> Path | None:
         """The attempt folder, made for the caller alone; None if somebody has it. mkdir is atomic over NFS, too."""
+        failpoint(f"claim {folder}")
         try:
             folder.mkdir()
         except FileExistsError:
             return None
+        except OSError as error:
+            raise cant_write(folder, error) from error
+        sync_folder(folder.parent)
         return folder
 
     @contextlib.contextmanager
     def lock(self, folder: Path) -> Iterator[None]:
         """Hold the sweep for this process; the kernel lets go when the process ends, however it ends."""
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             file = (folder / "driver.lock").open("a+")
         except OSError as error:
             raise StorageError(f"storage {folder} can't be written ({error}): choose another --storage") from error
@@ -120,10 +131,10 @@ class SharedFolder:
         try:
             with (folder / "driver.lock").open("r+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return "unknown"
-        except OSError:
+        except BlockingIOError:
             return "at work"
+        except OSError:  # there is none, or it may not be asked
+            return "unknown"
         return "none"
 
     @contextlib.contextmanager
@@ -170,7 +181,8 @@ class Attempt:
         self.check()
         self.trial.files.put_all(self.trial.root)
         self.check()  # putting may take its time
-        self.trial.write("outcome.json", {**outcome, "attempts": self.number})
+        files = {path.name: file_digest(path) for path in self.trial.left_files()}
+        self.trial.write("outcome.json", {**outcome, "attempts": self.number, "files": files})
         self.trial.drop_checkpoints()
         for left in (MEASURED, GROUP):
             self.trial.files.delete(self.trial.root / left)
@@ -186,7 +198,8 @@ class TrialFolder:
 
     def new_attempt(self) -> Attempt:
         """Take the next attempt number."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        with writing(self.root):
+            make_folder(self.root)
         known = self.files.glob(self.root, "attempt-*")
         number = Attempt(self, max(known)).number if known else 0
         while True:
@@ -211,19 +224,39 @@ class TrialFolder:
         """A file of the trial, to be read here."""
         return self.files.fetch(self.root / name)
 
-    def write(self, name: str, value: Any) -> None:
-        write_json(self.root / name, value)
+    def write(self, name: str, value: Mapping[str, Any]) -> None:
+        write_state(self.root / name, value)
         self.files.put(self.root / name)
 
+    def read(self, name: str) -> dict[str, Any] | None:
+        """What `write` wrote; None where there is nothing, or it is damaged: what a trial left can be trained again."""
+        return undamaged(self.file(name), "what it tells is trained again")
+
     def outcome(self) -> dict[str, Any] | None:
-        return read_json(self.file("outcome.json"))
+        return self.read("outcome.json")
+
+    def left_files(self) -> list[Path]:
+        """What a trial leaves beside its outcome, as it lies here."""
+        state = ("outcome.json", "delivered", MEASURED, GROUP)
+        found = [path for path in self.root.iterdir() if path.is_file() and path.name not in state]
+        return sorted(path for path in found if not path.name.startswith("."))
+
+    def check_files(self) -> None:
+        """DamagedError: a file that the outcome speaks of is not what was written; the outcome is set aside."""
+        for name, digest in ((self.outcome() or {}).get("files") or {}).items():
+            path = self.file(name)
+            if path.exists() and file_digest(path) != digest:
+                self.files.delete(self.root / "outcome.json")
+                raise DamagedError(
+                    f"{path} is damaged: its content is not what was written; the same command trains its trial again"
+                )
 
     def delivered(self) -> bool:
         return self.files.has(self.root / "delivered")
 
     def note_delivered(self, run_id: str, there: Iterable[Path]) -> None:
         """The tracker's run has it all; the files that are `there` are not kept twice."""
-        (self.root / "delivered").write_text(run_id)
+        atomic_write(self.root / "delivered", run_id)
         self.files.put(self.root / "delivered")
         for path in there:
             self.files.delete(path)
@@ -249,7 +282,7 @@ class SweepFolder:
     def drop_groups(self, left: Iterable[str]) -> None:
         """Of groups that no trial needs any more, what a worker that died has left there. left: keys of what trains."""
         groups = {path.name for path in self.files.glob(self.root, "groups/*")}
-        noted = [read_json(self.trial(key).file(GROUP)) for key in left] if groups else []
+        noted = [self.trial(key).read(GROUP) for key in left] if groups else []
         for name in groups - {one["group"] for one in noted if one is not None}:
             self.group(name).drop_checkpoints()
 
@@ -281,10 +314,15 @@ class SweepFolder:
         self.files.put(self.root / name)
 
     def read(self, name: str) -> Any:
-        return read_json(self.file(name))
+        """What `write` wrote; None where there is nothing. DamagedError: it is something else."""
+        return read_state(self.file(name))
 
-    def write(self, name: str, value: Any) -> None:
-        write_json(self.root / name, value)
+    def read_derived(self, name: str) -> Any:
+        """As `read`, of what can be made anew: None also where it is damaged."""
+        return undamaged(self.file(name), "it is made anew")
+
+    def write(self, name: str, value: Mapping[str, Any]) -> None:
+        write_state(self.root / name, value)
         self.keep(name)
 
     def snapshot(self) -> SweepFolder:
@@ -294,7 +332,8 @@ class SweepFolder:
     def outcomes(self) -> list[dict[str, Any]]:
         """Of all trials that have one."""
         seen = self.snapshot().files
-        return [read_json(seen.fetch(path)) for path in seen.glob(self.root, "trials/*/outcome.json")]
+        found = [TrialFolder(path.parent, seen).outcome() for path in seen.glob(self.root, "trials/*/outcome.json")]
+        return [outcome for outcome in found if outcome is not None]
 
     def for_tune(self) -> contextlib.AbstractContextManager[str]:
         return self.files.for_tune(self.root)
@@ -311,17 +350,73 @@ def busy_error(sweep: str, holder: str) -> SweepBusyError:
     )
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """StorageError for what the disk refuses."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise cant_write(path, error) from error
+
+
+# ---------------------------------------------------------------------------------------------------- JSON
+CHECKSUM = "checksum"
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Atomically: a reader sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=1))
-    os.replace(temporary, path)
+    atomic_write(path, json.dumps(value, indent=1))
 
 
 def read_json(path: Path) -> Any:
+    """None where there is no such file. DamagedError: it is no JSON."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    except json.JSONDecodeError as error:
-        raise StorageError(f"{path} is damaged ({error}): move it away and run the same command again") from error
+    except ValueError as error:  # text that is no UTF-8, too
+        raise DamagedError(f"{path} is damaged ({error}): move it away and run the same command again") from error
+    except OSError as error:
+        raise StorageError(f"{path} can't be read ({error.strerror or error})") from error
+
+
+def write_state(path: Path, value: Mapping[str, Any]) -> None:
+    """JSON with a checksum among its keys, for what decides how a sweep goes on."""
+    write_json(path, {**value, CHECKSUM: checksum(value)})
+
+
+def read_state(path: Path) -> Any:
+    """What `write_state` wrote; None where there is nothing. DamagedError: one bit of it is another."""
+    value = read_json(path)
+    if value is None:
+        return None
+    if not isinstance(value, dict) or value.pop(CHECKSUM, None) != checksum(value):
+        raise DamagedError(
+            f"{path} is damaged: its content is not what was written (or was by an earlier version); "
+            "move it away and run the same command again"
+        )
+    return value
+
+
+def undamaged(path: Path, so: str) -> Any:
+    """As `read_state`, and None for a damaged file, which is warned of once. so: what comes of it."""
+    try:
+        return read_state(path)
+    except DamagedError as error:
+        _warn(f"{str(error).partition(';')[0]}; {so}")
+        return None
+
+
+@functools.cache
+def _warn(text: str) -> None:
+    log.warning("%s", text)
+
+
+def checksum(value: Mapping[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(value).encode()):08x}"
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -22,8 +22,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from laresa.errors import StorageError
 from sweeps.service.storage.bucket import Bucket
-from sweeps.service.storage.files import StorageError, busy_error, this_process
+from sweeps.service.storage.files import busy_error, this_process
 
 log = logging.getLogger("laresa.lease")
 LEASE_SECONDS = 20.0  # without a sign, after which a driver counts as dead

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sweeps.service.storage.files import MEASURED, TrialFolder, read_json, write_json
+from sweeps.service.storage.files import MEASURED, TrialFolder, write_json
 
 if TYPE_CHECKING:
     from sweeps.service.study import PlannedTrial
@@ -56,10 +56,10 @@ def pruned_metrics(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
-def conclude_pruned(folder: TrialFolder, trial: PlannedTrial) -> dict[str, Any]:
-    """The outcome of a trial that Tune's scheduler stopped, from what it measured so far."""
-    kept = read_json(folder.file(MEASURED))
-    folder.root.mkdir(parents=True, exist_ok=True)  # of a bucket, this process may have seen nothing of it yet
+def conclude_pruned(folder: TrialFolder, trial: PlannedTrial) -> dict[str, Any] | None:
+    """The outcome of a trial that Tune's scheduler stopped, from what it measured so far; None if that is damaged."""
+    if (kept := folder.read(MEASURED)) is None:
+        return None
     write_json(folder.root / "config.json", trial.config.to_dict())
     metrics = pruned_metrics(kept["history"])
     outcome = describe_outcome(trial, "pruned", metrics, kept["history"], None, kept["provenance"])

@@ -12,8 +12,9 @@ from typing import Any
 
 from cluster.launch import healthy
 from laresa.config import write_text
-from laresa.errors import ConfigError, nearest
+from laresa.errors import ConfigError, DamagedError, nearest
 from sweeps.service.tracking.local_server import LocalServer, TrackingError
+from sweeps.service.tracking.schema import make_store
 
 # The client's own back-off lasts minutes; ours knows what still has to be sent.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -37,6 +38,8 @@ def refused(error: Exception) -> bool:
     """Whether trying again is useless: the server understood and said no, or the fault is ours."""
     from mlflow.exceptions import MlflowException, RestException
 
+    if isinstance(error, DamagedError):
+        return True
     if isinstance(error, RestException):
         return error.error_code not in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
     return not isinstance(error, (MlflowException, OSError))
@@ -98,6 +101,7 @@ def make_experiment(uri: str, sweep: str) -> tuple[Any, str]:
     """As open_experiment; what does not exist is made. ConfigError: it was deleted in MLflow."""
     from mlflow.exceptions import MlflowException
 
+    make_store(uri)
     api = client(uri)
     experiment = find_experiment(api, sweep)
     if experiment is not None and experiment.lifecycle_stage != "active":

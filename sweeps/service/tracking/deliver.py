@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from laresa.config import write_text
+from laresa.errors import DamagedError
+from laresa.files import failpoint
 from laresa.measurement import Measurement
 from sweeps.service.storage.files import TrialFolder
 from sweeps.service.tracking.bulk import Bulk
 from sweeps.service.tracking.client import HISTORY, SUPERSEDED, put_artifacts, refused
-from sweeps.service.tracking.local_server import TrackingError
 from sweeps.service.tracking.thin import at_once, thinned
 from sweeps.service.tracking.write import STATUS, Opened, TrialRun, first_tags, found_by, open_trial
 
@@ -75,6 +76,7 @@ class Tracker:
         return [_refusal(answer) for answer in answers]
 
     def _post(self, entries: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]] | None:
+        failpoint("tell the tracker")
         return None if self._bulk is None else self._bulk.post(entries)
 
     def _opened(self, answer: Mapping[str, Any]) -> Opened:
@@ -171,9 +173,10 @@ def deliver_all(tracker: Tracker, deliveries: Sequence[Delivery]) -> list[str | 
 def _conclusion(delivery: Delivery, opened: Opened) -> tuple[Change, list[Path]]:
     """(what is left to write, files now in the tracker): they are sent before the state that promises them."""
     folder = delivery.folder
+    folder.check_files()
     outcome = folder.outcome()
     if outcome is None:
-        raise TrackingError(f"{folder.files.place(folder.root)} has no outcome to deliver")
+        raise DamagedError(f"{folder.files.place(folder.root)} has no outcome to deliver: it is trained again")
     sent = artifacts(folder)
     with tempfile.TemporaryDirectory() as name:
         history_file = Path(name) / HISTORY

@@ -85,7 +85,9 @@ class LocalServer:
 
     def _spawn(self, port: int) -> subprocess.Popen[bytes]:
         options = ("--backend-store-uri", self.store, "--artifacts-destination", str(self.folder / "artifacts"))
-        command = launch.command("laresa", "127.0.0.1", port, *options)  # laresa: sweeps.service.tracking.mlflow_app
+        program = ("sweeps.service.tracking.schema", self.store)
+        # laresa: sweeps.service.tracking.mlflow_app
+        command = launch.command("laresa", "127.0.0.1", port, *options, program=program)
         return launch.spawn(command, launch.environment(), self.folder / "server.log")
 
     def _alive(self, pid: int) -> bool:

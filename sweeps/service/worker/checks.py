@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from laresa.code import locate, raw_digest
-from laresa.errors import LaresaError
+from laresa.errors import LaresaError, StorageError
 from sweeps.service.provenance import code_folders
-from sweeps.service.storage.files import StorageError, SweepFolder
+from sweeps.service.storage.files import SweepFolder
 
 
 class BlindWorkerError(LaresaError):

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sweeps.service.storage.files import GROUP, Attempt, SweepFolder, TrialFolder, read_json
+from sweeps.service.storage.files import GROUP, Attempt, SweepFolder, TrialFolder
 
 KEEP_SECONDS = 20.0  # at least between two checkpoints of a group
 
@@ -32,7 +32,7 @@ class GroupFiles:
             return
         by_group: dict[str, list[int]] = {}
         for index, trial in enumerate(self.trials):
-            if (noted := read_json(trial.file(GROUP))) is not None:
+            if (noted := trial.read(GROUP)) is not None:
                 by_group.setdefault(noted["group"], []).append(index)
         for name, indices in by_group.items():
             yield self._sweep.group(name), indices
@@ -55,7 +55,7 @@ class GroupFiles:
         self._kept += 1
         if not self.alone:
             for index in begun:
-                if read_json(self.trials[index].file(GROUP)) != {"group": self._name}:
+                if self.trials[index].read(GROUP) != {"group": self._name}:
                     self.trials[index].write(GROUP, {"group": self._name})
 
     def drop(self) -> None:

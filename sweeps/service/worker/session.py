@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
+from laresa.checkpoint import write_tensors
 from laresa.config import TrialConfig
 from laresa.data import Dataset, data_key, load
-from laresa.errors import CheckpointError
+from laresa.errors import StorageError
+from laresa.files import atomic_write, is_full
 from laresa.measurement import Measurement
 from laresa.methods import AT_ONCE, Method, Result, start
-from sweeps.service.storage.files import MEASURED, Attempt, FencedError, StorageError, TrialFolder, write_json
+from sweeps.service.storage.files import MEASURED, Attempt, FencedError, TrialFolder, write_json
 from sweeps.service.storage.open import sweep_at
 from sweeps.service.storage.outcome import describe_outcome, pruned_metrics
 from sweeps.service.study import PlannedTrial
@@ -32,7 +33,9 @@ from sweeps.service.worker.halving import Halving
 
 log = logging.getLogger("laresa.trial")
 OOM_SHARED_GPU = "oom_shared_gpu"  # the state of a trial that ran out of the memory of a GPU it shares
+STORAGE = "storage"  # the state of a trial that ends without an outcome, for its storage can't be used
 RETRIES = 1  # of what failed by itself, from its last checkpoint: memory may be free the next time
+AWAY_SECONDS, AWAY_STEP_SECONDS = 120.0, 5.0  # how long storage may be away, and how often it is asked
 STEP_SECONDS = 1.0  # of a group, whose epochs may take milliseconds
 
 Row = dict[str, Any]
@@ -114,6 +117,7 @@ class Session:
         self._pruned: set[int] = set()
         self._at_once, self._failures = AT_ONCE, 0
         self._kept_at, self._unkept = time.monotonic(), False
+        self._away_since: float | None = None
 
     @property
     def first(self) -> Member:
@@ -136,8 +140,10 @@ class Session:
                 self.method = self._start()
             if not self._conclude_done():
                 seconds = self._train(self.method)
-        except (FencedError, CheckpointError, StorageError):
-            raise  # not the trials' fault: what is on storage stays as it is
+        except FencedError:
+            raise
+        except StorageError as error:
+            self._wait_for_storage(error)
         except Exception as error:
             self._went_wrong(error)
         if not self.running:
@@ -152,9 +158,9 @@ class Session:
             except Exception as error:
                 log.warning("the last epochs of %s are not kept: %s", self.first.trial.arm, error)
 
-    def ended(self, state: str) -> list[Row]:
+    def ended(self, state: str, error: str = "") -> list[Row]:
         """Rows of trials that end here without an outcome. Tune insists on the metric."""
-        return [member.row or self._ended_row(member, state) for member in self.members]
+        return [member.row or {**self._ended_row(member, state), "error": error} for member in self.members]
 
     # ------------------------------------------------------------------ training
     def _start(self) -> Method:
@@ -186,8 +192,8 @@ class Session:
                     if path is not None:
                         method.restore(folder.file(path), [index for index in indices if index in self.running])
                 return method
-            except CheckpointError as error:
-                if path is None:
+            except Exception as error:  # what a user's own loop meets in a damaged file has any kind
+                if path is None or is_full(error) or out_of_memory(error):
                     raise
                 log.warning("%s; trying the one before it", error)
                 damaged.add(path)
@@ -252,10 +258,10 @@ class Session:
             self.members[index].attempt.check()  # before a file of a successor's is written over
             try:
                 self._conclude_one(self.method, index)
-            except (FencedError, CheckpointError, StorageError):
+            except (FencedError, StorageError):
                 raise
             except Exception as error:
-                if self.alone or out_of_memory(error):
+                if self.alone or out_of_memory(error) or is_full(error):
                     raise
                 self._fail(index, error)
         return bool(ended)
@@ -272,16 +278,17 @@ class Session:
 
     def _finish(self, member: Member, result: Result) -> None:
         self._write_artifacts(member, result.history)
-        save_file(dict(result.weights), member.folder.root / "model.safetensors")
-        if result.latents is not None:
-            np.savez_compressed(member.folder.root / "latents.npz", allow_pickle=False, **result.latents)
+        write_tensors(member.folder.root / "model.safetensors", result.weights)
+        if (latents := result.latents) is not None:
+            path = member.folder.root / "latents.npz"
+            atomic_write(path, lambda file: np.savez_compressed(file, allow_pickle=False, **latents))
         self._conclude(member, "finished", result.metrics, result.history)
 
     def _fail(self, index: int, error: Exception) -> None:
         member, history = self.members[index], self._history(index)
         member.attempt.check()
         self._write_artifacts(member, history)
-        (member.folder.root / "traceback.txt").write_text("".join(traceback.format_exception(error)))
+        atomic_write(member.folder.root / "traceback.txt", "".join(traceback.format_exception(error)))
         self._conclude(member, "failed", {}, history, error=f"{type(error).__name__}: {error}")
 
     def _write_artifacts(self, member: Member, history: Sequence[Measurement]) -> None:
@@ -291,7 +298,8 @@ class Session:
         if self.alone and any("weight/entropy" in measurement.metrics for measurement in history):
             from sweeps.service.worker.weight_figure import draw_weights
 
-            draw_weights(history, root / "weights.svg", title=f"{member.trial.arm}, seed {config.seed}")
+            title = f"{member.trial.arm}, seed {config.seed}"
+            atomic_write(root / "weights.svg", lambda file: draw_weights(history, file, title=title))
 
     def _conclude(
         self,
@@ -309,7 +317,22 @@ class Session:
         member.row = {**metrics, **summary, **_row(member, state, done=True)}
 
     # ------------------------------------------------------------------ what goes wrong for all of the group
+    def _wait_for_storage(self, error: StorageError) -> None:
+        """Not the trials' fault: what is on storage stays as it is, and they go on from it when it is back.
+
+        StorageError: the disk is full, or the storage has been away for too long.
+        """
+        now = time.monotonic()
+        self._away_since = self._away_since or now
+        if is_full(error) or now - self._away_since > AWAY_SECONDS:
+            raise error
+        log.warning("%s; waiting for it", error)
+        self._drop()
+        time.sleep(AWAY_STEP_SECONDS)
+
     def _went_wrong(self, error: Exception) -> None:
+        if is_full(error):
+            raise StorageError(f"{error}: make room; nothing is lost, and the same command goes on") from error
         if out_of_memory(error) and self._halve():
             return
         if isinstance(error, torch.OutOfMemoryError) and 0 < self.context.gpus < 1:

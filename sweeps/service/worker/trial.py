@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from ray import tune
 
+from laresa.errors import StorageError
 from sweeps.service.storage.files import FencedError
 from sweeps.service.storage.open import sweep_at
 from sweeps.service.study import PlannedTrial
@@ -17,7 +18,7 @@ from sweeps.service.tracking.async_writer import AsyncWriter
 from sweeps.service.worker.checks import check_code, check_here
 from sweeps.service.worker.device import trial_device
 from sweeps.service.worker.plugins import Shipment, unpack
-from sweeps.service.worker.session import Session, TrialContext
+from sweeps.service.worker.session import STORAGE, Session, TrialContext
 
 log = logging.getLogger("laresa.trial")
 FLUSH_TIMEOUT_S = 20.0  # how long a worker that ends may go on sending; the runner delivers the rest
@@ -47,6 +48,8 @@ class TuneTrial(tune.Trainable):
         except FencedError as error:
             log.warning("%s", error)
             return group_result(self._session.ended("fenced"))
+        except StorageError as error:
+            return group_result(self._session.ended(STORAGE, str(error)))
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         return {}  # ours lie under the signature; Tune keeps nothing that matters

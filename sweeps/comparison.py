@@ -15,6 +15,7 @@ from sweeps.options import (
     add_study_options,
     replicates,
     search_space,
+    set_fields,
     sweep_name,
     tuning_replicate,
 )
@@ -127,6 +128,8 @@ def compared(
 
     space: as in options.search_space. primary: the study's contrasts where --primary names none.
     """
+    if "subset" in set_fields(args.set):
+        raise ConfigError("--set subset: it would be ignored, each arm has its own; expected --subsets")
     if args.tune < 0:
         raise ConfigError(f"--tune {args.tune}: expected trials for each arm, or 0 to compare the given settings")
     if args.space and not args.tune:

@@ -24,6 +24,7 @@ TINY: Mapping[str, Any] = {  # option -> its default at --scale tiny, of those t
 TINY_SEEDS = 2  # at most
 OPTION_OF = {"seed": "--seeds", "fold": "--folds", "dataset": "--dataset"}  # fields that an option alone sets
 SEEDS = "0,1,2"
+SAMPLER = "tpe"
 
 
 def add_study_options(parser: argparse.ArgumentParser, seeds: str = SEEDS, recipe: str | None = None) -> None:
@@ -75,7 +76,7 @@ def add_search_options(parser: argparse.ArgumentParser, trials: int | None) -> N
             "--trials", type=int, default=trials, metavar="N", help=f"in all; more later extends ({trials})"
         )
     how.add_argument("--hours", type=float, metavar="H", help="after them nothing new is asked")
-    how.add_argument("--sampler", default="tpe", help="tpe, random, gp, cmaes, nsga2, qmc or grid (default: tpe)")
+    how.add_argument("--sampler", default=SAMPLER, help="tpe, random, gp, cmaes, nsga2, qmc or grid (default: tpe)")
     how.add_argument(
         "--scheduler", help="asha, hyperband, median or none (default: asha, with several objectives none)"
     )

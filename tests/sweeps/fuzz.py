@@ -581,6 +581,7 @@ def serve() -> None:
     sys.stdout.reconfigure(line_buffering=True)
     signal.signal(signal.SIGALRM, _alarm)
     from sweeps.cli.main import main
+    from sweeps.service.tracking.local_server import LocalServer
 
     _warm(main)
     for line in sys.stdin:
@@ -604,6 +605,8 @@ def serve() -> None:
             said.seek(0)
             output = said.read().decode(errors="backslashreplace")
             wrote = sorted(_files(work / "home") - before)
+            if "mlflow/server.json" in wrote:  # a fault; it must not outlive its case
+                LocalServer().stop()
         words = [word.replace(folder, "WORK") for word in case.words]
         answers.write(json.dumps([case.family, words, code, output.replace(folder, "WORK"), wrote]) + "\n")
         answers.flush()

@@ -240,7 +240,9 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
         fields["backbone"] = args.backbone
     if args.epochs is not None:
         fields["epochs"] = args.epochs
-    return fields | set_fields(args.set)
+    fields |= set_fields(args.set)
+    TrialConfig.from_dict(fields)  # each of a value that it takes, before a recipe is looked for
+    return fields
 
 
 def dataset_name(given: str) -> str:

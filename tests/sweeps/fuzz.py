@@ -233,7 +233,7 @@ def of_line(rng: random.Random, work: Path, family: str) -> Case:
             rng.choice([b"", b"[]", b"a: [", b"\xff\xfe", b"provider: 3", b"auth: []\nprovider: x", b"x"])
         )
         words += [str(work / rng.choice(["c.yaml", "no.yaml"])), "ablation"]
-    elif verb in ("server", "ui"):
+    elif words[0] in ("server", "ui"):  # also where a mutation made the word; without more they would start
         words.append(rng.choice(["--nosuch", "\x1b", "\udcff"]))
     for _ in range(rng.randint(0, 2) if verb in ("", "server", "ui") else rng.randint(1, 2)):
         option = rng.choice(options[verb])

@@ -23,6 +23,7 @@ BAD = [
     (["--set", "image_size=100000"], "image_size=100000: expected less than or equal to 4096"),
     (["--set", "stem=x"], "expected 'default' or 'cifar'"),
     (["--set", "encoder=/no/such/folder"], "can't be had"),
+    (["--set", "backbone=true"], "backbone=True: expected a valid string"),
     (["--set", "seed=7"], "--set seed=7: it would be ignored; expected --seeds"),
     (["--set", "fold=9"], "expected --folds"),
     (["--set", "dataset=cub200"], "expected --dataset"),

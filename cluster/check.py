@@ -20,10 +20,10 @@ LOCAL_PROVIDER = ("type", "head_ip", "worker_ips", "coordinator_address", "exter
 def check(path: Path) -> list[str]:
     """What is wrong with the file, a line each; nothing if Ray would take it."""
     try:
-        config = yaml.safe_load(path.read_text())
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         return [f"{path} can't be read: {error.strerror}"]
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or a date that is none
         return [f"{path} is no YAML: {' '.join(str(error).split())}"]
     if not isinstance(config, dict):
         return [f"{path}: expected keys and values"]
@@ -32,6 +32,10 @@ def check(path: Path) -> list[str]:
 
 def _faults(config: Mapping[str, Any]) -> Iterator[str]:
     schema = _schema()
+    wrong = [key for key in ("provider", "auth", "docker") if not isinstance(config.get(key) or {}, dict)]
+    if wrong:
+        yield f"{wrong[0]}: expected keys and values"
+        return
     local = ("min_workers",) if (config.get("provider") or {}).get("type") == "local" else ()
     yield from _unknown(config, [*schema["properties"], *local], "")
     for section in ("auth", "docker"):

@@ -410,7 +410,7 @@ def parse_text(text: str) -> Any:
     """JSON where it is JSON, else the text itself: the inverse of `write_text`."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # also: thousands of digits, thousands of brackets
         return text
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
 class LaresaError(Exception):
-    """Base of the errors that the command line prints without a traceback (exit code 2)."""
+    """Base of the errors that the command line prints as they are: exit code 2 for a ValueError too, else 1."""
 
 
 class ConfigError(LaresaError, ValueError):
@@ -39,3 +40,14 @@ def nearest(word: str, known: Iterable[str]) -> str:
     known = sorted(known)
     match = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(known)}"
+
+
+# Control characters but tab and newline; what turns the direction of text; halves of characters, as in file names that
+# are not UTF-8.
+UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+SECRET = re.compile(r"(?<=://)[^\s/@]*:\S*@")
+
+
+def printable(text: str) -> str:
+    """The text as a terminal may have it: what would steer it escaped, passwords in addresses left out."""
+    return UNSAFE.sub(lambda found: ascii(found[0])[1:-1], SECRET.sub("***@", text))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 
 from laresa.errors import ConfigError, nearest
@@ -22,7 +22,7 @@ class ModelConfig:
     backbone: Annotated[str, Doc("any timm model, or a plugin's")] = "test_resnet"
     pretrained: Annotated[bool, Doc("start from timm's weights")] = False
     input_size: Annotated[
-        int | None, Gt(0), Doc("pixels the backbone sees, resized on the device; default: image_size")
+        int | None, Gt(0), Le(4096), Doc("pixels the backbone sees, resized on the device; default: image_size")
     ] = None
     stem: Annotated[
         Literal["default", "cifar"],
@@ -35,7 +35,7 @@ class ModelConfig:
         Range(0.0, 0.5),
         Doc("of the backbone's features; in a transformer inside its blocks"),
     ] = 0.0
-    latent_dim: Annotated[int | None, Gt(0), Doc("default: the width of the label embeddings")] = None
+    latent_dim: Annotated[int | None, Gt(0), Le(2**16), Doc("default: the width of the label embeddings")] = None
 
 
 class LatentClassifier(nn.Module):

@@ -25,6 +25,7 @@ from typing import Any
 from laresa.errors import ConfigError, nearest
 from laresa.fields import fields_of
 from laresa.measurement import SCORES
+from laresa.paths import expanded
 
 KINDS = (
     "TERMS",
@@ -176,7 +177,7 @@ def isolated() -> Iterator[None]:
 def _locate(spec: str) -> tuple[Path, str]:
     """(file, module name)."""
     if spec.endswith(".py") or "/" in spec:
-        path = Path(spec).expanduser().resolve()
+        path = expanded(spec, "plugin").resolve()
         if not path.is_file():
             raise ConfigError(f"plugin {spec!r}: no such file: expected a Python file, or the name of a module")
         return path, f"laresa_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"

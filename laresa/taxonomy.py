@@ -81,6 +81,8 @@ class Taxonomy(Tree):
             if isinstance(members, str) or not isinstance(members, Sequence) or not members:
                 raise DataError(f"group {group!r} is empty: expected a list of class names, got {members!r}")
             for name in members:
+                if not isinstance(name, str):
+                    raise DataError(f"group {group!r} holds {name!r}: expected names of classes")
                 if name in paths:
                     raise DataError(f"class {name!r} is repeated: in group {paths[name][0]!r} and in {group!r}")
                 paths[name] = (group,)
@@ -119,10 +121,10 @@ class Taxonomy(Tree):
             return cls.from_dict(fields, classes=classes)
         except OSError as error:
             raise DataError(f"can't read the taxonomy {path}: {error.strerror}") from error
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise DataError(f"{path} is not JSON: {error}") from error
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
+        except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, a number of too many digits, nested too deep
+            raise DataError(f"{path} is not JSON: {error}") from error
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any], *, classes: Sequence[str] | None = None) -> Taxonomy:
@@ -136,8 +138,10 @@ class Taxonomy(Tree):
         forms = [form for form in FORMS if form in fields]
         if len(forms) != 1:
             raise DataError('a taxonomy needs either "groups", "paths" or, of a flat data set, "classes"')
-        (form,), descriptions = forms, fields.get("descriptions", {})
-        more = {"descriptions": descriptions, "notes": tuple(fields.get("notes", ()))}
+        (form,), descriptions, notes = forms, fields.get("descriptions", {}), fields.get("notes", [])
+        if not isinstance(notes, list | tuple) or not all(isinstance(note, str) for note in notes):
+            raise DataError("notes of a taxonomy are a list of texts")
+        more = {"descriptions": descriptions, "notes": tuple(notes)}
         if not isinstance(fields[form], list if form == "classes" else Mapping) or not isinstance(
             descriptions, Mapping
         ):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from laresa.errors import DataError, nearest
+from laresa.errors import UNSAFE, DataError, nearest
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -74,6 +75,9 @@ def heights_of(names: Sequence[str], parent: Mapping[str, str]) -> dict[str, int
 def check_nodes(names: Sequence[str], internal: Sequence[str], parents: NDArray[np.int64]) -> None:
     """DataError: the nodes and their parents are no forest over the classes, numbered children first."""
     nodes = (*names, *internal)
+    for name in nodes:
+        if UNSAFE.search(name) or "\n" in name or "\t" in name:
+            raise DataError(f"the name {name!r} holds control characters or bytes that are not UTF-8: expected text")
     if len(set(nodes)) < len(nodes):
         raise DataError(f"a taxonomy's node names must differ: {some(_repeated(nodes))} stands twice")
     if not names or parents.shape != (len(nodes),):
@@ -96,4 +100,4 @@ def check_nodes(names: Sequence[str], internal: Sequence[str], parents: NDArray[
 
 
 def _repeated(names: Sequence[str]) -> list[str]:
-    return sorted({name for name in names if names.count(name) > 1})
+    return sorted(name for name, count in Counter(names).items() if count > 1)

@@ -28,5 +28,5 @@ def trials(sweep: str, *, as_frame: bool = False, tracking_uri: str | None = Non
 
     options: where, with_history (see Sweep.trials). ConfigError: no such sweep; unknown field in `where`.
     """
-    found = Sweep.open(sweep, tracking_uri).trials(**options)
+    found = Sweep.open(sweep, tracking_uri, files=options.get("with_history", False)).trials(**options)
     return records.as_frame(found) if as_frame else found

@@ -10,11 +10,13 @@ from laresa.errors import ConfigError
 from laresa.plugins import table
 from laresa.terms import canonical_subset
 from sweeps.options import (
+    SAMPLER,
     SEEDS,
     add_search_options,
     add_study_options,
     replicates,
     search_space,
+    set_fields,
     sweep_name,
     tuning_replicate,
 )
@@ -127,10 +129,14 @@ def compared(
 
     space: as in options.search_space. primary: the study's contrasts where --primary names none.
     """
+    if "subset" in set_fields(args.set):
+        raise ConfigError("--set subset: it would be ignored, each arm has its own; expected --subsets")
     if args.tune < 0:
         raise ConfigError(f"--tune {args.tune}: expected trials for each arm, or 0 to compare the given settings")
     if args.space and not args.tune:
         raise ConfigError(f"--space {args.space[0]} with --tune 0: nothing is searched; expected --tune N, or --set")
+    if not args.tune and (args.sampler != SAMPLER or args.scheduler is not None):
+        raise ConfigError("--sampler or --scheduler with --tune 0: nothing is searched; expected --tune N")
     cells, kept = varied(cells, args.vary)
     judged = tuning_replicate(args)
     searches = tuple(search_of(cell, args, judged, space, kept) for cell in cells) if args.tune else ()

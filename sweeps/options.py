@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from laresa.config import TrialConfig, core_fields, full_name, parse_text
 from laresa.errors import ConfigError
+from laresa.paths import expanded
 from sweeps import recipes
 from sweeps.recipes import Recipe
 from sweeps.service.study import Replicate, RunOptions
@@ -22,7 +22,9 @@ TINY: Mapping[str, Any] = {  # option -> its default at --scale tiny, of those t
     "trials": 4,
 }
 TINY_SEEDS = 2  # at most
+OPTION_OF = {"seed": "--seeds", "fold": "--folds", "dataset": "--dataset"}  # fields that an option alone sets
 SEEDS = "0,1,2"
+SAMPLER = "tpe"
 
 
 def add_study_options(parser: argparse.ArgumentParser, seeds: str = SEEDS, recipe: str | None = None) -> None:
@@ -74,7 +76,7 @@ def add_search_options(parser: argparse.ArgumentParser, trials: int | None) -> N
             "--trials", type=int, default=trials, metavar="N", help=f"in all; more later extends ({trials})"
         )
     how.add_argument("--hours", type=float, metavar="H", help="after them nothing new is asked")
-    how.add_argument("--sampler", default="tpe", help="tpe, random, gp, cmaes, nsga2, qmc or grid (default: tpe)")
+    how.add_argument("--sampler", default=SAMPLER, help="tpe, random, gp, cmaes, nsga2, qmc or grid (default: tpe)")
     how.add_argument(
         "--scheduler", help="asha, hyperband, median or none (default: asha, with several objectives none)"
     )
@@ -159,10 +161,19 @@ def add_place_options(parser: Any) -> None:
     )
     parser.add_argument(
         "--storage",
+        type=_storage,
         metavar="PATH_OR_URI",
         help="checkpoints and outcomes: a folder that all hosts see, or s3://BUCKET/PREFIX, gs://BUCKET/PREFIX "
         "(default: .laresa/storage)",
     )
+
+
+def _storage(text: str) -> str:
+    try:
+        expanded(text, "--storage")
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def run_options(args: argparse.Namespace) -> RunOptions:
@@ -229,12 +240,14 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
         fields["backbone"] = args.backbone
     if args.epochs is not None:
         fields["epochs"] = args.epochs
-    return fields | set_fields(args.set)
+    fields |= set_fields(args.set)
+    TrialConfig.from_dict(fields)  # each of a value that it takes, before a recipe is looked for
+    return fields
 
 
 def dataset_name(given: str) -> str:
     """A folder by its whole path, since workers have another current folder; a name as it is."""
-    path = Path(given).expanduser()
+    path = expanded(given, "--dataset")
     return str(path.resolve()) if path.exists() and (path.is_dir() or path.suffix == ".npz") else given
 
 
@@ -250,6 +263,8 @@ def set_fields(assignments: list[str]) -> dict[str, Any]:
             raise ConfigError(f"--set {said} given more than once")
         if name == "exchange_splits":
             raise ConfigError(f"--set {name}: it is the searches' own, which are judged on the fold kept for tuning")
+        if name in OPTION_OF:
+            raise ConfigError(f"--set {assignment}: it would be ignored; expected {OPTION_OF[name]}")
         fields[name] = parse_text(text)
     return fields
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from laresa.data import subset
 from laresa.data.dataset import Dataset, DataSource, Split
 from laresa.errors import DataError, nearest
+from laresa.paths import expanded
 from laresa.plugins import table
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def source(name: str, *, root: str | Path | None = None, skip_bad: bool = False)
     found = _named(name)
     if found is not None and found.source is not None:
         return found.source(Path(root) if root else None)
-    path = Path(name).expanduser()
+    path = expanded(name, "data set")
     if path.is_dir():
         files: Source = _module("folder").source(path, skip_bad=skip_bad)
         return files

@@ -5,8 +5,11 @@
         labels.npy                       int64 [N]
         meta.json                        images by part, mean, std, fingerprint, images left out
         cut-<split seed>.npy             the test images in the order of the cut: validation half, test half
+        *.seal                           of each of them its size, time and sha256 as it was written
 
-Everything appears under its name complete or not at all; two processes that start at once decode once.
+Everything appears under its name complete or not at all; two processes that start at once decode once. What is not as
+its seal says is decoded anew: each process hashes a file once (some 1 s a GB); of files above HASHED bytes size and
+time alone are compared.
 """
 
 from __future__ import annotations
@@ -36,7 +39,9 @@ from laresa.taxonomy import Taxonomy
 log = logging.getLogger(__name__)
 
 FORMAT = 1  # of the files above, part of the key
+HASHED = 2**30  # bytes of a file up to which its content is checked
 PARTS = ("train", "val", "test")
+FILES = ("images.npy", "labels.npy", "meta.json")
 
 
 @dataclass(frozen=True)
@@ -71,22 +76,26 @@ def stamp(files: Iterable[Path], root: Path) -> str:
             status = path.stat()
         except OSError as error:
             raise DataError(f"{path} can't be read: {error.strerror}") from error
-        digest.update(f"{path.relative_to(root)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        name = os.fsencode(path.relative_to(root))  # which may be no text
+        digest.update(name + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
 def prepare(source: Source, image_size: int | None = None) -> Path:
     """The folder of the decoded data set; decodes it if that hasn't been done on this node.
 
-    Raises DataError if an image does not decode or a part is empty, and where the cache can't be written.
+    Raises DataError if an image does not decode or a part is empty, and where the cache can't be written, or has no
+    room for it.
     """
     size = image_size or source.size
     identity = [FORMAT, source.stamp, size, source.taxonomy.to_dict()]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     folder = cache_folder() / "data" / f"{source.name}-{key}"
-    with _writing(source.name, folder), _alone(folder):
-        if not folder.exists():
-            _decode(source, size, folder)
+    with _writing(source.name, folder):
+        if not _whole(folder):
+            with _alone(folder):
+                if not _whole(folder):
+                    _decode(source, size, folder)
     return folder
 
 
@@ -151,10 +160,14 @@ def _decode(source: Source, size: int, folder: Path) -> None:
     log.info("decoding %s at %d pixels into %s", source.name, size, folder)
     for stale in folder.parent.glob(f"{folder.name}.*.part"):  # of a killed process: we hold the lock, nobody writes it
         shutil.rmtree(stale, ignore_errors=True)
+    total = sum(len(source.labels[part]) for part in source.labels)
+    _check_room(source, size, total, folder.parent)
+    if folder.exists():
+        log.warning("%s is not as it was written: decoded anew", folder)
+        folder.rename(Path(tempfile.mkdtemp(prefix=folder.name + ".", suffix=".part", dir=folder.parent)))
     partial = Path(tempfile.mkdtemp(prefix=folder.name + ".", suffix=".part", dir=folder.parent))
     try:
         counts, labels = {}, []
-        total = sum(len(source.labels[part]) for part in source.labels)
         images = _new_map(partial / "all.npy", (total, 3, size, size))
         filled = 0
         for part in PARTS:
@@ -168,9 +181,23 @@ def _decode(source: Source, size: int, folder: Path) -> None:
         _check_counts(source, counts, np.array(labels))
         _finish(partial, images, filled)
         _describe(source, partial, counts, np.array(labels, dtype=np.int64), total - filled)
+        for name in FILES:
+            _seal(partial / name)
         os.replace(partial, folder)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        for left in folder.parent.glob(f"{folder.name}.*.part"):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _check_room(source: Source, size: int, total: int, where: Path) -> None:
+    """DataError where the disk has no room for the decoded images, and for the cut's copy of the test images."""
+    copied = 0 if "val" in source.labels else len(source.labels["test"])
+    needed, free = (total + copied) * 3 * size**2, shutil.disk_usage(where).free
+    if needed > free:
+        raise DataError(
+            f"{source.name}: {total:,} images at image_size={size} take {needed / 1e9:,.1f} GB, of which {where} has "
+            f"{free / 1e9:,.1f} free: expected a smaller image_size, or XDG_CACHE_HOME on another disk"
+        )
 
 
 def _finish(partial: Path, images: NDArray[np.uint8], filled: int) -> None:
@@ -214,14 +241,49 @@ def _cut_images(folder: Path, images: NDArray[np.uint8], order: NDArray[np.int64
     """The test images in the order of the cut, as a file of their own: an index would copy them into every process."""
     path = folder / f"cut-{seed}.npy"
     with _alone(path):
-        if not path.exists():
+        if not _as_sealed(path):
             partial = path.with_suffix(".part")
             shuffled = _new_map(partial, images.shape)
             for start in range(0, len(order), 1024):
                 shuffled[start : start + 1024] = images[order[start : start + 1024]]
             shuffled.flush()  # type: ignore[attr-defined]  # a memory map
             os.replace(partial, path)
+            _seal(path)
     return _map(path)
+
+
+# ---------------------------------------------------------------------- seals
+_unbroken: set[tuple[str, int, int]] = set()  # path, size and time of what this process has hashed
+
+
+def _whole(folder: Path) -> bool:
+    return all(_as_sealed(folder / name) for name in FILES)
+
+
+def _seal(path: Path) -> None:
+    status = path.stat()
+    seal = {"size": status.st_size, "time": status.st_mtime_ns, "sha256": _sha256(path)}
+    path.with_suffix(".seal").write_text(json.dumps(seal), encoding="utf-8")
+
+
+def _as_sealed(path: Path) -> bool:
+    """Whether a file is there, and is what was written."""
+    try:
+        seal, status = json.loads(path.with_suffix(".seal").read_bytes()), path.stat()
+        size, time, digest = seal["size"], seal["time"], seal["sha256"]
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return False
+    if status.st_size > HASHED:
+        return bool((status.st_size, status.st_mtime_ns) == (size, time))
+    known = (str(path), status.st_size, status.st_mtime_ns)
+    if known not in _unbroken and status.st_size == size and _sha256(path) == digest:
+        _unbroken.add(known)
+    return known in _unbroken
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ---------------------------------------------------------------------- files

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+import psutil
 import torch
 from annotated_types import Ge, Gt, Le
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 Statistics = tuple[float, float, float]
 
+LARGEST = 4096  # pixels of a side
 IMAGENET_MEAN: Statistics = (0.485, 0.456, 0.406)
 IMAGENET_STD: Statistics = (0.229, 0.224, 0.225)
 
@@ -36,9 +38,12 @@ class DataConfig:
     dataset: Annotated[str, Doc("a name of `laresa data list`, the path of a folder, or a plugin's")] = "emoji120"
     fold: Annotated[int, Ge(0), Doc("which part is tested; --folds sets it")] = 0
     split_seed: Annotated[
-        int, Ge(0), Doc("cuts test images in halves where there is no validation part; draws train_fraction and shots")
+        int,
+        Ge(0),
+        Le(2**63 - 1),
+        Doc("cuts test images in halves where there is no validation part; draws train_fraction and shots"),
     ] = 42
-    image_size: Annotated[int | None, Gt(0), Doc("pixels; default: the data set's own")] = None
+    image_size: Annotated[int | None, Gt(0), Le(LARGEST), Doc("pixels; default: the data set's own")] = None
     skip_bad_images: Annotated[bool, Doc("leave out images that don't decode, instead of refusing")] = False
     exchange_splits: Annotated[bool, Doc("validation and test part change places: for searches on a reserved fold")] = (
         False
@@ -159,9 +164,15 @@ def statistics(images: NDArray[np.uint8]) -> tuple[Statistics, Statistics]:
 
 
 def resize(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """uint8 [N, 3, size, size], bilinear with antialiasing."""
+    """uint8 [N, 3, size, size], bilinear with antialiasing. DataError: there is no memory for them."""
     if images.shape[-1] == size:
         return images
+    needed, free = 9 * 3 * len(images) * size**2, psutil.virtual_memory().available  # floats, twice, then bytes
+    if needed > free:
+        raise DataError(
+            f"{len(images):,} images at image_size={size} take {needed / 1e9:,.1f} GB of memory to make, of which "
+            f"{free / 1e9:,.1f} are free: expected a smaller image_size"
+        )
     pixels = torch.from_numpy(images).float()
     pixels = torch.nn.functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
     return pixels.round_().clamp_(0, 255).to(torch.uint8).numpy()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from laresa.errors import DataError
+from laresa.paths import expanded
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class About:
 
 def places(about: About, root: str | Path | None = None) -> list[Path]:
     """Where the data set is looked for: `root`, else $LARESA_DATA, else ~/data; there, and in its own folders."""
-    base = Path(root or os.environ.get("LARESA_DATA") or Path.home() / "data").expanduser()
+    base = expanded(str(root or os.environ.get("LARESA_DATA") or Path.home() / "data"), "LARESA_DATA")
     own = [base, base / about.name]
     return [place / name for place in own for name in about.folders] + own
 

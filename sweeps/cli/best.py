@@ -7,7 +7,8 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sweeps.cli.show import add_json, brief, show_json
+from laresa.errors import ConfigError
+from sweeps.cli.show import add_json, brief, say, show_json
 from sweeps.options import add_place_options
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def _best(args: argparse.Namespace) -> int:
 
     sweep = Sweep.open(args.sweep, args.tracking_uri)
     metrics = tuple(args.metric.split(",")) if args.metric else sweep.objectives
+    if args.n is not None and args.n < 1:
+        raise ConfigError(f"--n {args.n}: expected 1 or more")
     if len(metrics) > 1:
         records = pareto_of(sweep, metrics, by=args.by)[: args.n]
     else:
@@ -43,8 +46,8 @@ def _best(args: argparse.Namespace) -> int:
         show_json([brief(record) for record in records])
         return 0
     for record in records:
-        print(_line(record, metrics))
-        print("  " + json.dumps(record.config.to_dict()))
+        say(_line(record, metrics))
+        say("  " + json.dumps(record.config.to_dict()))
     return 0
 
 

@@ -7,7 +7,7 @@ import importlib
 from typing import Any
 
 from laresa.features import PACKAGED
-from sweeps.cli.show import add_json, show_json
+from sweeps.cli.show import add_json, say, show_json
 from sweeps.options import dataset_name, set_fields
 
 
@@ -49,8 +49,8 @@ def _list(args: argparse.Namespace) -> int:
         return 0
     for record in records:
         there = "here" if record["present"] else "not here"
-        print(f"{record['name']:14s} {there:9s} {record['classes']:4d} classes {record['images']:7d} images", end="  ")
-        print(f"{record['folds']} folds  {record['licence']}; {record['origin']}")
+        say(f"{record['name']:14s} {there:9s} {record['classes']:4d} classes {record['images']:7d} images", end="  ")
+        say(f"{record['folds']} folds  {record['licence']}; {record['origin']}")
     return 0
 
 
@@ -58,13 +58,13 @@ def _check(args: argparse.Namespace) -> int:
     from laresa.data.report import check
 
     findings = check(dataset_name(args.dataset))
-    print("\n".join(findings) or f"{args.dataset}: nothing to remark")
+    say("\n".join(findings) or f"{args.dataset}: nothing to remark")
     return 1 if findings else 0
 
 
 def _build(args: argparse.Namespace) -> int:
     build = importlib.import_module(f"laresa.data.{args.dataset}_build").build
-    print(build(args.out or f"{args.dataset}.npz", size=args.size, classes_csv=args.classes))
+    say(build(args.out or f"{args.dataset}.npz", size=args.size, classes_csv=args.classes))
     return 0
 
 
@@ -96,11 +96,11 @@ def _features(args: argparse.Namespace) -> int:
     if args.json:
         show_json(rows)
         return 0
-    print(f"ridge on {rows[0]['features']} features of {args.features}, its L2 chosen on validation:")
+    say(f"ridge on {rows[0]['features']} features of {args.features}, its L2 chosen on validation:")
     for row in rows:
-        print(
+        say(
             f"fold {row['fold']}  test top-1 {row['test_top1']:6.1%}  val {row['val_top1']:6.1%}  L2 {row['l2']:.1e}  "
             f"{row['train']:,} training images"
         )
-    print(f"mean    test top-1 {statistics.mean(row['test_top1'] for row in rows):6.1%}")
+    say(f"mean    test top-1 {statistics.mean(row['test_top1'] for row in rows):6.1%}")
     return 0

@@ -8,33 +8,43 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from collections.abc import Sequence
 
-from laresa.errors import LaresaError, NonFiniteLossError
+from laresa.errors import printable
 from sweeps.cli import best, data, fields, plan, plugin, report, rerun, run, server, status, submit, ui
+from sweeps.cli.errors import DEBUG, told
 from sweeps.cli.studies import Parser, preload
 
 STUDIES_VERBS = (run, plan)
 VERBS = (status, best, report, data, fields, plugin, server, rerun, submit, ui)
 
 
+class Printable(logging.Formatter):
+    """Of warnings, which name files and classes."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(Printable("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         args = build_parser(words).parse_args(words)
         return int(args.handler(args) or 0)
-    except NonFiniteLossError as error:
-        print(f"laresa: {error}", file=sys.stderr)
-        return 1
-    except LaresaError as error:
-        print(f"laresa: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
     except BrokenPipeError:
         return 1
     except KeyboardInterrupt:
         print("laresa: stopped; what was measured is kept, the same command continues", file=sys.stderr)
         return run.STOPPED
+    except Exception as error:  # the one place where everything is caught
+        message, code = told(error)
+        shown = traceback.format_exc() if DEBUG in words else ""
+        print(printable(f"{shown}laresa: {message}"), file=sys.stderr)
+        return code
 
 
 def build_parser(words: Sequence[str] = ()) -> Parser:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from laresa.errors import ConfigError
-from sweeps.cli.show import add_json, show_json
+from sweeps.cli.show import add_json, say, show_json
 from sweeps.cli.studies import add_study_parsers, find_study
 from sweeps.options import describe_recipe, run_options
 from sweeps.service.planning import estimate as estimating
@@ -21,7 +21,6 @@ from sweeps.service.planning.reuse import with_cached
 from sweeps.service.search.budget import Spent
 from sweeps.service.search.groups import described
 from sweeps.service.storage.files import SweepFolder
-from sweeps.service.storage.open import sweep_folder
 from sweeps.service.study import PlannedTrial, RunOptions, Study
 from sweeps.service.tracking.sweep import tracked_states, tracked_trials
 
@@ -43,7 +42,7 @@ def _plan(args: argparse.Namespace) -> int:
     study = show_plan(study, run_options(args), as_json=args.json, calibrate=args.calibrate)
     if not args.json and len(study.cells) > 1:
         for line in evidence(study, args.tracking_uri):
-            print(f"evidence: {line}")
+            say(f"evidence: {line}")
     return 0
 
 
@@ -76,12 +75,9 @@ def evidence(study: Study, tracking_uri: str | None) -> list[str]:
 
 def show_plan(study: Study, options: RunOptions, *, as_json: bool, calibrate: bool) -> Study:
     """Print the plan; the study with the configurations that its searches chose, as far as they are done."""
-    if study.searches:
-        from sweeps.service.driver.schedulers import check_searches  # imports Ray
+    from sweeps.service.driver.request import check_request  # imports Ray for a search
 
-        check_searches(study.searches)
-    folder = sweep_folder(study.name, options.storage)
-    planning.check_plan(study, folder)
+    folder = check_request(study, options)
     progress = estimating.read_journal(study, folder)
     done = chosen_so_far(study, progress)
     tracked = tracked_states(study.name, options.tracking_uri)
@@ -100,33 +96,33 @@ def show_plan(study: Study, options: RunOptions, *, as_json: bool, calibrate: bo
         show_json([row.to_dict() for row in (*searched, *rows)])
         return chosen
     for row in searched:
-        print(f"{row.trial.signature}  {row.state:10s} asked by search {row.trial.arm}")
+        say(f"{row.trial.signature}  {row.state:10s} asked by search {row.trial.arm}")
     for row in rows:
         config = row.trial.config
         open_choice = row.trial.arm in {search.name for search in study.searches} - set(done)
         signature = "after search" if open_choice else row.trial.signature
-        print(f"{signature}  {row.state:10s} {row.trial.arm}, seed {config.seed}, fold {config.fold}")
+        say(f"{signature}  {row.state:10s} {row.trial.arm}, seed {config.seed}, fold {config.fold}")
     _print_searches(study, progress)
     finished = sum(row.done for row in rows)
     if rows:
-        print(f"{study.name}: {len(rows)} trials, {finished} done, {len(rows) - finished} to train")
+        say(f"{study.name}: {len(rows)} trials, {finished} done, {len(rows) - finished} to train")
     if others:
-        print(f"{study.name}: {refusal(book, others)}")
+        say(f"{study.name}: {refusal(book, others)}")
     for line in (*elsewhere, *described([row.trial for row in rows if not row.done], study.searches)):
-        print(f"{study.name}: {line}")
+        say(f"{study.name}: {line}")
     options, device = device_here(options, study)
-    print(f"device: {device}")
+    say(f"device: {device}")
     for line in _time(chosen, rows, progress, folder, options, calibrate):
-        print(line)
+        say(line)
     return chosen
 
 
 def print_settings(module: Any, study: Study, args: argparse.Namespace) -> None:
     """Of a study whose arms can be tuned, whether they are; of one with the studies' options, its recipe."""
     if settings := getattr(module, "settings", None):
-        print(f"{study.name}: {settings(study)}", flush=True)
+        say(f"{study.name}: {settings(study)}", flush=True)
     if "recipe" in args:
-        print(f"{study.name}: {describe_recipe(args)}", flush=True)
+        say(f"{study.name}: {describe_recipe(args)}", flush=True)
 
 
 def _decided(
@@ -164,7 +160,7 @@ def _print_searches(study: Study, progress: Mapping[str, Progress]) -> None:
         budget = f"{search.trials} trials"
         if search.by_epochs:
             budget = f"budget of {search.trials} x {search.base.epochs} = {search.epochs} epochs"
-        print(f"search {search.name}: {budget}; {found.asked} asked, {found.told} told, {found.epochs} epochs spent")
+        say(f"search {search.name}: {budget}; {found.asked} asked, {found.told} told, {found.epochs} epochs spent")
 
 
 def _time(

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from laresa.errors import ConfigError
+from sweeps.cli.show import say
 from sweeps.cli.studies import load_plugin
 
 
@@ -23,10 +24,10 @@ def _check(args: argparse.Namespace) -> int:
     try:
         plugin = load_plugin(args.plugin)
     except ConfigError as error:  # it is the file that is wrong, not how the command is used
-        print(error)
+        say(error)
         return 1
     failed = 0
     for finding in check_plugin(plugin):
-        print(finding, flush=True)
+        say(finding, flush=True)
         failed += bool(finding.wrong)
     return 1 if failed else 0

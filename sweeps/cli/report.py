@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laresa.errors import ConfigError
+from laresa.errors import ConfigError, printable
+from sweeps.cli.show import say
 from sweeps.options import add_place_options
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def _report(args: argparse.Namespace) -> int:
         print_table(report)
     else:
         report = report_together(names, args.tracking_uri, out, mixed=args.mixed)
-    print(f"report      {report.html}")
+    say(f"report      {report.html}")
     return 0
 
 
@@ -53,7 +54,7 @@ def write_report(name: str, tracking_uri: str | None, out: Path) -> Report:
     from sweeps.service.tracking.arms import ArmSummary, write_arms
     from sweeps.service.tracking.sweep import Sweep
 
-    sweep = Sweep.open(name, tracking_uri)
+    sweep = Sweep.open(name, tracking_uri, files=True)
     records = sweep.trials(with_history=True)
     report = build_report(
         records,
@@ -111,7 +112,7 @@ def together(names: Sequence[str], tracking_uri: str | None, out: Path, *, mixed
     from reports.build import build_report
     from sweeps.service.tracking.sweep import Sweep
 
-    opened = {name: Sweep.open(name, tracking_uri) for name in names}
+    opened = {name: Sweep.open(name, tracking_uri, files=True) for name in names}
     of_sweep = {name: sweep.trials(with_history=True) for name, sweep in opened.items()}
     differ = differences([trial for trials in of_sweep.values() for trial in trials])
     if differ and not mixed:
@@ -153,5 +154,5 @@ def print_table(report: Report) -> None:
     from rich.markdown import Markdown
 
     tables = [table for table in report.tables if table.suffix == ".md"]
-    Console().print(Markdown(tables[0].read_text()))
-    print("\n".join(report.summary))
+    Console().print(Markdown(printable(tables[0].read_text())))
+    say("\n".join(report.summary))

@@ -11,7 +11,7 @@ from typing import Any
 
 from laresa.errors import ConfigError, DataError
 from laresa.measurement import Measurement
-from sweeps.cli.show import add_json, show_json
+from sweeps.cli.show import add_json, say, show_json
 from sweeps.cli.studies import add_plugin_option
 from sweeps.service.tracking.records import TrialRecord, record_of
 from sweeps.service.tracking.sweep import Sweep
@@ -42,7 +42,7 @@ def _rerun(args: argparse.Namespace) -> int:
     if args.json:
         show_json([comparison.to_dict()])
     else:
-        print("\n".join(comparison.lines()))
+        say("\n".join(comparison.lines()))
     return 1 if comparison.verdict == "different" else 0
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sweeps.cli.show import say
 from sweeps.cli.studies import add_plugin_option, add_study_parsers, find_study
 from sweeps.options import run_options
 
@@ -38,13 +39,13 @@ def _demo(args: argparse.Namespace) -> int:
     if (code := _run(args)) or args.no_networks:
         return code
     study = networks(args)
-    print(f"{study.name}: {len(study.cells)} arms trained end to end, on {study.cells[0].config.dataset}")
+    say(f"{study.name}: {len(study.cells)} arms trained end to end, on {study.cells[0].config.dataset}")
     result = run(study, run_options(args))
     if not result.stopped:
         out = Path("build") / f"{args.sweep}-and-{NETWORKS}"
         report_together([args.sweep, study.name], args.tracking_uri, out)
         return _ended(result, out / "report.html")
-    print(f"stopped: {_counts(result.states)}; the same command continues")
+    say(f"stopped: {_counts(result.states)}; the same command continues")
     return STOPPED
 
 
@@ -59,13 +60,13 @@ def _run(args: argparse.Namespace) -> int:
     options = run_options(args)
     result = until_decided(study, options) if study.sequential else run(study, options)
     if result.stopped:
-        print(f"stopped: {_counts(result.states)}; the same command continues, ", end="")
-        print(f"`laresa report {study.name}` shows what there is")
+        say(f"stopped: {_counts(result.states)}; the same command continues, ", end="")
+        say(f"`laresa report {study.name}` shows what there is")
         return STOPPED
     report = write_report(study.name, args.tracking_uri, Path("build") / study.name)
     print_table(report)
     for line in result.searched:
-        print(f"searched    {line}")
+        say(f"searched    {line}")
     return _ended(result, report.html)
 
 
@@ -73,10 +74,10 @@ def _ended(result: SweepResult, page: Path) -> int:
     """What came of it, and where it lies; the exit code."""
     from sweeps.service.tracking.client import sweep_url
 
-    print(f"states      {_counts(result.states)}")
-    print(f"time        {_time(result)}")
-    print(f"report      {page}")
-    print(f"MLflow      {sweep_url(result.sweep.uri, result.sweep.experiment_id)}")
+    say(f"states      {_counts(result.states)}")
+    say(f"time        {_time(result)}")
+    say(f"report      {page}")
+    say(f"MLflow      {sweep_url(result.sweep.uri, result.sweep.experiment_id)}")
     return 0 if set(result.states) <= {"finished", "pruned"} else 1
 
 
@@ -97,7 +98,7 @@ def until_decided(study: Study, options: RunOptions) -> SweepResult:
         sweep = Sweep.open(study.name, options.tracking_uri)
         left = undecided(sweep.trials(), design_of(sweep))
         said = f"undecided: {', '.join(left)}" if left else "decided"
-        print(f"{study.name}: {count} replicates, {said}", flush=True)
+        say(f"{study.name}: {count} replicates, {said}", flush=True)
         if not left:
             break
     return result

@@ -8,6 +8,7 @@ from typing import Any
 
 from cluster.server import PERMISSIONS, AuthenticatedServer, ServerError
 from laresa.errors import ConfigError
+from sweeps.cli.show import say
 from sweeps.service.storage.files import home
 from sweeps.service.tracking.local_server import TrackingError
 
@@ -40,5 +41,5 @@ def _server(args: argparse.Namespace) -> int:
         started = server.detach()
     except ServerError as error:
         raise (TrackingError if "did not start" in str(error) else ConfigError)(str(error)) from error
-    print(server.url if started else f"{server.url} (it was up already)")
+    say(server.url if started else f"{server.url} (it was up already)")
     return 0

@@ -1,4 +1,4 @@
-"""How records are printed."""
+"""How names and records are printed."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from laresa.errors import printable
+
 if TYPE_CHECKING:
     from sweeps.service.tracking.records import TrialRecord
+
+
+def say(text: object, **options: Any) -> None:
+    """`print`, of what may hold names that others chose."""
+    print(printable(str(text)), **options)
 
 
 def add_json(verb: Any, what: str = "records") -> None:

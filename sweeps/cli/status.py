@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from sweeps.cli.show import add_json, brief, show_json
+from sweeps.cli.show import add_json, brief, say, show_json
 from sweeps.options import add_place_options
 
 
@@ -25,5 +25,5 @@ def _status(args: argparse.Namespace) -> int:
     if args.json:
         show_json([brief(record) for record in found.records])
     else:
-        print("\n".join(found.lines()))
+        say("\n".join(found.lines()))
     return 0

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from laresa import plugins
-from laresa.errors import ConfigError, nearest
+from laresa.errors import ConfigError, nearest, printable
+from laresa.paths import expanded
+from sweeps.cli.errors import DEBUG
 
 STUDIES = {name: f"sweeps.{name}" for name in ("ablation", "search", "hierarchy", "probe", "demo")}
 PARTS = ("add_options", "build")  # of a study: a module, or whatever else has them
@@ -62,7 +64,7 @@ def _is_module(spec: str) -> bool:
 
 def load_plugin(spec: str) -> plugins.Plugin:
     """`laresa.plugins.load`; where a file is missing, the message says how it gets to a cluster."""
-    if is_file(spec) and not Path(spec).expanduser().is_file():
+    if is_file(spec) and not expanded(spec, "plugin").is_file():
         raise ConfigError(f"no file {spec!r} here (in {Path.cwd()}): {SUBMIT_HINT}")
     return plugins.load(spec)
 
@@ -72,16 +74,17 @@ def preload(words: Sequence[str]) -> str | None:
 
     Nothing where another verb stands: of `laresa submit` the head loads them.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = Parser(prog="laresa", add_help=False)
     first.add_argument("--plugin", action="append", default=[])
-    verb = next((word for word in words if not word.startswith("-")), None)
+    place = next((place for place, word in enumerate(words) if not word.startswith("-")), len(words))
+    verb, after = "".join(words[place : place + 1]), list(words[place + 1 :])
     if verb not in WITH_PLUGINS:
         return None
     plugins.load_installed()
-    found, rest = first.parse_known_args(list(words))
+    found, rest = first.parse_known_args(after)
     for spec in found.plugin:
         load_plugin(spec)
-    names = [word for word in rest[rest.index(verb) + 1 :] if not word.startswith("-")]
+    names = [word for word in rest if not word.startswith("-")]
     return names[0] if verb in WITH_STUDY and names else None
 
 
@@ -107,6 +110,13 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+        # `main` looks for it itself: a command line may not be understood at all.
+        self.add_argument(
+            DEBUG, action="store_true", default=argparse.SUPPRESS, help="where something fails, show the traceback"
+        )
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(printable(message), file)
 
     def error(self, message: str) -> NoReturn:
         if unknown := re.match(r"unrecognized arguments: --([\w.-]+)", message):

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from laresa.errors import ConfigError, LaresaError
+from laresa.paths import expanded
 from sweeps.cli.studies import is_file
 from sweeps.service.provenance import git_commit
 from sweeps.service.worker.plugins import source_files
@@ -109,7 +110,7 @@ def uploaded(words: Sequence[str]) -> tuple[list[str], str]:
 
 def _add(files: dict[str, bytes], folder: str, spec: str) -> str:
     """Add a file and what it imports from beside it, below `folder`; its own name there."""
-    path = Path(spec).expanduser().resolve()
+    path = expanded(spec, "file").resolve()
     if not path.is_file():
         raise ConfigError(f"no file {spec!r} here (in {Path.cwd()}) to upload")
     files |= {f"{folder}/{name}": source.read_bytes() for name, source in source_files(path).items()}

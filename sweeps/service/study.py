@@ -16,6 +16,7 @@ from sweeps.service.provenance import code_of
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution  # not needed by a query, which should start quickly
 
+LONGEST_NAME = 200  # bytes of a sweep's name, which folders and MLflow take
 LEAST_SHARE = 1e-4  # of a GPU: Ray counts no finer
 Space = Mapping[str, "BaseDistribution"]
 # Where a search's choice is from: a trial that finished; where none did, the best of what was stopped early; where
@@ -202,6 +203,10 @@ class Study:
     kept: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not self.name.isprintable() or len(self.name.encode(errors="replace")) > LONGEST_NAME:
+            raise ConfigError(
+                f"sweep name {self.name[:100]!r}: expected at most {LONGEST_NAME} bytes, and no control characters"
+            )
         _unique("arm", [cell.arm for cell in self.cells])
         _unique("replicate (seed, fold)", [(r.seed, r.fold) for r in self.replicates])
         if not (self.cells and self.replicates) and not self.searches:
@@ -210,7 +215,7 @@ class Study:
             self._check_contrast(*pair)
         if not 0 < self.margin < math.inf:
             raise ConfigError(f"--margin {self.margin:g}: expected points of top-1, more than 0")
-        if self.hours is not None and self.hours <= 0:
+        if self.hours is not None and not self.hours > 0:  # nan is not, either
             raise ConfigError(f"--hours {self.hours:g}: expected more than 0")
         by_signature: dict[str, str] = {}
         for trial in self.trials():

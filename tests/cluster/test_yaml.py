@@ -50,6 +50,23 @@ def test_a_typo_is_named(tmp_path: Path, right: str, wrong: str, named: str):
     assert str(tmp_path / "typo.yaml") in faults[0]
 
 
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"\xff\xfe\x00", "is no YAML"),
+        (b"x: \xff", "is no YAML"),
+        (b"[" * 5000, "is no YAML"),
+        (b"provider: 3", "provider"),
+    ],
+)
+def test_a_file_that_is_no_yaml_is_named(tmp_path: Path, content: bytes, named: str):
+    path = tmp_path / "c.yaml"
+    path.write_bytes(content)
+    (fault,) = check(path)
+    assert fault.startswith(str(path))
+    assert named in fault
+
+
 def test_a_missing_file_is_named(tmp_path: Path):
     assert check(tmp_path / "none.yaml") == [f"{tmp_path}/none.yaml can't be read: No such file or directory"]
 

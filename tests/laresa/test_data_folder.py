@@ -15,8 +15,9 @@ from PIL import Image
 from laresa import data
 from laresa.config import TrialConfig
 from laresa.data import cache
+from laresa.data.dataset import resize
 from laresa.data.report import check, describe
-from laresa.errors import DataError
+from laresa.errors import ConfigError, DataError
 
 GROUPS = {"bird": ["owl", "duck"], "tool": ["saw"]}
 COLOURS = {"owl": (250, 0, 0), "duck": (0, 250, 0), "saw": (0, 0, 250)}
@@ -290,6 +291,101 @@ def test_exchanged_splits_judge_by_what_the_fold_tests(root):
     assert torch.equal(plain.train.images, exchanged.train.images)
     assert exchanged.fold_note == f"{plain.fold_note}; validation and test part exchanged"
     assert data.data_key(config) != data.data_key(config.replace(exchange_splits=True))
+
+
+@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "meta.json", "images.seal", "cut-42.npy", "cut-42.seal"])
+@pytest.mark.parametrize("damage", ["flipped", "cut off", "emptied", "gone"])
+def test_a_damaged_cache_is_decoded_anew(root, name, damage, monkeypatch):
+    loaded = data.load(str(root))
+    parts = {part: getattr(loaded, part) for part in ("train", "val", "test")}
+    whole = {part: (split.images.clone(), split.labels.clone()) for part, split in parts.items()}
+    path = data.prepare(str(root)) / name
+    content = bytearray(path.read_bytes())
+    if damage == "gone":
+        path.unlink()
+    else:
+        content[-1] ^= 1
+        path.write_bytes({"flipped": content, "cut off": content[:-1], "emptied": b""}[damage])
+    monkeypatch.setattr(cache, "_unbroken", set())  # as another process
+    again = data.load(str(root))
+    assert again.fingerprint == loaded.fingerprint
+    for part, (images, labels) in whole.items():
+        assert torch.equal(getattr(again, part).images, images)
+        assert torch.equal(getattr(again, part).labels, labels)
+    assert [p.name for p in path.parent.parent.iterdir() if not p.name.startswith(".")] == [path.parent.name]
+
+
+def test_a_file_is_hashed_once_a_process_and_a_large_one_never(root, monkeypatch):
+    data.load(str(root))
+    hashed = []
+    sha256 = cache._sha256
+    monkeypatch.setattr(cache, "_sha256", lambda path: hashed.append(path.name) or sha256(path))
+    monkeypatch.setattr(cache, "_unbroken", set())
+    data.load(str(root))
+    data.load(str(root))
+    assert sorted(hashed) == ["cut-42.npy", "images.npy", "labels.npy", "meta.json"]
+    monkeypatch.setattr(cache, "HASHED", 0)
+    folder = data.prepare(str(root))
+    os.utime(folder / "images.npy")  # somebody wrote to it
+    hashed.clear()
+    data.prepare(str(root))
+    assert sorted(hashed) == ["images.npy", "labels.npy", "meta.json"], "sealed, decoded anew"
+
+
+def test_images_that_the_disk_has_no_room_for_are_refused_before(root, monkeypatch):
+    usage = shutil.disk_usage(root)._replace(free=30 * 3 * 16 * 16 - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(DataError, match=r"30 images at image_size=16 take .* GB.*XDG_CACHE_HOME on another disk"):
+        data.load(str(root))
+    with pytest.raises(ConfigError, match="image_size=100000: expected less than or equal to 4096"):
+        TrialConfig(image_size=100000)
+
+
+def test_images_that_the_memory_has_no_room_for_are_refused_before():
+    with pytest.raises(DataError, match=r"image_size=1000000 take .* GB of memory"):
+        resize(np.zeros((2, 3, 8, 8), np.uint8), 1_000_000)
+
+
+def test_sixteen_bits_are_scaled(root):
+    folder = root / "train" / "owl"
+    ramp = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
+    Image.fromarray(ramp).save(folder / "0.png")
+    Image.fromarray(ramp).save(folder / "1.tif")
+    (folder / "1.png").unlink()
+    images = data.load(str(root)).train.images[:2]
+    for image in images:
+        assert torch.equal(image.reshape(3, -1), torch.arange(256, dtype=torch.uint8).expand(3, -1))
+
+
+@pytest.mark.parametrize(("mode", "message"), [("F", "floating-point numbers"), ("I", "32-bit numbers")])
+def test_numbers_without_a_range_are_refused(root, mode, message):
+    Image.new(mode, (16, 16), 1).save(root / "train" / "owl" / "x.tif")
+    with pytest.raises(DataError, match=rf"x\.tif has {message} as pixels.*convert it to 8 or 16 bits"):
+        data.load(str(root))
+    assert message in check(str(root))[0]
+
+
+def test_inks_and_palettes_are_read(root):
+    folder = root / "train" / "owl"
+    Image.new("CMYK", (16, 16), (255, 0, 255, 0)).save(folder / "0.tif")
+    Image.new("RGB", (16, 16), (1, 200, 3)).convert("P", palette=Image.Palette.ADAPTIVE).save(folder / "1.gif")
+    for name in ("0.png", "1.png"):
+        (folder / name).unlink()
+    images = data.load(str(root), image_size=16).train.images
+    assert images[0, :, 0, 0].tolist() == [0, 255, 0]
+    assert images[1, :, 0, 0].tolist() == pytest.approx([1, 200, 3], abs=2)
+
+
+def test_a_strip_is_refused(root):
+    Image.new("RGB", (1, 20_000)).save(root / "train" / "owl" / "strip.png")
+    with pytest.raises(DataError, match=r"strip\.png has 1 x 20000 pixels: expected no side 100 times"):
+        data.load(str(root), image_size=16)
+
+
+def test_file_names_need_not_be_text(root):
+    source = root / "train" / "owl" / "0.png"
+    os.rename(os.fsencode(source), os.fsencode(source.parent) + b"/\xff\xfe.png")
+    assert len(data.load(str(root)).train) == 12
 
 
 def test_hidden_files_are_passed_over(root):

@@ -207,6 +207,14 @@ def test_parents_cannot_be_written():
         ('{"groups": ["owl"]}', "JSON object"),
         ('{"groups"', "not JSON"),
         ("[]", "JSON object"),
+        ("[" * 100_000, "not JSON"),
+        ("9" * 5000, "not JSON"),
+        ('{"groups": {"a": [["x"]]}}', "holds \\['x'\\]: expected names"),
+        ('{"groups": {"a": [{"x": 1}]}}', "expected names of classes"),
+        ('{"groups": {"a": ["x", "y"]}, "notes": 3}', "notes of a taxonomy are a list of texts"),
+        ('{"groups": {"a": ["x", "\\u001b[31m"]}}', "control characters"),
+        ('{"groups": {"a": ["x", "\\ud800"]}}', "not UTF-8"),
+        ('{"groups": {"a": ["x", "y\\n"]}}', "control characters"),
     ],
 )
 def test_a_file_that_is_no_taxonomy_is_named(tmp_path, text, message):

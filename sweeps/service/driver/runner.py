@@ -19,6 +19,7 @@ from sweeps.service.driver.connection import connect, disconnect, places
 from sweeps.service.driver.interrupt import GracefulInterrupt
 from sweeps.service.driver.nodes import require_shared_storage
 from sweeps.service.driver.progress import ProgressDisplay
+from sweeps.service.driver.request import anything_left, check_request, halved
 from sweeps.service.planning import plan as planning
 from sweeps.service.planning.code import CodeBook, decide, keep_decision, planned_now
 from sweeps.service.planning.estimate import actual_against_plan, note_plan
@@ -27,7 +28,6 @@ from sweeps.service.planning.prepare import prepare
 from sweeps.service.planning.reuse import check_same_data
 from sweeps.service.provenance import provenance_tags
 from sweeps.service.storage.files import SweepFolder, TrialFolder
-from sweeps.service.storage.open import sweep_folder
 from sweeps.service.study import Choice, PlannedTrial, RunOptions, Study
 from sweeps.service.tracking import write as tracking
 from sweeps.service.tracking.client import check, client
@@ -71,11 +71,7 @@ def run(study: Study, options: RunOptions) -> SweepResult:
 
     Raises SweepBusyError when another process runs it, TrackingError and ConfigError before anything is trained.
     """
-    if study.searches:
-        from sweeps.service.driver.schedulers import check_searches
-
-        check_searches(study.searches)
-    folder, shipment = sweep_folder(study.name, options.storage), pack(loaded())
+    folder, shipment = check_request(study, options), pack(loaded())
     with folder.lock():
         planning.check_plan(study, folder)
         book, planned = CodeBook(folder), planned_now(study, folder, options)
@@ -106,16 +102,6 @@ def run(study: Study, options: RunOptions) -> SweepResult:
             return Runner(study, options, folder, sweep, SweepCode(api, sweep, folder, options, book, runs)).run()
         finally:
             disconnect()
-
-
-def anything_left(study: Study, folder: SweepFolder, options: RunOptions) -> bool:
-    """Whether something may have to be trained, as far as storage knows: else no Ray is needed."""
-    if study.searches:
-        return True
-    for trial in study.trials():
-        if folder.trial(trial.key).outcome() is None or (options.halve_batch and halved(study, trial, folder)):
-            return True
-    return False
 
 
 class Runner:
@@ -281,15 +267,6 @@ class Runner:
             tracking.interrupt(self.api, self.sweep, trial)
             return "interrupted"
         return shown
-
-
-def halved(study: Study, trial: PlannedTrial, folder: SweepFolder) -> PlannedTrial | None:
-    """The trial with half the batch, if it failed for want of memory and has a batch to halve."""
-    outcome = folder.trial(trial.key).outcome() or {}
-    if not (outcome.get("error") or "").startswith("OutOfMemoryError") or trial.config.batch_size < 4:
-        return None
-    config = trial.config.replace(batch_size=trial.config.batch_size // 2)
-    return study.find(PlannedTrial(trial.arm, config, trial.role))
 
 
 def resolve_tracking(uri: str | None) -> tuple[str, LocalServer | None]:

@@ -15,9 +15,10 @@ from laresa.code import Code
 from laresa.errors import ConfigError
 from sweeps.service.key import trial_key
 from sweeps.service.planning.estimate import chosen_so_far, read_journal
+from sweeps.service.planning.plan import MOVE, stored
 from sweeps.service.provenance import code_of
 from sweeps.service.search import journal
-from sweeps.service.storage.files import SweepFolder
+from sweeps.service.storage.files import StorageError, SweepFolder
 from sweeps.service.study import PlannedTrial, RunOptions, Study
 
 NAMED = 8  # files that a message lists
@@ -38,12 +39,15 @@ class CodeBook:
     """
 
     def __init__(self, folder: SweepFolder) -> None:
-        self._folder, stored = folder, folder.read("code.json") or {}
-        self.files: dict[str, Code] = {code: Code(files) for code, files in stored.get("files", {}).items()}
-        self.accepted: dict[str, tuple[str, str]] = {
-            signature: (code, by) for signature, (code, by) in stored.get("accepted", {}).items()
-        }
-        self.superseded = set(stored.get("superseded", ()))
+        self._folder, found = folder, stored(folder, "code.json")
+        try:
+            self.files: dict[str, Code] = {code: Code(dict(files)) for code, files in found.get("files", {}).items()}
+            self.accepted: dict[str, tuple[str, str]] = {
+                signature: (str(code), str(by)) for signature, (code, by) in found.get("accepted", {}).items()
+            }
+            self.superseded = set(found.get("superseded", ()))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise StorageError(f"{folder.root / 'code.json'} is damaged ({error}): {MOVE}") from error
 
     def write(self) -> None:
         files = {code: dict(found.files) for code, found in self.files.items()}

@@ -9,8 +9,10 @@ from typing import Any
 
 from laresa.config import TrialConfig
 from laresa.errors import ConfigError
-from sweeps.service.storage.files import SweepFolder
+from sweeps.service.storage.files import StorageError, SweepFolder
 from sweeps.service.study import PlannedTrial, Study
+
+MOVE = "move it away and run the same command again"
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,25 @@ def rows_of(trials: Iterable[PlannedTrial], folder: SweepFolder, tracked: Mappin
     return tuple(PlanRow(trial, _state(trial, stored, tracked)) for trial in trials)
 
 
+def stored(folder: SweepFolder, name: str, parts: Iterable[str] = ()) -> dict[str, Any]:
+    """A file that the sweep's storage keeps; empty where there is none. parts: mappings in it, of mappings.
+
+    StorageError: it is damaged.
+    """
+    try:
+        found = folder.read(name)
+    except (ValueError, RecursionError) as error:  # no UTF-8, a number of too many digits, nested too deep
+        raise StorageError(f"{folder.root / name} is damaged ({error}): {MOVE}") from error
+    whole = found is None or (isinstance(found, dict) and all(isinstance(found.get(part), dict) for part in parts))
+    if not whole or not all(isinstance(one, dict) for part in parts for one in (found or {}).get(part, {}).values()):
+        raise StorageError(f"{folder.root / name} is damaged (it holds something else): {MOVE}")
+    return found or {}
+
+
 def check_plan(study: Study, folder: SweepFolder) -> None:
     """ConfigError where the sweep exists with another plan: it can be continued and extended, never mixed."""
-    earlier = folder.read("plan.json")
-    if earlier is None:
+    earlier = stored(folder, "plan.json", ("arms", "searches"))
+    if not earlier:
         return
     now = _fixed(study)
     for tuned, given, words in (
@@ -105,7 +122,7 @@ class Evidence:
 
 def write_plan(study: Study, folder: SweepFolder) -> Evidence:
     """Note what this sweep holds, its earlier extensions included, and what it fixed in advance."""
-    earlier = folder.read("plan.json") or {"arms": {}, "searches": {}}
+    earlier = stored(folder, "plan.json", ("arms", "searches")) or {"arms": {}, "searches": {}}
     now = _fixed(study)
     arms = {kind: {**earlier[kind], **now[kind]} for kind in ("arms", "searches")}
     contrasts = [(arm, against) for arm, against in earlier.get("contrasts", [])]

@@ -1,4 +1,4 @@
-"""Before the first trial: data decoded, label texts embedded, each arm's losses and network built once."""
+"""Before the first trial: whether all that trials need can be had and fits together; what they share is made."""
 
 from __future__ import annotations
 
@@ -22,24 +22,17 @@ MODEL = (
 )
 
 
-def prepare(study: Study, *, here: bool = False) -> dict[str, str]:
-    """Once, before the first trial: what every kind of trial needs is had, and fits together.
+def check_trials(study: Study) -> None:
+    """Whether what every kind of trial needs can be had, and fits together. ConfigError, DataError: it does not.
 
-    Returns what `shared_images` finds of the folds that the study is tested on.
-
-    Data sets are decoded, label texts embedded; of each arm and search the method is started on a fold and dropped, so
-    that a backbone, a head or a term that can't be is refused before anything is trained.
+    Data sets are decoded, label texts embedded, each once a node; of each arm and search the method is started on a
+    fold and dropped, so that a backbone, a head or a term that can't be is refused before anything is written.
     """
-    import torch
-
     from laresa.data import data_key, load
-    from laresa.methods import group_key
 
-    searched = [search.replicate.of(search.base) for search in study.searches]
     datasets: dict[tuple[Any, ...], Dataset] = {}
     started: set[tuple[Any, ...]] = set()
-    groups: dict[str, TrialConfig] = {}
-    for config in [*(trial.config for trial in study.trials()), *searched]:
+    for config in _configs(study):
         key = data_key(config)
         if key not in datasets:
             datasets[key] = load(config)
@@ -47,14 +40,31 @@ def prepare(study: Study, *, here: bool = False) -> dict[str, str]:
         if kind not in started:
             started.add(kind)
             try_out(config, datasets[key])
-        if (group := group_key(config)) is not None:
-            groups.setdefault(group, config)
-    if groups and here and not torch.cuda.is_available():  # else its workers do what trials share, where the GPUs are
+
+
+def prepare(study: Study, *, here: bool = False) -> dict[str, str]:
+    """Once, before the first trial: what groups of trials share. Returns what `shared_images` finds of the folds that
+    the study is tested on.
+    """
+    import torch
+
+    from laresa.data import data_key, load
+    from laresa.methods import group_key
+
+    datasets = {data_key(config): load(config) for config in {data_key(c): c for c in _configs(study)}.values()}
+    groups = {group: config for config in reversed(_configs(study)) if (group := group_key(config)) is not None}
+    if here and not torch.cuda.is_available():  # else its workers do what trials share, where the GPUs are
         for config in groups.values():
             take_shared(config, datasets[data_key(config)])
     return shared_images(
         [datasets[data_key(replicate.of(cell.config))] for cell in study.cells[:1] for replicate in study.replicates]
     )
+
+
+def _configs(study: Study) -> list[TrialConfig]:
+    """Of all trials that are known, and what each search begins with."""
+    searched = [search.replicate.of(search.base) for search in study.searches]
+    return [*(trial.config for trial in study.trials()), *searched]
 
 
 def shared_images(folds: Sequence[Dataset]) -> dict[str, str]:

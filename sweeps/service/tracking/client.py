@@ -5,14 +5,16 @@ Nowhere else are experiments opened, values quoted or pages turned. MLflow is im
 
 from __future__ import annotations
 
+import io
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from cluster.launch import healthy
 from laresa.config import write_text
-from laresa.errors import ConfigError, DamagedError, nearest
+from laresa.errors import ConfigError, DamagedError, nearest, printable
 from sweeps.service.tracking.local_server import LocalServer, TrackingError
 from sweeps.service.tracking.schema import make_store
 
@@ -25,6 +27,8 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 PAGE = 1000  # runs or experiments in one answer
 HISTORY = "history.json"  # the artifact that holds a trial's measurements by epoch
+SCHEMES = r"https?|sqlite|(postgresql|mysql|mssql)(\+\w+)?|databricks"  # of tracking stores
+SQLITE = b"SQLite format 3\0"  # how a database begins
 VIEW = "laresa"  # the view of MLflow's runs table that `write` keeps on a sweep's experiment
 
 
@@ -49,22 +53,67 @@ def refused(error: Exception) -> bool:
 
 
 def check(uri: str) -> None:
-    """TrackingError now rather than after hours of training."""
-    if uri.startswith("http") and not healthy(uri, timeout=10):
+    """TrackingError, now rather than after hours of training: nothing answers, or it is no database. ConfigError: no
+    address of a tracking store, or one that tells a password, which is not repeated."""
+    scheme, colon, rest = uri.partition("://")
+    if not colon or not re.fullmatch(SCHEMES, scheme):
+        raise ConfigError(f"tracking URI {printable(uri)!r}: expected http://HOST:PORT of a server, or sqlite:///FILE")
+    if scheme == "sqlite":
+        _check_database(uri)
+    if not scheme.startswith("http"):
+        return
+    if "@" in rest:
+        raise ConfigError(
+            f"tracking URI {scheme}://...@...: others can read a command line; expected no user and password in it, "
+            "but MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment"
+        )
+    if not healthy(uri, timeout=10):
         raise TrackingError(
             f"no MLflow server answers at {uri}: start it, correct --tracking-uri (or MLFLOW_TRACKING_URI), "
             "or leave both out for a local server"
         )
 
 
-def reading_uri(uri: str | None) -> str:
-    """Where to read: as given, else MLFLOW_TRACKING_URI, else the local server, else its database without a server."""
+def check_given(uri: str | None) -> None:
+    """`check` of the store that is given or stands in the environment, else of the local server's."""
+    given, server = uri or os.environ.get("MLFLOW_TRACKING_URI"), LocalServer()
+    if given or server.folder.is_dir():
+        check(given or server.store)
+
+
+def _check_database(uri: str) -> None:
+    path = Path(uri.removeprefix("sqlite:///"))
+    try:
+        there = uri.startswith("sqlite:///") and path.name not in ("", ":memory:") and path.parent.is_dir()
+        with path.open("rb") if there and path.exists() else io.BytesIO() as file:
+            start = file.read(len(SQLITE))
+    except OSError as error:
+        raise TrackingError(f"tracking URI {uri!r} can't be used: {error.strerror}") from error
+    if not there:
+        raise ConfigError(f"tracking URI {uri!r}: expected sqlite:///FILE in a folder that exists")
+    if start not in (b"", SQLITE):
+        raise TrackingError(f"{path} is no sqlite database, or a damaged one: expected one of MLflow's")
+
+
+def reading_uri(uri: str | None, *, files: bool = False) -> str:
+    """Where to read: as given, else MLFLOW_TRACKING_URI, else the local server, else its database without a server.
+
+    files: what runs keep is to be read too, which a server alone hands out: the local one is started where none runs.
+    """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
     if uri:
         check(uri)
         return uri
     server = LocalServer()
-    return server.url() or server.store
+    if url := server.url():
+        return url
+    if not nothing_tracked(server.store):
+        check(server.store)
+        if files:
+            url = server.launch()
+            server.wait(url)
+            return url
+    return server.store
 
 
 def nothing_tracked(uri: str) -> bool:
@@ -104,12 +153,17 @@ def make_experiment(uri: str, sweep: str) -> tuple[Any, str]:
     make_store(uri)
     api = client(uri)
     experiment = find_experiment(api, sweep)
-    if experiment is not None and experiment.lifecycle_stage != "active":
-        raise ConfigError(f"sweep {sweep!r} was deleted in MLflow: restore it there, or choose another --sweep")
+    check_active(experiment, sweep)
     try:
         return api, experiment.experiment_id if experiment else api.create_experiment(sweep)
     except MlflowException as error:
         raise TrackingError(f"the tracking server at {uri} refused the sweep {sweep!r}: {error}") from error
+
+
+def check_active(experiment: Any, sweep: str) -> None:
+    """ConfigError: it was deleted in MLflow. None is none yet."""
+    if experiment is not None and experiment.lifecycle_stage != "active":
+        raise ConfigError(f"sweep {sweep!r} was deleted in MLflow: restore it there, or choose another --sweep")
 
 
 def experiments(api: Any) -> Iterator[Any]:

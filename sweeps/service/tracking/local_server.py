@@ -7,24 +7,37 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from cluster import launch
 from laresa.errors import ConfigError, LaresaError
-from sweeps.service.storage.files import home, read_json, write_json
+from sweeps.service.storage.files import home, write_json
 
 
 class TrackingError(LaresaError, ConnectionError):
     """The tracking server does not answer, or refuses."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """A server as server.json keeps it."""
+
+    pid: int
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
 
 class LocalServer:
@@ -40,29 +53,28 @@ class LocalServer:
 
     def url(self) -> str | None:
         """Address of the running server, or None."""
-        state = read_json(self.folder / "server.json")
-        return state["url"] if state and self._serves(state) else None
+        state = self._state()
+        return state.url if state and self._serves(state) else None
 
     def launch(self) -> str:
         """Start the server if none runs, and return its address at once; `wait` until it answers."""
         with self._lock():
             if url := self.url():
                 return url
-            state = read_json(self.folder / "server.json")
-            if state and self._alive(state["pid"]):
-                return str(state["url"])  # launched a moment ago by another process
-            port = _free_port(state["port"] if state else _wanted_port())
-            url = f"http://127.0.0.1:{port}"
-            process = self._spawn(port)
-            write_json(self.folder / "server.json", {"url": url, "pid": process.pid, "port": port})
-            return url
+            state = self._state()
+            if state and self._alive(state.pid):
+                return state.url  # launched a moment ago by another process
+            port = _free_port(state.port if state else _wanted_port())
+            started = Started(self._spawn(port).pid, port)
+            write_json(self.folder / "server.json", {"url": started.url, **asdict(started)})
+            return started.url
 
     def wait(self, url: str) -> None:
         """TrackingError with the log's last lines if it does not answer in time."""
-        state = read_json(self.folder / "server.json")
+        state = self._state()
         deadline = time.monotonic() + launch.START_SECONDS
-        while not self._serves(state):
-            if time.monotonic() > deadline or not self._alive(state["pid"]):
+        while not state or not self._serves(state):
+            if not state or time.monotonic() > deadline or not self._alive(state.pid):
                 raise TrackingError(
                     f"MLflow did not start at {url}; if its port was taken meanwhile, run the same command again. "
                     f"End of {self.folder}/server.log:\n{launch.last_lines(self.folder / 'server.log')}"
@@ -72,16 +84,26 @@ class LocalServer:
     def stop(self) -> bool:
         """End the server this home started; False if none runs."""
         with self._lock():
-            state = read_json(self.folder / "server.json")
-            if not state or not self._alive(state["pid"]):
+            state = self._state()
+            if not state or not self._alive(state.pid):
                 return False
-            os.killpg(state["pid"], signal.SIGTERM)
+            os.killpg(state.pid, signal.SIGTERM)
             deadline = time.monotonic() + 10
-            while self._alive(state["pid"]) and time.monotonic() < deadline:
+            while self._alive(state.pid) and time.monotonic() < deadline:
                 time.sleep(0.05)
-            if self._alive(state["pid"]):
-                os.killpg(state["pid"], signal.SIGKILL)
+            if self._alive(state.pid):
+                os.killpg(state.pid, signal.SIGKILL)
             return True
+
+    def _state(self) -> Started | None:
+        """None: none was started, or the file is damaged, and another is started."""
+        try:
+            found = json.loads((self.folder / "server.json").read_bytes())
+            pid, port = found["pid"], found["port"]
+        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError, RecursionError):
+            return None
+        known = type(pid) is int and type(port) is int and 0 < pid < 2**31 and 0 < port < 2**16
+        return Started(pid, port) if known else None
 
     def _spawn(self, port: int) -> subprocess.Popen[bytes]:
         options = ("--backend-store-uri", self.store, "--artifacts-destination", str(self.folder / "artifacts"))
@@ -97,14 +119,20 @@ class LocalServer:
             return self.store in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE
         return False
 
-    def _serves(self, state: Mapping[str, Any]) -> bool:
+    def _serves(self, state: Started) -> bool:
         """Whether our server answers: it, and not the one of another home that was quicker to take the port."""
-        return self._alive(state["pid"]) and _listens(state["pid"], state["port"]) and launch.healthy(state["url"])
+        return self._alive(state.pid) and _listens(state.pid, state.port) and launch.healthy(state.url)
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "server.lock").open("a") as file:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = (self.folder / "server.lock").open("a")
+        except OSError as error:
+            raise TrackingError(
+                f"{self.folder} can't be written ({error.strerror}): choose another LARESA_HOME"
+            ) from error
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 

@@ -21,6 +21,7 @@ from sweeps.service.tracking.client import (
     client,
     fetch_artifact,
     matching,
+    nothing_tracked,
     reading_uri,
     run_or_none,
 )
@@ -75,9 +76,8 @@ class TrialRecord:
 
 def record_of(run_id: str, *, tracking_uri: str | None = None) -> TrialRecord:
     """One trial with its history, by its run id. ConfigError: no such run, or it is not a trial's."""
-    uri = reading_uri(tracking_uri)
-    api = client(uri)
-    run = run_or_none(api, run_id)
+    uri = reading_uri(tracking_uri, files=True)
+    run = None if nothing_tracked(uri) else run_or_none(client(uri), run_id)
     if run is None:
         raise ConfigError(f"no run {run_id!r} at {uri}: `laresa status SWEEP --json` shows each trial's run_id")
     if run.data.tags.get("laresa.kind") != "trial":

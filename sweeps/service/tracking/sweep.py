@@ -14,6 +14,7 @@ from typing import Any
 from sweeps.service.key import trial_key
 from sweeps.service.tracking.client import (
     UNRECORDED,
+    check_active,
     client,
     find_experiment,
     nothing_tracked,
@@ -39,9 +40,9 @@ class Sweep:
     api: Any = field(repr=False, compare=False)
 
     @classmethod
-    def open(cls, name: str, tracking_uri: str | None = None) -> Sweep:
-        """ConfigError: the store knows no such sweep; TrackingError: it does not answer."""
-        uri = reading_uri(tracking_uri)
+    def open(cls, name: str, tracking_uri: str | None = None, *, files: bool = False) -> Sweep:
+        """ConfigError: the store knows no such sweep; TrackingError: it does not answer. files: as of reading_uri."""
+        uri = reading_uri(tracking_uri, files=files)
         api, experiment_id = open_experiment(uri, name)
         return cls(name, uri, experiment_id, api)
 
@@ -206,6 +207,7 @@ def tracked_runs(name: str, tracking_uri: str | None) -> dict[str, Any]:
         return {}
     api = client(uri)
     experiment = find_experiment(api, name)
+    check_active(experiment, name)
     runs = trial_runs(api, [experiment.experiment_id]) if experiment else ()
     return {
         trial_key(run.data.tags["laresa.signature"], run.data.tags.get("laresa.code", UNRECORDED)): run for run in runs

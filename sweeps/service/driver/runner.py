@@ -254,6 +254,8 @@ class Runner:
     def _settle_trial(self, trial: PlannedTrial, stored: TrialFolder, shown: str) -> str:
         """Bring one trial's run to the state that storage says, and return it."""
         outcome = stored.outcome()
+        if outcome is not None:
+            stored.tidy()  # who wrote the outcome may have died before it could
         if outcome is not None and (shown != outcome["state"] or not stored.delivered()):
             try:
                 deliver(self.api, TrialRun(self.sweep, trial, self.tags), stored)

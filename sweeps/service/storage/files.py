@@ -177,15 +177,13 @@ class Attempt:
             raise FencedError(f"attempt {self.number} of {place} gives way to attempt {newest.number}")
 
     def conclude(self, outcome: Mapping[str, Any]) -> None:
-        """Write outcome.json, after whatever files it speaks of; drop what only a trial under way needs."""
+        """Write outcome.json, after whatever files it speaks of; then it is no longer under way."""
         self.check()
         self.trial.files.put_all(self.trial.root)
         self.check()  # putting may take its time
         files = {path.name: file_digest(path) for path in self.trial.left_files()}
         self.trial.write("outcome.json", {**outcome, "attempts": self.number, "files": files})
-        self.trial.drop_checkpoints()
-        for left in (MEASURED, GROUP):
-            self.trial.files.delete(self.trial.root / left)
+        self.trial.tidy()
 
 
 @dataclass(frozen=True)
@@ -215,6 +213,13 @@ class TrialFolder:
     def drop_checkpoints(self) -> None:
         for path in self.checkpoints():
             self.files.delete(path)
+
+    def tidy(self) -> None:
+        """Drop what only a trial under way needs."""
+        self.drop_checkpoints()
+        for name in (MEASURED, GROUP):
+            if self.files.has(self.root / name):
+                self.files.delete(self.root / name)
 
     def begun(self) -> bool:
         """Whether there is something to go on from."""

@@ -29,11 +29,17 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     return found
 
 
-def spawn(line: list[str], variables: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """Start it in the background, as the leader of a group; what it says is appended to `log`."""
-    with log.open("ab") as said:
+def spawn(line: list[str], variables: Mapping[str, str], log: Path, umask: int = -1) -> subprocess.Popen[bytes]:
+    """Start it in the background, as the leader of a group; what it says is appended to `log`. umask: -1 keeps ours."""
+    with open(log, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as said:
         return subprocess.Popen(
-            line, env=dict(variables), stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
+            line,
+            env=dict(variables),
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+            umask=umask,
         )
 
 

@@ -8,6 +8,7 @@ folder. A database's password comes from the environment alone: command lines ar
 from __future__ import annotations
 
 import configparser
+import ipaddress
 import os
 import secrets
 import signal
@@ -32,6 +33,7 @@ class AuthenticatedServer:
 
     allowed_hosts: names by which clients may call it, besides `host` and loopback.
     default_permission: what a user may do with another's sweep.
+    proxy: address (or network) of the TLS proxy before it, the only one whose X-Forwarded-* headers are believed.
     """
 
     folder: Path
@@ -40,6 +42,7 @@ class AuthenticatedServer:
     allowed_hosts: tuple[str, ...] = ()
     artifacts: str | None = None
     default_permission: str = "READ"
+    proxy: str | None = None
 
     @property
     def url(self) -> str:
@@ -51,22 +54,29 @@ class AuthenticatedServer:
 
     def command(self) -> list[str]:
         """What is run. It holds no secret."""
-        names = [*self.allowed_hosts, self.host, "localhost", "127.0.0.1"]
-        allowed = ",".join(dict.fromkeys(entry for name in names for entry in (name, f"{name}:{self.port}")))
-        options = ("--allowed-hosts", allowed, "--artifacts-destination", self.artifacts or f"{self.folder}/artifacts")
-        return launch.command("laresa-auth", self.host, self.port, *options)
+        names = dict.fromkeys([*self.allowed_hosts, self.host, "localhost", "127.0.0.1"])
+        hosts = [entry for name in names for entry in (name, f"{name}:{self.port}")]
+        # A page of its own that asks for runs is "cross-origin" to MLflow, unless it is named.
+        origins = [entry for name in names for entry in (f"https://{name}", f"http://{name}:{self.port}")]
+        options = ("--allowed-hosts", ",".join(hosts), "--cors-allowed-origins", ",".join(origins))
+        artifacts = ("--artifacts-destination", self.artifacts or f"{self.folder}/artifacts")
+        return launch.command("laresa-auth", self.host, self.port, *options, *artifacts)
 
     def environment(self) -> dict[str, str]:
         """The server's environment: secrets are read, or made once, and travel in it."""
         if not self.host or (self.host in ("0.0.0.0", "::") and not self.allowed_hosts):
             raise ServerError(f"host {self.host!r}: name the address to listen on, or the --allowed-hosts")
         try:
+            ipaddress.ip_network(self.proxy or "127.0.0.1")
+        except ValueError as error:
+            raise ServerError(f"proxy {self.proxy!r}: expected its address, or its network as 10.0.0.0/24") from error
+        try:
             private_folder(self.folder)
             secret = self._secrets()
             close(self.folder)
         except PermissionError as error:
             raise ServerError(f"{error.filename} belongs to another user: give --folder one of your own") from error
-        return launch.environment(secret)
+        return launch.environment({**secret, "FORWARDED_ALLOW_IPS": self.proxy or ""})
 
     def _secrets(self) -> dict[str, str]:
         store = os.environ.get("MLFLOW_BACKEND_STORE_URI") or f"sqlite:///{self.folder / 'mlflow.db'}"

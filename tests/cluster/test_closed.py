@@ -208,6 +208,7 @@ def test_ray_keeps_the_rules_of_the_network_it_finds(monkeypatch: pytest.MonkeyP
     assert names["vnetName"] == "[concat('ray-', parameters('clusterId'), '-vnet')]"
     assert made[0] == f"ray-{cluster}-vnet"
     assert f"--subnet-name ray-{cluster}-subnet --subnet-prefixes {made[1]}" in text
+    assert f"--lock-type CanNotDelete \\\n#     --resource {made[0]} " in text  # `ray down` would delete it
 
 
 # ---------------------------------------------------------------------- the lock files

@@ -155,7 +155,7 @@ def lost(store: str, run_ids: Mapping[int, str], epochs: int) -> int:
     """How many of the points that the trials reported the database lacks, or has with another value."""
     from sqlalchemy import create_engine, text
 
-    count, engine = 0, create_engine(store.replace("postgresql:", "postgresql+psycopg:"))
+    count, engine = 0, create_engine(store)
     with engine.connect() as connection:
         for trial, run_id in run_ids.items():
             query = text("SELECT key, step, value FROM metrics WHERE run_uuid = :run_id")

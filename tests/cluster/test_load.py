@@ -39,7 +39,7 @@ def test_all_that_was_reported_is_there_and_a_loss_is_counted(store: str | None,
     assert (outcome.trials, outcome.sent, outcome.lost, outcome.failed) == (HOSTS * TRIALS, POINTS, 0, 0)
     assert len(outcome.latencies) >= HOSTS * TRIALS
     assert 0 < outcome.percentile(50) <= outcome.percentile(99) < seconds
-    engine = create_engine(database.replace("postgresql:", "postgresql+psycopg:"))
+    engine = create_engine(database)
     with engine.begin() as connection:
         seeds = connection.execute(text("SELECT value, run_uuid FROM params WHERE key = 'seed'"))
         runs = {int(seed): run_id for seed, run_id in seeds}

@@ -17,6 +17,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cluster.private import close
+
 LEFT = shutil.ignore_patterns("*.db", "*.db-*", "*.log", "*.partial")
 
 
@@ -35,7 +37,7 @@ def backup(folder: Path, target: Path) -> None:
         ):
             source.backup(copy)
     shutil.copytree(folder, partial, ignore=LEFT, dirs_exist_ok=True)
-    partial.chmod(0o700)
+    close(partial)
     partial.rename(target)
 
 

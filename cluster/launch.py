@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import ssl
 import subprocess
 import sys
 import urllib.request
@@ -30,18 +31,25 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     return found
 
 
-def spawn(line: list[str], variables: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """Start it in the background, as the leader of a group; what it says is appended to `log`."""
-    with log.open("ab") as said:
+def spawn(line: list[str], variables: Mapping[str, str], log: Path, umask: int = -1) -> subprocess.Popen[bytes]:
+    """Start it in the background, as the leader of a group; what it says is appended to `log`. umask: -1 keeps ours."""
+    with open(log, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as said:
         return subprocess.Popen(
-            line, env=dict(variables), stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
+            line,
+            env=dict(variables),
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+            umask=umask,
         )
 
 
 def healthy(url: str, timeout: float = 3.0) -> bool:
-    """Whether an MLflow server answers at `url`. Needs no password."""
+    """Whether an MLflow server answers at `url`. Needs no password; a CA of its own is named as for MLflow's client."""
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=timeout) as answer:
+        known = ssl.create_default_context(cafile=os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH"))
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=timeout, context=known) as answer:
             return bool(answer.status == 200)
     except (OSError, ValueError, http.client.HTTPException):
         return False

@@ -36,9 +36,9 @@ line=". $shared/code/cluster/env.sh"
 # An environment that site.sh names is somebody else's to keep; ours follows the lock file.
 if [ "$LARESA_VENV" = "$HOME/.laresa-venv" ] && ! cmp -s "$shared/code/requirements.lock" "$LARESA_VENV/installed.lock"; then
   "${LARESA_PYTHON:-python3}" -m venv "$LARESA_VENV"
-  "$LARESA_VENV/bin/pip" install --quiet --disable-pip-version-check -r "$shared/code/requirements.lock"
+  "$LARESA_VENV/bin/pip" install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r "$shared/code/requirements.lock"
   cp -r "$shared/code" "$LARESA_VENV/source"  # a build writes beside what it builds, and other nodes build, too
-  "$LARESA_VENV/bin/pip" install --quiet --disable-pip-version-check --no-deps "$LARESA_VENV/source"
+  "$LARESA_VENV/bin/pip" install --quiet --disable-pip-version-check --no-deps --no-build-isolation "$LARESA_VENV/source"
   rm -r "$LARESA_VENV/source"
   cp "$shared/code/requirements.lock" "$LARESA_VENV/installed.lock"
 fi

@@ -1,13 +1,14 @@
 """MLflow for a team: basic authentication with a password of its own, allowed hosts, artifacts through the server.
 
 Everything it keeps lies in one folder: `mlflow.db` (unless MLFLOW_BACKEND_STORE_URI names a PostgreSQL), `artifacts`
-(unless another destination is given), `auth.db`, and three secrets that only their owner can read. A database's
-password comes from the environment alone: command lines are everybody's to read.
+(unless another destination is given), `auth.db`, and three secrets. Only the owner can read any of it, whoever made the
+folder. A database's password comes from the environment alone: command lines are everybody's to read.
 """
 
 from __future__ import annotations
 
 import configparser
+import ipaddress
 import os
 import secrets
 import signal
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster import launch
+from cluster.private import UMASK, close, private_folder, write_private
 
 PERMISSIONS = ("READ", "EDIT", "MANAGE", "NO_PERMISSIONS")
 
@@ -31,6 +33,7 @@ class AuthenticatedServer:
 
     allowed_hosts: names by which clients may call it, besides `host` and loopback.
     default_permission: what a user may do with another's sweep.
+    proxy: address (or network) of the TLS proxy before it, the only one whose X-Forwarded-* headers are believed.
     """
 
     folder: Path
@@ -39,6 +42,7 @@ class AuthenticatedServer:
     allowed_hosts: tuple[str, ...] = ()
     artifacts: str | None = None
     default_permission: str = "READ"
+    proxy: str | None = None
 
     @property
     def url(self) -> str:
@@ -50,25 +54,39 @@ class AuthenticatedServer:
 
     def command(self) -> list[str]:
         """What is run. It holds no secret."""
-        names = [*self.allowed_hosts, self.host, "localhost", "127.0.0.1"]
-        allowed = ",".join(dict.fromkeys(entry for name in names for entry in (name, f"{name}:{self.port}")))
-        options = ("--allowed-hosts", allowed, "--artifacts-destination", self.artifacts or f"{self.folder}/artifacts")
-        return launch.command("laresa-auth", self.host, self.port, *options)
+        names = dict.fromkeys([*self.allowed_hosts, self.host, "localhost", "127.0.0.1"])
+        hosts = [entry for name in names for entry in (name, f"{name}:{self.port}")]
+        # A page of its own that asks for runs is "cross-origin" to MLflow, unless it is named.
+        origins = [entry for name in names for entry in (f"https://{name}", f"http://{name}:{self.port}")]
+        options = ("--allowed-hosts", ",".join(hosts), "--cors-allowed-origins", ",".join(origins))
+        artifacts = ("--artifacts-destination", self.artifacts or f"{self.folder}/artifacts")
+        return launch.command("laresa-auth", self.host, self.port, *options, *artifacts)
 
     def environment(self) -> dict[str, str]:
         """The server's environment: secrets are read, or made once, and travel in it."""
         if not self.host or (self.host in ("0.0.0.0", "::") and not self.allowed_hosts):
             raise ServerError(f"host {self.host!r}: name the address to listen on, or the --allowed-hosts")
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            ipaddress.ip_network(self.proxy or "127.0.0.1")
+        except ValueError as error:
+            raise ServerError(f"proxy {self.proxy!r}: expected its address, or its network as 10.0.0.0/24") from error
+        try:
+            private_folder(self.folder)
+            secret = self._secrets()
+            close(self.folder)
+        except PermissionError as error:
+            raise ServerError(f"{error.filename} belongs to another user: give --folder one of your own") from error
+        return launch.environment({**secret, "FORWARDED_ALLOW_IPS": self.proxy or ""})
+
+    def _secrets(self) -> dict[str, str]:
         store = os.environ.get("MLFLOW_BACKEND_STORE_URI") or f"sqlite:///{self.folder / 'mlflow.db'}"
-        secret = {
+        return {
             "MLFLOW_BACKEND_STORE_URI": store,
             "MLFLOW_AUTH_CONFIG_PATH": str(self._auth_config()),
             "MLFLOW_AUTH_ADMIN_USERNAME": os.environ.get("MLFLOW_AUTH_ADMIN_USERNAME", "admin"),
             "MLFLOW_AUTH_ADMIN_PASSWORD": self._secret("MLFLOW_AUTH_ADMIN_PASSWORD", "admin_password"),
             "MLFLOW_FLASK_SERVER_SECRET_KEY": self._secret("MLFLOW_FLASK_SERVER_SECRET_KEY", "session_key"),
         }
-        return launch.environment(secret)
 
     def healthy(self) -> bool:
         """Whether it answers. Needs no password."""
@@ -78,13 +96,14 @@ class AuthenticatedServer:
     def run(self) -> int:
         """Become the server, until a signal ends it (under systemd, in a container)."""
         environment = self.environment()
+        os.umask(UMASK)
         os.execve(sys.executable, self.command(), environment)
 
     def detach(self) -> int | None:
         """Start it in the background and wait until it answers; its process id, None if it was up already."""
         if self.healthy():
             return None
-        process = launch.spawn(self.command(), self.environment(), self.log)
+        process = launch.spawn(self.command(), self.environment(), self.log, UMASK)
         deadline = time.monotonic() + launch.START_SECONDS
         while not self.healthy():
             if process.poll() is not None or time.monotonic() > deadline:
@@ -123,10 +142,3 @@ class AuthenticatedServer:
         with path.open("w") as file:
             config.write(file)
         return path
-
-
-def write_private(path: Path, text: str) -> None:
-    """Only its owner can read it, from the first byte on."""
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)

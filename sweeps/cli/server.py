@@ -26,6 +26,7 @@ def add(verbs: Any) -> None:
     server.add_argument("--folder", metavar="DIR", help="where it keeps everything (default: .laresa/mlflow)")
     server.add_argument("--artifacts", metavar="URI", help="folder or s3://bucket/path (default: in the folder)")
     server.add_argument("--allowed-hosts", default="", metavar="H,H,...", help="more names by which clients call it")
+    server.add_argument("--proxy", metavar="ADDRESS", help="the TLS proxy, whose X-Forwarded-* headers are believed")
     server.add_argument("--default-permission", default="READ", choices=PERMISSIONS, help="on others' sweeps")
     server.add_argument("--detach", action="store_true", help="in the background; returns when it answers")
     server.set_defaults(handler=_server)
@@ -34,7 +35,9 @@ def add(verbs: Any) -> None:
 def _server(args: argparse.Namespace) -> int:
     folder = Path(args.folder).resolve() if args.folder else home() / "mlflow"
     allowed = tuple(filter(None, args.allowed_hosts.split(",")))
-    server = AuthenticatedServer(folder, args.host, args.port, allowed, args.artifacts, args.default_permission)
+    server = AuthenticatedServer(
+        folder, args.host, args.port, allowed, args.artifacts, args.default_permission, args.proxy
+    )
     try:
         if not args.detach:
             return server.run()

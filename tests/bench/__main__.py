@@ -1,5 +1,7 @@
 """make bench: every claim of speed and memory, measured side by side. `python -m tests.bench NAME...` picks some.
 
+`load=60` is one with its number, which only it has: seconds.
+
 Prints a table and writes build/bench.json: a list of {name, value, unit, baseline, ratio, note}; machine and versions
 stand in the note of the first row.
 """
@@ -22,6 +24,7 @@ from tests.bench import (
     heads,
     hosts,
     kills,
+    load,
     networks,
     objective,
     search,
@@ -51,6 +54,7 @@ BENCHES = {
     "plain": sweep.against_plain_parts,
     "accuracy": sweep.accuracy,
     "server": server.rates,
+    "load": load.load,
     "hosts": hosts.two_against_one,
     "kills": kills.ten_moments,
     "search": search.pays,
@@ -59,16 +63,17 @@ BENCHES = {
 
 
 def main(names: list[str]) -> int:
-    unknown = set(names) - set(BENCHES)
+    asked = [name.partition("=")[::2] for name in names or BENCHES]
+    unknown = {name for name, _ in asked} - set(BENCHES)
     if unknown:
         print(f"unknown benchmark {', '.join(sorted(unknown))}; known: {', '.join(BENCHES)}", file=sys.stderr)
         return 2
     rows, out = [machine()], Path("build/bench.json")
     out.parent.mkdir(exist_ok=True)
-    for name in names or BENCHES:
+    for name, number in asked:
         print(f"... {name}", file=sys.stderr, flush=True)
         before = dict(os.environ)  # MLflow notes in it where it last wrote, which is no other benchmark's affair
-        rows += BENCHES[name]()
+        rows += BENCHES[name](*([float(number)] if number else []))
         os.environ.clear()
         os.environ.update(before)
         out.write_text(json.dumps(rows, indent=1))  # what follows may fail

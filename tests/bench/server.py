@@ -32,10 +32,10 @@ def rates() -> list[dict[str, object]]:
         for workers in (1, 4):
             store = f"sqlite:///{name}/mlflow-{workers}.db"
             rows += _measured("sqlite", store, workers)
-        if not (PSQL and _has_driver()):
-            print("    no PostgreSQL: apt-get install postgresql, pip install 'psycopg[binary]'", file=sys.stderr)
+        if reason := lacks_postgres():
+            print(f"    no PostgreSQL: {reason}", file=sys.stderr)
             return rows
-        with _postgres(Path(name) / "postgres") as store:
+        with postgres(Path(name) / "postgres") as store:
             for workers in (1, 4):
                 rows += _measured("PostgreSQL", store, workers)
     return rows
@@ -84,7 +84,7 @@ def _calls(url: str, clients: int) -> float:
 
 @contextmanager
 def _server(store: str, workers: int) -> Iterator[str]:
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--workers", str(workers), "--backend-store-uri", store]
     with tempfile.TemporaryDirectory() as folder:
@@ -112,11 +112,11 @@ def _answers(url: str) -> bool:
 
 
 @contextmanager
-def _postgres(folder: Path) -> Iterator[str]:
+def postgres(folder: Path) -> Iterator[str]:
     """A server of its own on loopback; as user postgres, for it refuses root."""
     folder.mkdir()
     shutil.chown(folder, "postgres", "postgres")
-    port, become = _free_port(), ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    port, become = free_port(), ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
     data = str(folder / "data")
     subprocess.run([*become, str(PSQL[0] / "initdb"), "-D", data, "-A", "trust"], check=True, capture_output=True)
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
@@ -128,13 +128,16 @@ def _postgres(folder: Path) -> Iterator[str]:
         subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True)
 
 
-def _has_driver() -> bool:
+def lacks_postgres() -> str | None:
+    """Why there is none here; None if there is."""
     from importlib.util import find_spec
 
-    return find_spec("psycopg") is not None
+    if not PSQL:
+        return "/usr/lib/postgresql has no programs: apt-get install postgresql"
+    return None if find_spec("psycopg") else "its driver is missing: make setup"
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])

@@ -6,6 +6,7 @@ One folder is shared by all, as a network file system would be.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -159,8 +160,11 @@ class Hosts:
         pids = subprocess.run(
             ["ip", "netns", "pids", f"{self.prefix}{i}"], capture_output=True, text=True
         ).stdout.split()
-        found = [Path(f"/proc/{pid}/cmdline") for pid in pids]
-        return [path.read_bytes().replace(b"\0", b" ").decode() for path in found if path.exists()]
+        found = list[str]()
+        for pid in pids:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+                found.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode())
+        return found
 
     def down(self) -> None:
         """Nothing stays: no process, no namespace, no interface, no mount, no file."""

@@ -72,6 +72,32 @@ def test_secrets_are_made_once_and_only_their_owner_reads_them(tmp_path: Path, m
         server.environment()
 
 
+def open_to_others(folder: Path) -> list[str]:
+    """What in a folder, itself included, others than its owner may read or write."""
+    found = [folder, *folder.rglob("*")]
+    return [f"{path} {stat.filemode(path.stat().st_mode)}" for path in found if path.stat().st_mode & 0o077]
+
+
+@pytest.fixture
+def wide_umask() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("wide_umask")
+def test_a_used_folder_is_closed_and_what_its_links_lead_to_is_left(tmp_path: Path):
+    folder, elsewhere = tmp_path / "home" / "mlflow", tmp_path / "elsewhere.txt"
+    (folder / "artifacts" / "1").mkdir(parents=True)
+    for path in (folder / "mlflow.db", folder / "artifacts" / "1" / "model.safetensors", elsewhere):
+        path.write_text("")
+    (folder / "link").symlink_to(elsewhere)
+    AuthenticatedServer(folder).environment()
+    (folder / "link").unlink()
+    assert open_to_others(folder) == []
+    assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o666
+
+
 def test_a_database_password_stays_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "postgresql://u:hunter2@db/mlflow")
     server = AuthenticatedServer(tmp_path, artifacts="s3://bucket/path")
@@ -119,6 +145,7 @@ def who_may_write_what(server: AuthenticatedServer, run: str, monkeypatch: pytes
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("wide_umask")
 def test_who_gets_in_and_a_backup_brings_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from mlflow import MlflowClient
 
@@ -146,6 +173,8 @@ def test_who_gets_in_and_a_backup_brings_it_back(tmp_path: Path, monkeypatch: py
         assert backup([str(folder), str(kept)]) == 0
         client.create_experiment("after")
         assert backup([str(folder), str(kept)]) == 1  # never two in one folder
+    assert (folder / "auth.db").exists()
+    assert open_to_others(folder) == open_to_others(kept) == []
     assert password not in (folder / "server.log").read_text()
     assert backup(["--restore", str(kept), str(folder)]) == 1  # never over what is there
     folder.rename(tmp_path / "lost")

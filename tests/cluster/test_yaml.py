@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -138,7 +139,8 @@ def pods() -> list[dict]:
 
 def test_kubernetes_takes_volume_and_pods():
     validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
-    validate.validate(manifests()["PersistentVolumeClaim"], "1.32", strict=True)
+    for kind in ("PersistentVolumeClaim", "NetworkPolicy"):
+        validate.validate(manifests()[kind], "1.32", strict=True)
     for number, template in enumerate(pods()):
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"pod-{number}"}, **template}
         validate.validate(pod, "1.32", strict=True)
@@ -155,7 +157,7 @@ def test_kuberay_fields():
     }
     assert cluster["spec"]["authOptions"] == {"mode": "token"}
     lock = (ROOT / "requirements.lock").read_text()
-    assert f"ray=={cluster['spec']['rayVersion']}\n" in lock
+    assert f"\nray=={cluster['spec']['rayVersion']} " in lock
     group = cluster["spec"]["workerGroupSpecs"][0]
     assert set(group) == {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"}
     assert (group["minReplicas"], group["replicas"]) == (0, 0)
@@ -181,25 +183,36 @@ def test_compose_takes_it(tmp_path: Path):
     if command is None:
         pytest.skip("docker compose is not installed")
     (tmp_path / "cluster").mkdir()
+    settings = {"LARESA_UID": "1000", "LARESA_GID": "1000", "LARESA_SERVER_NAME": "mlflow.example.org"}
     for name, text in {"good": "healthcheck", "bad": "helthcheck"}.items():
         path = tmp_path / "cluster" / f"{name}.yaml"
         path.write_text((CLUSTER / "compose.yaml").read_text().replace("healthcheck", text))
-        done = subprocess.run([*command, "-f", str(path), "config", "-q"], capture_output=True, text=True)
+        line, environment = [*command, "-f", str(path), "--profile", "tls", "config", "-q"], os.environ | settings
+        done = subprocess.run(line, env=environment, capture_output=True, text=True)
         assert (done.returncode == 0) == (name == "good"), done.stderr
+        unset = subprocess.run(line, env=environment | {"LARESA_UID": ""}, capture_output=True, text=True)
+        assert "the account that owns server/" in unset.stderr
 
 
 def _runs(command: list[str]) -> bool:
     return shutil.which(command[0]) is not None and subprocess.run(command, capture_output=True).returncode == 0
 
 
-def test_compose_listens_on_loopback_and_waits_for_health():
-    services = yaml.safe_load((CLUSTER / "compose.yaml").read_text())["services"]
-    ports = [port for service in services.values() for port in service.get("ports", [])]
-    assert ports == ["127.0.0.1:5000:5000"]
+def test_compose_listens_on_loopback_and_for_tls_and_waits_for_health():
+    compose = yaml.safe_load((CLUSTER / "compose.yaml").read_text())
+    services = compose["services"]
+    ports = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    assert ports == {"mlflow": ["127.0.0.1:5000:5000"], "tls": ["443:8443"]}
     assert all("healthcheck" in service for service in services.values())
-    assert services["mlflow"]["depends_on"] == {
-        name: {"condition": "service_healthy"} for name in services if name != "mlflow"
-    }
+    healthy = {"condition": "service_healthy"}
+    assert services["mlflow"]["depends_on"] == {"postgres": healthy, "s3": healthy}
+    assert services["tls"]["depends_on"] == {"mlflow": healthy}
+    assert services["tls"]["profiles"] == ["tls"]
+    # Database and store are reached by the server alone, and its word on addresses is the proxy's.
+    assert compose["networks"]["back"] == {"internal": True}
+    assert [name for name, service in services.items() if "back" in service["networks"]] == ["mlflow", "postgres", "s3"]
+    (address,) = (network["ipv4_address"] for network in services["tls"]["networks"].values())
+    assert f"--proxy {address}" in services["mlflow"]["command"][-1]
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in CLUSTER.glob("*.sh")))

@@ -95,7 +95,8 @@ def seen(api: MlflowClient, run_id: str, keys: Any) -> dict[str, Any]:
     history = {
         key: sorted((m.step, m.timestamp, repr(m.value)) for m in api.get_metric_history(run_id, key)) for key in keys
     }
-    latest = {key: repr(value) for key, value in run.data.metrics.items()}
+    # SQLAlchemy sends no UPDATE from -0.0 to 0.0: of the latest value MLflow does not know a zero's sign.
+    latest = {key: repr(value + 0.0) for key, value in run.data.metrics.items()}
     tags = {key: value for key, value in run.data.tags.items() if key != "mlflow.runName"}
     return {"history": history, "latest": latest, "params": run.data.params, "tags": tags, "status": run.info.status}
 

@@ -6,11 +6,12 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from laresa.errors import StorageError
 from laresa.plugins import loaded
 from sweeps.service.planning.code import CodeBook
 from sweeps.service.planning.plan import check_plan
 from sweeps.service.planning.prepare import check_trials
-from sweeps.service.storage.files import StorageError, SweepFolder
+from sweeps.service.storage.files import SweepFolder
 from sweeps.service.storage.open import sweep_folder
 from sweeps.service.study import PlannedTrial, RunOptions, Study
 from sweeps.service.tracking.client import check_given

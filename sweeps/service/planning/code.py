@@ -12,13 +12,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from laresa.code import Code
-from laresa.errors import ConfigError
+from laresa.errors import ConfigError, StorageError
 from sweeps.service.key import trial_key
 from sweeps.service.planning.estimate import chosen_so_far, read_journal
 from sweeps.service.planning.plan import MOVE, stored
 from sweeps.service.provenance import code_of
 from sweeps.service.search import journal
-from sweeps.service.storage.files import StorageError, SweepFolder
+from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import PlannedTrial, RunOptions, Study
 
 NAMED = 8  # files that a message lists

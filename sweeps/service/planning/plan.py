@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from laresa.config import TrialConfig
-from laresa.errors import ConfigError
-from sweeps.service.storage.files import StorageError, SweepFolder
+from laresa.errors import ConfigError, StorageError
+from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import PlannedTrial, Study
 
 MOVE = "move it away and run the same command again"

@@ -23,7 +23,16 @@ bash "${SLURM_SUBMIT_DIR:-.}/cluster/node.sh" "$shared" head  # this is the firs
 . "$shared/code/cluster/env.sh"
 
 trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT
-trap 'scontrol requeue "$SLURM_JOB_ID"' USR1
+# The notice before the time limit: trials end their epoch and keep it; those that take longer than a minute are cut off.
+notice() {
+  if [ -n "${driver:-}" ]; then
+    kill -TERM "$driver" 2>/dev/null || true
+    (sleep 60; kill -TERM "$driver" 2>/dev/null) &
+    wait "$driver" || true
+  fi
+  scontrol requeue "$SLURM_JOB_ID"
+}
+trap notice USR1
 
 on() {  # a long-running step on one node, with all it has
   srun --nodes=1 --ntasks=1 --overlap --nodelist="$1" bash -c ". '$shared/code/cluster/env.sh' && exec $2" &
@@ -53,4 +62,5 @@ while True:
     time.sleep(2)
 WAIT
 laresa run "$@" &
-wait $!
+driver=$!
+wait "$driver"

@@ -15,6 +15,7 @@ from laresa.errors import printable
 from sweeps.cli import best, data, fields, plan, plugin, report, rerun, run, server, status, submit, ui
 from sweeps.cli.errors import DEBUG, told
 from sweeps.cli.studies import Parser, preload
+from sweeps.service.driver.interrupt import hearing, interrupted
 
 STUDIES_VERBS = (run, plan)
 VERBS = (status, best, report, data, fields, plugin, server, rerun, submit, ui)
@@ -33,8 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler.setFormatter(Printable("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
-        args = build_parser(words).parse_args(words)
-        return int(args.handler(args) or 0)
+        with hearing(interrupted):
+            args = build_parser(words).parse_args(words)
+            return int(args.handler(args) or 0)
     except BrokenPipeError:
         return 1
     except KeyboardInterrupt:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -56,6 +57,63 @@ def test_the_first_signal_asks_and_the_second_interrupts():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+TERMINAL = """
+import sys, time
+from sweeps.service.driver.interrupt import GracefulInterrupt
+
+with GracefulInterrupt() as interrupt:
+    print("ready", flush=True)
+    while not interrupt.requested:
+        time.sleep(0.01)
+    print("a line that nobody reads", flush=True)
+    print("nor this", file=sys.stderr, flush=True)
+open(sys.argv[1], "w").write("settled")
+"""
+
+
+def test_a_closed_terminal_asks_and_what_is_printed_after_it_is_no_error(tmp_path: Path):
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", f"import fcntl, termios\nfcntl.ioctl(0, termios.TIOCSCTTY, 0)\n{TERMINAL}"]
+    process = subprocess.Popen(
+        [*command, str(tmp_path / "ended")], stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    )
+    os.close(theirs)
+    try:
+        assert os.read(ours, 100).strip() == b"ready"
+        os.close(ours)
+        assert process.wait(timeout=20) == 0
+        assert (tmp_path / "ended").read_text() == "settled"
+    finally:
+        process.kill()
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with GracefulInterrupt() as interrupt:
+            signal.raise_signal(signal.SIGHUP)
+            assert not interrupt.requested
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_before_trials_run_a_signal_ends_the_command(tmp_path: Path, number: int):
+    """From its first line on."""
+    (tmp_path / "waits.py").write_text("import time\nprint('imported', flush=True)\ntime.sleep(60)\n")
+    command = [sys.executable, "-m", "sweeps.cli", "run", "waits.py"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout.readline() == "imported\n"
+        os.killpg(process.pid, number)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert said == "laresa: stopped; what was measured is kept, the same command continues\n"
 
 
 def planned(signature: str, arm: str) -> dict:
@@ -185,7 +243,7 @@ def test_clock():
 @pytest.mark.alone
 @pytest.mark.timeout(300)
 def test_ctrl_c_leaves_everything_resumable(server: str, pictures: Path, tmp_path: Path, laresa_home: Path):
-    """Once in the first run, twice in the second; the third ends it. Meanwhile a second driver is refused."""
+    """The terminal is closed on the first run, Ctrl-C twice ends the second, and the third ends it all."""
     arguments = ["run", *ablation("stopped", pictures, "ce,ce+anchor", "0,1", epochs=45)]
     storage = SweepFolder(laresa_home / "storage" / "stopped")
 
@@ -193,7 +251,7 @@ def test_ctrl_c_leaves_everything_resumable(server: str, pictures: Path, tmp_pat
         found = storage.root.glob("trials/*/attempt-*/checkpoint-*")
         return max((int(path.stem.partition("-")[2]) for path in found), default=0)
 
-    for presses in (1, 2):
+    for presses, number in ((1, signal.SIGHUP), (2, signal.SIGINT)):
         before, driver = newest(), start(arguments, tmp_path)
         try:
             deadline = time.monotonic() + 100
@@ -208,7 +266,7 @@ def test_ctrl_c_leaves_everything_resumable(server: str, pictures: Path, tmp_pat
                 assert driver.poll() is None, (tmp_path / "log").read_text()
                 time.sleep(0.05)
             for _ in range(presses):
-                os.killpg(driver.pid, signal.SIGINT)  # the terminal's whole foreground group hears it
+                os.killpg(driver.pid, number)  # the terminal's whole foreground group hears it
                 time.sleep(0.3)
             assert driver.wait(timeout=60) == 130
         finally:

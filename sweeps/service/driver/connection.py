@@ -9,23 +9,34 @@ import os
 import psutil
 
 from laresa.errors import LaresaError
+from sweeps.service.driver.private_ray import PrivateRay
+from sweeps.service.planning.gpus import cluster_address
 from sweeps.service.study import RunOptions
 
 WORKERS_END_SECONDS = 5.0  # then they are killed: what they keep is in storage, and the driver tells the tracker
+_own: list[PrivateRay] = []  # which this process has started
 
 
 def connect() -> None:
-    """Join the Ray cluster of RAY_ADDRESS, or the one that `ray start` began on this host; else start Ray here.
+    """Join the Ray that `cluster_address` names; else start one here, which nobody else can join.
 
-    Not address="auto": that scans the machine's processes, and would join the private Ray of another user's sweep.
+    Not address="auto": that scans the machine's processes, and would join another user's Ray.
     """
     import ray
 
+    if ray.is_initialized():
+        return
     # Of the worker for each core that Ray would start at once Tune uses none: its own have another environment.
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    options = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    address = cluster_address()
     try:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+        if address is None:
+            _own.append(PrivateRay())
+            _own[-1].start(**options)
+        else:
+            ray.init(address, **options)
     except ConnectionError as error:
         # One runs, and refuses or is gone: starting another here would train on the wrong machine, unseen.
         raise LaresaError(
@@ -58,6 +69,8 @@ def disconnect() -> None:
         with contextlib.suppress(psutil.Error):
             left.kill()
     psutil.wait_procs(workers, timeout=WORKERS_END_SECONDS)
+    while _own:
+        _own.pop().end()
 
 
 def _workers() -> list[psutil.Process]:

@@ -142,11 +142,25 @@ def of_this_machine(options: RunOptions) -> Gpus:
 
 
 def cluster_address() -> str | None:
-    """Of the Ray that a sweep would join from here (see connection.connect); None where it would start its own."""
-    from ray._private.utils import read_ray_address
+    """Of the Ray that a sweep would join from here; None where it would start its own.
 
-    address: str | None = os.environ.get("RAY_ADDRESS") or read_ray_address()
-    return None if address == "local" else address
+    RAY_ADDRESS, or what `ray start` noted on this host if this user typed it: everybody may write to Ray's folder.
+    """
+    from ray._common.utils import get_ray_address_file
+
+    given = os.environ.get("RAY_ADDRESS")
+    if given and given != "auto":
+        return None if given == "local" else given
+    try:
+        file = os.open(get_ray_address_file(None), os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        noted = ""
+    else:
+        with os.fdopen(file) as opened:
+            noted = opened.read().strip() if os.fstat(file).st_uid == os.getuid() else ""
+    if given and not noted:
+        raise ConfigError("RAY_ADDRESS=auto: this user has started no Ray here; expected HOST:PORT of one, or `local`")
+    return noted or None
 
 
 def smallest_gpu() -> float | None:

@@ -66,7 +66,6 @@ def add_comparison_options(parser: argparse.ArgumentParser, *, arms: str, recipe
         help="add replicates in the order of --seeds (default: 0 to 29), looking after each, until every primary "
         "contrast is decided: told from 0, or equivalent",
     )
-    evidence.add_argument("--max-trials", type=int, metavar="N", help="with --until: no more trials than that in all")
     add_search_options(parser, trials=None)
 
 
@@ -142,8 +141,6 @@ def compared(
     searches = tuple(search_of(cell, args, judged, space, kept) for cell in cells) if args.tune else ()
     if args.until and args.seeds == SEEDS:
         args.seeds = ",".join(map(str, range(UNTIL)))
-    if args.max_trials is not None and not args.until:
-        raise ConfigError(f"--max-trials {args.max_trials}: expected with --until decided")
     known, named = replicates(args, tuned=args.tune > 0), contrasts(args, cells, primary)
     if args.until:
         spent = sum(search.trials for search in searches)

@@ -152,6 +152,22 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     code.add_argument("--retrain", action="store_true", help="results that other code learned: train them anew")
     how.add_argument("--cpus-per-trial", type=float, default=1.0, metavar="N", help="also the trial's threads")
     how.add_argument("--concurrency", type=int, metavar="N", help="trials at once (default: as many as fit)")
+    how.add_argument(
+        "--priority",
+        type=float,
+        default=1.0,
+        metavar="P",
+        help="places of a shared cluster are divided among its sweeps by it (default: 1)",
+    )
+    how.add_argument(
+        "--max-gpu-hours",
+        type=float,
+        metavar="H",
+        help="of the sweep in all: it ends there; a greater number continues",
+    )
+    how.add_argument(
+        "--max-trials", type=int, metavar="N", help="of the sweep in all: it ends there; a greater number continues"
+    )
     add_place_options(how)
 
 
@@ -189,6 +205,9 @@ def run_options(args: argparse.Namespace) -> RunOptions:
         cpus_per_trial=args.cpus_per_trial,
         gpus_per_trial=gpus,
         concurrency=args.concurrency,
+        priority=args.priority,
+        max_gpu_hours=args.max_gpu_hours,
+        max_trials=args.max_trials,
         gpu_memory_per_trial=args.gpu_memory_per_trial,
         halve_batch=args.halve_batch,
         accept_code=args.accept_code,

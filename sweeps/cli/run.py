@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sweeps.service.driver.runner import SweepResult
     from sweeps.service.study import RunOptions, Study
 
+SPENT = 3  # the exit code of a sweep that a budget ended
 STOPPED = 130  # the exit code that shells know for Ctrl-C
 
 
@@ -45,8 +46,7 @@ def _demo(args: argparse.Namespace) -> int:
         out = Path("build") / f"{args.sweep}-and-{NETWORKS}"
         report_together([args.sweep, study.name], args.tracking_uri, out)
         return _ended(result, out / "report.html")
-    say(f"stopped: {_counts(result.states)}; the same command continues")
-    return STOPPED
+    return _stopped(result)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -60,14 +60,19 @@ def _run(args: argparse.Namespace) -> int:
     options = run_options(args)
     result = until_decided(study, options) if study.sequential else run(study, options)
     if result.stopped:
-        say(f"stopped: {_counts(result.states)}; the same command continues, ", end="")
-        say(f"`laresa report {study.name}` shows what there is")
-        return STOPPED
+        say(f"`laresa report {study.name}` shows what there is; ", end="")
+        return _stopped(result)
     report = write_report(study.name, args.tracking_uri, Path("build") / study.name)
     print_table(report)
     for line in result.searched:
         say(f"searched    {line}")
     return _ended(result, report.html)
+
+
+def _stopped(result: SweepResult) -> int:
+    """By whom or what; the exit code."""
+    say(f"stopped: {_counts(result.states)}; {result.budget or 'the same command continues'}")
+    return SPENT if result.budget else STOPPED
 
 
 def _ended(result: SweepResult, page: Path) -> int:

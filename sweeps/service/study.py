@@ -32,7 +32,8 @@ class RunOptions:
     (planning.gpus.decided); 0 is the CPU. gpu_memory_per_trial: GiB, from which the share of a GPU follows.
     halve_batch: a trial that runs out of a whole GPU's memory is followed by one with half the batch, which is another
     configuration under the same arm. accept_code: results that other code learned are kept and marked; retrain: they
-    are trained anew. ConfigError for a number that can't be.
+    are trained anew. priority: of this sweep among those that share a cluster. max_gpu_hours, max_trials: of the sweep
+    over all its runs; it ends there, resumably. ConfigError for a number that can't be.
     """
 
     tracking_uri: str | None = None
@@ -44,6 +45,9 @@ class RunOptions:
     halve_batch: bool = False
     accept_code: bool = False
     retrain: bool = False
+    priority: float = 1.0
+    max_gpu_hours: float | None = None
+    max_trials: int | None = None
 
     def __post_init__(self) -> None:
         cpus, gpus, memory = self.cpus_per_trial, self.gpus_per_trial, self.gpu_memory_per_trial
@@ -58,6 +62,12 @@ class RunOptions:
             raise ConfigError(f"--gpu-memory-per-trial {memory:g}: expected GiB, a number greater than 0")
         if self.concurrency is not None and self.concurrency < 1:
             raise ConfigError(f"--concurrency {self.concurrency}: expected 1 or more")
+        if not 0 < self.priority < math.inf:
+            raise ConfigError(f"--priority {self.priority:g}: expected a number greater than 0")
+        if self.max_gpu_hours is not None and not 0 < self.max_gpu_hours < math.inf:
+            raise ConfigError(f"--max-gpu-hours {self.max_gpu_hours:g}: expected a number greater than 0")
+        if self.max_trials is not None and self.max_trials < 1:
+            raise ConfigError(f"--max-trials {self.max_trials}: expected 1 or more")
 
     @property
     def gpus(self) -> float:

@@ -42,6 +42,7 @@ def _no_op_sweep(count: int) -> tuple[float, float, float]:
 
     from sweeps.service.driver import tune as tuning
     from sweeps.service.driver.progress import ProgressDisplay
+    from sweeps.service.driver.spending import Spending
     from sweeps.service.search.sources import FixedPlan
     from sweeps.service.storage.files import SweepFolder
     from sweeps.service.study import PlannedTrial, RunOptions
@@ -76,7 +77,8 @@ def _no_op_sweep(count: int) -> tuple[float, float, float]:
         with tempfile.TemporaryDirectory() as folder:
             before, cpu, wall = _resident(), time.process_time(), time.perf_counter()
             sweep = SweepRun("http://127.0.0.1:9", "bench", "0", "0")
-            tuning.run_trials(plan, sweep, SweepFolder(Path(folder)), RunOptions(gpus_per_trial=0.0), {}, silent)
+            place, options = SweepFolder(Path(folder)), RunOptions(gpus_per_trial=0.0)
+            tuning.run_trials(plan, sweep, place, options, {}, silent, Spending(place, options))
             spent = time.process_time() - cpu
             return spent / count * 1e3, time.perf_counter() - wall, _resident() - before
     finally:

@@ -47,7 +47,7 @@ class Direct(AsyncWriter):
         self._conclude(self._tracker, _Batch(concluded={trial.signature: _Concluded(trial, folder)}))
 
 
-def train_here(source, sweep, folder, options, tags, display, scheduler=None) -> tune.Ended:
+def train_here(source, sweep, folder, options, tags, display, spending, scheduler=None) -> tune.Ended:
     """As `tune.run_trials`."""
     writer = Direct(sweep.uri)
     while (group := source.next()) is not None:
@@ -58,7 +58,7 @@ def train_here(source, sweep, folder, options, tags, display, scheduler=None) ->
             session.step()
         for trial in group.trials:
             source.concluded(trial, folder.trial(trial.key).outcome())
-    return tune.Ended(1, 0.0, False, ())
+    return tune.Ended(1, 0.0, False, "", ())
 
 
 @pytest.fixture

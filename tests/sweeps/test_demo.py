@@ -38,14 +38,14 @@ def test_what_is_given_wins_over_its_defaults():
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_whole_of_it_in_miniature(server: str, tmp_path: Path):
-    done = laresa("demo", "--scale", "tiny", "--sweep", "shown", "--subsets", f"ce,{FULL}", cwd=tmp_path)
+    done = laresa("demo", "--scale", "tiny", "--sweep", "in-miniature", "--subsets", f"ce,{FULL}", cwd=tmp_path)
     assert "4 finished" in done.stdout
     assert "3 finished" in done.stdout
-    assert {record.arm for record in trials("shown-networks")} == {
+    assert {record.arm for record in trials("in-miniature-networks")} == {
         "ce",
         *(f"{FULL}, {r} reading" for r in ("literal", "unit")),
     }
-    assert all("test/top1_corrupted" in record.metrics for record in trials("shown-networks"))
-    both = (tmp_path / "build" / "shown-and-networks" / "report.html").read_text(encoding="utf-8")
+    assert all("test/top1_corrupted" in record.metrics for record in trials("in-miniature-networks"))
+    both = (tmp_path / "build" / "in-miniature-and-networks" / "report.html").read_text(encoding="utf-8")
     assert "literal reading" in both
-    assert (tmp_path / "build" / "shown-and-networks" / "figures" / "robustness-2.svg").exists()
+    assert (tmp_path / "build" / "in-miniature-and-networks" / "figures" / "robustness-2.svg").exists()

@@ -17,7 +17,8 @@ from laresa.errors import ConfigError
 from laresa.methods import start
 from sweeps.service.driver.interrupt import GracefulInterrupt
 from sweeps.service.driver.progress import ProgressDisplay
-from sweeps.service.driver.tune import SourceSearch
+from sweeps.service.driver.shares import Shares
+from sweeps.service.driver.source_search import SourceSearch
 from sweeps.service.storage.files import SweepFolder, TrialFolder
 from sweeps.service.study import Group, PlannedTrial
 from sweeps.service.tracking.write import SweepRun
@@ -329,7 +330,7 @@ def test_what_tunes_scheduler_stops_keeps_all_it_measured(several: Callable[...,
             heard.append((trial.signature, outcome["state"]))
 
     display = ProgressDisplay("toy", 0, 1, Console(file=io.StringIO()))
-    driver = SourceSearch(Once(), stopped.context, display, GracefulInterrupt())
+    driver = SourceSearch(Once(), stopped.context, display, GracefulInterrupt(), Shares("toy", 1.0, False))
     config = driver.suggest("t")
     trial = worker(config)
     display.started("t", config["trials"])

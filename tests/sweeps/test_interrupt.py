@@ -218,8 +218,9 @@ def test_a_press_during_the_settling_waits_until_all_is_settled(monkeypatch: pyt
 
     study = Mock(searches=[Mock()], size=1)
     study.chosen.return_value = study
-    for name in ("note_plan", "check_same_data", "disconnect", "client"):
+    for name in ("note_plan", "check_same_data", "disconnect", "client", "forget_stops"):
         monkeypatch.setattr(runner, name, Mock())
+    monkeypatch.setattr(runner, "Spending", lambda *_: Mock(seconds=0.0))
     monkeypatch.setattr(runner, "actual_against_plan", lambda folder: {})
     monkeypatch.setattr(runner.planning, "plan", plan)
     monkeypatch.setattr("sweeps.service.search.sources.OptunaSource", Mock())

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import ray
@@ -22,6 +23,7 @@ from sweeps.service.driver import tune as tuning
 from sweeps.service.driver.interrupt import GracefulInterrupt
 from sweeps.service.driver.nodes import Host, probe_nodes, require_shared
 from sweeps.service.driver.progress import ProgressDisplay
+from sweeps.service.driver.spending import Spending
 from sweeps.service.driver.tune import explain_pending
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import Cell, Replicate, RunOptions, Study
@@ -88,12 +90,13 @@ def test_nothing_is_trained_on_storage_that_is_not_shared(tmp_path: Path, monkey
     assert not (tmp_path / "unshared" / "trials").exists()
 
 
-def test_the_reason_is_told_once_after_thirty_seconds_without_a_trial(monkeypatch: pytest.MonkeyPatch):
+def test_the_reason_is_told_once_after_thirty_seconds_without_a_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     text = io.StringIO()
     display = ProgressDisplay("toy", 0, 2, Console(file=text, width=200))
     monkeypatch.setattr(tuning.ray, "cluster_resources", lambda: {"CPU": 8.0})
     monkeypatch.setattr(tuning.ray, "nodes", lambda: [{"Alive": False}, {"Alive": True}])
-    reporter = tuning.Reporter(display, GracefulInterrupt(), {"CPU": 1, "GPU": 1})
+    spending = Spending(SweepFolder(tmp_path), RunOptions())
+    reporter = tuning.Reporter(display, GracefulInterrupt(), {"CPU": 1, "GPU": 1}, spending, Mock(), lambda: 1)
     reporter.on_step_begin(1, [])
     assert "no trial has run" not in text.getvalue()
     for step in (2, 3):

@@ -147,7 +147,6 @@ def test_options_reach_every_arm():
         (["--primary", "ce"], r"--primary 'ce': expected ARM:AGAINST"),
         (["--primary", "ce:ce"], r"--primary ce:ce: expected two different arms"),
         (["--margin", "0"], r"--margin 0: expected points of top-1, more than 0"),
-        (["--max-trials", "9"], r"--max-trials 9: expected with --until decided"),
         (["--subsets", "ce,ce+ancor"], r"did you mean 'anchor'"),
         (["--dataset", "emoji12"], r"emoji120"),
     ],

@@ -17,10 +17,11 @@ from rich.console import Console
 
 from laresa.config import TrialConfig
 from laresa.errors import ConfigError
-from sweeps.service.driver import tune as tuning
 from sweeps.service.driver.interrupt import GracefulInterrupt
 from sweeps.service.driver.progress import ProgressDisplay
 from sweeps.service.driver.schedulers import SCHEDULERS, Asha, InOrder, MedianStopping, check_searches, scheduler_of
+from sweeps.service.driver.shares import Shares
+from sweeps.service.driver.source_search import SourceSearch
 from sweeps.service.storage.files import MEASURED, SweepFolder, write_state
 from sweeps.service.study import Group, PlannedTrial, Replicate, Search
 from sweeps.service.tracking.write import SweepRun
@@ -165,7 +166,8 @@ def driving(tmp_path: Path):
     folder, source = SweepFolder(tmp_path), Pairs(2)
     display = ProgressDisplay("toy", 0, 4, Console(file=io.StringIO(), width=200))
     context = TrialContext(SweepRun("u", "toy", "0", "0"), folder.place, 1.0, {})
-    return tuning.SourceSearch(source, context, display, GracefulInterrupt()), source, display, folder
+    shares = Shares("toy", 1.0, gpu=False)
+    return SourceSearch(source, context, display, GracefulInterrupt(), shares), source, display, folder
 
 
 def row(trial: dict, epoch: int, value: float, state: str = "running") -> dict:
@@ -201,7 +203,8 @@ def test_a_group_is_one_trial_of_tunes_and_each_of_its_trials_is_told(driving):
 
     # of the second group one ran out of a shared GPU: nobody is told, it comes again alone
     second = search.suggest("t2")
-    assert search.suggest("t3") == Searcher.FINISHED
+    assert search.suggest("t3") is None  # what trains may yet give way, and come again
+    assert search.needs_no_worker()
     c, d = second["trials"]
     display.started("t2", second["trials"])
     folder.trial(PlannedTrial.from_dict(d).key).new_attempt().conclude(
@@ -213,6 +216,33 @@ def test_a_group_is_one_trial_of_tunes_and_each_of_its_trials_is_told(driving):
     search.on_trial_complete("t2", out)
     assert [trial.signature for trial in search.oom_shared_gpu] == [c["signature"]]
     assert source.heard[2:] == [(d["signature"], "finished")]
+    assert search.suggest("t3") == Searcher.FINISHED
+
+
+def test_what_gives_way_comes_again_without_those_that_have_ended(driving):
+    search, source, display, _ = driving
+    for name in ("t1", "t2"):
+        display.started(name, search.suggest(name)["trials"])
+        search.started(name)
+    assert not search.gives_way("t1")
+    search._shares.allowed, search._shares.starved = 1, True  # another sweep has come
+    assert [search.gives_way(name) for name in ("t1", "t2")] == [False, True]  # the youngest
+    given = search._given["t2"].trials
+    rows = [row(given[0].to_dict(), 1, 0.5, "stopped"), row(given[1].to_dict(), 1, 0.5)]
+    search.on_trial_complete("t2", group_result(rows))
+    assert source.heard == []  # least of all is it pruned
+    assert search.suggest("t3") is None
+    assert search.needs_no_worker()
+    search._shares.starved = False  # it has its place
+    assert search.suggest("t3") is not None
+    assert [trial.signature for trial in search._given["t3"].trials] == [given[1].signature]
+    assert search.suggest("t4") is None
+    assert search.too_many(["t3"]) == []
+    search.started("t3")
+    assert search.gives_way("t3")
+    search._shares.allowed = None
+    search.on_trial_complete("t3", None)  # it was taken back before it ran
+    assert len(search.suggest("t4")["trials"]) == 1
 
 
 def test_what_was_given_up_leaves_no_one_waiting(driving):

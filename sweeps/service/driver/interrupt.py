@@ -19,10 +19,13 @@ Handler = Callable[[int, FrameType | None], None]
 
 
 class GracefulInterrupt:
-    """Hears the signals between enter and exit. `requested` after the first; the second raises KeyboardInterrupt."""
+    """Hears the signals between enter and exit. `requested` after the first; the second raises KeyboardInterrupt.
+
+    why: "" where a signal asked, else who or what did.
+    """
 
     def __init__(self) -> None:
-        self.requested = False
+        self.requested, self.why = False, ""
         self._heard = contextlib.ExitStack()
 
     def __enter__(self) -> GracefulInterrupt:
@@ -33,6 +36,11 @@ class GracefulInterrupt:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._heard.close()
+
+    def ask(self, why: str) -> None:
+        """Without a signal."""
+        if not self.requested:
+            self.requested, self.why = True, why
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         # Nothing is printed here: the signal may have come in the middle of a print.

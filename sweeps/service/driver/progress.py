@@ -97,6 +97,10 @@ class ProgressDisplay:
         self._best = max(self._best, (trial.best, trial.name))
         if result.get("state") == "fenced":
             del self.running[signature]
+        elif result.get("state") == "stopped":
+            del self.running[signature]
+            self._ended["stopped"] += 1
+            self.say(f"  stopped      {trial.name} after epoch {epoch}, as asked; run the same command to continue")
         elif result.get("state") == "oom_shared_gpu":
             self.say(f"  requeued     {trial.name}: out of the memory of the GPU it shares; alone on a whole one later")
         elif result.get("done") and result.get("state") != "running":

@@ -20,6 +20,7 @@ from sweeps.service.driver.interrupt import GracefulInterrupt
 from sweeps.service.driver.nodes import require_shared_storage
 from sweeps.service.driver.progress import ProgressDisplay
 from sweeps.service.driver.request import anything_left, check_request, halved
+from sweeps.service.driver.spending import BudgetReachedError, Spending
 from sweeps.service.planning import plan as planning
 from sweeps.service.planning.code import CodeBook, decide, keep_decision, planned_now
 from sweeps.service.planning.estimate import actual_against_plan, note_plan
@@ -33,11 +34,13 @@ from sweeps.service.tracking import write as tracking
 from sweeps.service.tracking.client import check, client
 from sweeps.service.tracking.deliver import deliver
 from sweeps.service.tracking.local_server import LocalServer
+from sweeps.service.tracking.stops import forget_stops
 from sweeps.service.tracking.sweep import tracked_runs, tracked_states
 from sweeps.service.tracking.write import SweepRun, TrialRun
 from sweeps.service.worker.plugins import pack
 
 if TYPE_CHECKING:
+    from sweeps.service.driver.tune import Ended
     from sweeps.service.search.budget import Searched
     from sweeps.service.search.sources import OptunaSource
 
@@ -46,8 +49,9 @@ log = logging.getLogger("laresa.runner")
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a finished `run` tells: counts by state, and the seconds the trials took. stopped: by Ctrl-C.
+    """What a finished `run` tells: counts by state, and the seconds the trials took. stopped: by the user or a budget.
 
+    budget: which one is spent, where that stopped it.
     searched: a line for each search, with what it spent and where its choice is from.
     wall_seconds: from the first trial handed to Ray to the end of the last, the start of its workers included.
     """
@@ -58,6 +62,7 @@ class SweepResult:
     training_seconds: float
     concurrency: int
     stopped: bool = False
+    budget: str = ""
     searched: tuple[str, ...] = ()
 
     @property
@@ -112,6 +117,7 @@ class Runner:
     ) -> None:
         self.study, self.options, self.folder, self.sweep, self.code = study, options, folder, sweep, code
         self.api, self.tags = client(sweep.uri), provenance_tags()
+        self.spending = Spending(folder, options)
         self.wall = self.training = 0.0
         self.concurrency = 1
         self.total, self.searched = study.size, list[str]()
@@ -122,7 +128,8 @@ class Runner:
 
         note_plan(self.study, self.options, self.folder, self.sweep.uri)
         check_same_data(self.api, self.sweep.experiment_id, [search.base for search in self.study.searches])
-        stopped = False
+        stopped, budget = False, ""
+        forget_stops(self.api, self.sweep)
         reuse_one, find = self._reuse_one, self.study.find
         searches = [OptunaSource(search, self.folder, reuse_one, find) for search in self.study.searches]
         try:
@@ -140,16 +147,20 @@ class Runner:
                 self._halve(study.trials())
         except KeyboardInterrupt:
             stopped = True
+        except BudgetReachedError as reached:
+            stopped, budget = True, str(reached)
         with GracefulInterrupt() as late:  # a press that comes now would leave runs open that nobody trains
             if stopped:
                 disconnect()
             states = self._settle(searches)
+            if self.spending.seconds:
+                self.api.set_tag(self.sweep.parent_run_id, "laresa.gpu_hours", f"{self.spending.hours:.4g}")
             self.api.set_tag(self.sweep.parent_run_id, "laresa.plan", json.dumps(actual_against_plan(self.folder)))
             whole = set(states) <= {"finished", "pruned"}
             self.api.set_terminated(self.sweep.parent_run_id, "FINISHED" if whole else "FAILED")
         said = tuple(self.searched)
         return SweepResult(
-            self.sweep, states, self.wall, self.training, self.concurrency, stopped or late.requested, said
+            self.sweep, states, self.wall, self.training, self.concurrency, stopped or late.requested, budget, said
         )
 
     def _search(self, sources: Sequence[OptunaSource]) -> dict[str, Choice]:
@@ -192,33 +203,37 @@ class Runner:
     def _train(
         self, source: Any, done: int, scheduler: Any = None, searched: Callable[[], Searched] | None = None
     ) -> None:
-        from sweeps.service.driver.tune import run_trials
         from sweeps.service.search.groups import in_groups
+        from sweeps.service.search.sources import Capped, Requeued
 
-        started, searches = time.monotonic(), self.study.searches if not source.known else ()
-        source = in_groups(source, places(self.options), searches)
+        searches = self.study.searches if not source.known else ()
+        capped = Capped(source, self.options.max_trials, done)
+        self.spending.check(self.options.gpus)
+        source = in_groups(capped, places(self.options), searches)
         display = ProgressDisplay(self.study.name, done, self.total, searched=searched)
-        ended = run_trials(source, self.sweep, self.folder, self.options, self.tags, display, scheduler)
+        ended = self._run_trials(source, self.options, display, scheduler)
         self.concurrency = ended.concurrency
-        self.wall += time.monotonic() - started
-        self.training += ended.training_seconds
-        if ended.stopped:
-            raise KeyboardInterrupt
         if ended.oom_shared_gpu:
-            self._train_exclusive(source, ended.oom_shared_gpu, display.done)
+            again = ProgressDisplay(self.study.name, display.done, self.total)
+            exclusive = replace(self.options, gpus_per_trial=1.0)
+            self._run_trials(Requeued(ended.oom_shared_gpu, source), exclusive, again)
+        if capped.withheld:
+            raise BudgetReachedError(
+                f"--max-trials {self.options.max_trials}: the sweep has as many; a greater number continues"
+            )
 
-    def _train_exclusive(self, source: Any, trials: Sequence[PlannedTrial], done: int) -> None:
-        """What ran out of the memory of a shared GPU, with a whole one for each."""
+    def _run_trials(self, source: Any, options: RunOptions, display: ProgressDisplay, scheduler: Any = None) -> Ended:
         from sweeps.service.driver.tune import run_trials
-        from sweeps.service.search.sources import Requeued
 
-        options = replace(self.options, gpus_per_trial=1.0)
-        display, started = ProgressDisplay(self.study.name, done, self.total), time.monotonic()
-        ended = run_trials(Requeued(trials, source), self.sweep, self.folder, options, self.tags, display)
-        self.wall += time.monotonic() - started
+        began = time.monotonic()
+        ended = run_trials(source, self.sweep, self.folder, options, self.tags, display, self.spending, scheduler)
+        self.wall += time.monotonic() - began
         self.training += ended.training_seconds
+        if ended.stopped and self.spending.reached:
+            raise BudgetReachedError(self.spending.reached)
         if ended.stopped:
             raise KeyboardInterrupt
+        return ended
 
     def _halve(self, trials: Sequence[PlannedTrial]) -> None:
         """Half the batch, and again half, for what ran out of a whole GPU's memory."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ray.tune.experiment import Trial
@@ -16,6 +16,7 @@ from ray.tune.schedulers import (
 
 from laresa.errors import ConfigError, nearest
 from laresa.plugins import table
+from sweeps.service.driver.source_search import SourceSearch
 from sweeps.service.search.groups import why_alone
 from sweeps.service.search.sources import check_search
 from sweeps.service.study import Search
@@ -25,6 +26,7 @@ class InOrder(FIFOScheduler):
     """First come, first served. Tune's own looks through every trial there ever was, at each event."""
 
     _live: tuple[Trial, ...] = ()
+    search: SourceSearch | None = None  # whose trials they are; None: nobody else wants their places
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         super().on_trial_add(tune_controller, trial)
@@ -32,8 +34,19 @@ class InOrder(FIFOScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         self._live = tuple(trial for trial in self._live if not trial.is_finished())
+        if self.search is not None:
+            give_places_back(tune_controller, self.search, self._live)
         ready = [trial for status in (Trial.PENDING, Trial.PAUSED) for trial in self._live if trial.status == status]
         return ready[0] if ready else None
+
+
+def give_places_back(tune_controller: Any, search: SourceSearch, trials: Iterable[Trial]) -> None:
+    """What waits for a place of another sweep's waits no more; idle workers end. trials: the oldest first."""
+    waiting = {trial.trial_id: trial for trial in trials if trial.status == Trial.PENDING}
+    for name in search.too_many(list(waiting)):
+        tune_controller.stop_trial(waiting[name])
+    if search.needs_no_worker():
+        tune_controller._cleanup_cached_actors(force_all=True)  # Tune keeps one, and with it its place
 
 
 class Asha(InOrder, ASHAScheduler):
@@ -63,6 +76,7 @@ class PerSearch(TrialScheduler):
     """A scheduler for each search, by the arm of its trials: they never meet, and no arm stops another's."""
 
     _metric = "val/top1"
+    search: SourceSearch | None = None  # as InOrder's
 
     def __init__(self, schedulers: dict[str, TrialScheduler]) -> None:
         super().__init__()
@@ -94,6 +108,9 @@ class PerSearch(TrialScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """Of what each would run next: what has not begun before what was paused, then the oldest."""
+        if self.search is not None:
+            live = sorted(tune_controller.get_live_trials(), key=lambda trial: self._order[trial.trial_id])
+            give_places_back(tune_controller, self.search, live)
         chosen = [one.choose_trial_to_run(tune_controller) for one in self._by_arm.values()]
         ready = [trial for trial in chosen if trial is not None]
         return min(ready, key=lambda t: (t.status != Trial.PENDING, self._order[t.trial_id]), default=None)
@@ -102,7 +119,7 @@ class PerSearch(TrialScheduler):
         return "\n".join(f"{arm}: {one.debug_string()}" for arm, one in self._by_arm.items())
 
 
-def scheduler_of(searches: Sequence[Search]) -> TrialScheduler | None:
+def scheduler_of(searches: Sequence[Search]) -> PerSearch | None:
     """One with a state for each search; None where none of them stops a trial early. Groups stop their own."""
     made = {
         search.name: known_schedulers()[search.scheduler](search.base.epochs) if why_alone(search) else None

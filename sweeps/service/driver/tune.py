@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.schedulers import TrialScheduler
-from ray.tune.search import Searcher
 
-from laresa.errors import LaresaError, StorageError
 from laresa.plugins import loaded
+from sweeps.service.driver.connection import places
 from sweeps.service.driver.interrupt import GracefulInterrupt
 from sweeps.service.driver.progress import ProgressDisplay
-from sweeps.service.driver.schedulers import InOrder
-from sweeps.service.provenance import bytes_of
+from sweeps.service.driver.schedulers import InOrder, PerSearch
+from sweeps.service.driver.shares import Shares
+from sweeps.service.driver.source_search import SourceSearch
+from sweeps.service.driver.spending import Spending
+from sweeps.service.driver.wishes import Wishes
 from sweeps.service.search.sources import Source
 from sweeps.service.storage.files import SweepFolder
-from sweeps.service.storage.outcome import conclude_pruned
-from sweeps.service.study import Group, PlannedTrial, RunOptions
+from sweeps.service.study import PlannedTrial, RunOptions
 from sweeps.service.tracking.write import SweepRun
 from sweeps.service.worker.plugins import pack
-from sweeps.service.worker.session import OOM_SHARED_GPU, STORAGE, TrialContext
+from sweeps.service.worker.session import TrialContext
 from sweeps.service.worker.trial import TuneTrial
 
 PENDING_SECONDS = 30.0  # without a running trial, after which the reason is told
@@ -42,82 +42,6 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # GracefulInterrupt h
 os.environ.setdefault(
     "RAY_AIR_NEW_OUTPUT", "0"
 )  # the new one prints a banner at verbosity 0; ProgressDisplay is our output
-
-
-class SourceSearch(Searcher):
-    """Hands Tune the source's groups, each as one trial of Tune's, and the source what became of each of their trials.
-
-    Tune's config of a group: {"trials": [PlannedTrial.to_dict(), ...], "halving", "context": TrialContext.to_dict()}.
-    """
-
-    def __init__(
-        self, source: Source, context: TrialContext, display: ProgressDisplay, interrupt: GracefulInterrupt
-    ) -> None:
-        super().__init__(metric="val/top1", mode="max")
-        self._source, self._context, self._display, self._interrupt = source, context, display, interrupt
-        self._given: dict[str, Group] = {}
-        self.oom_shared_gpu: list[PlannedTrial] = []
-        self.broken: LaresaError | None = None  # why no trial can go on: their storage, mostly
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # for Tune's snapshots, which nobody restores
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        group = None
-        if not self._interrupt.requested:
-            with self._ending():
-                group = self._source.next()
-        if self._interrupt.requested:
-            return Searcher.FINISHED
-        if group is None:  # what was given up without an outcome will tell the source nothing more
-            return Searcher.FINISHED if self._source.finished or not self._given else None
-        self._given[trial_id] = group
-        files = {name: digest for trial in group.trials for name, digest in bytes_of(trial.config).items()}
-        context = replace(self._context, files=files)
-        trials = [trial.to_dict() for trial in group.trials]
-        return {"trials": trials, "halving": group.halving, "context": context.to_dict()}
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        group = self._given.pop(trial_id, None)
-        if group is None:
-            return
-        rows = () if error else (result or {}).get("trials", ())
-        last = {row["signature"]: row["state"] for row in rows}
-        with self._ending():
-            for row in rows:
-                if row["state"] == STORAGE:
-                    raise StorageError(row["error"])
-            for trial in group.trials:
-                self._ended(trial, last.get(trial.signature))
-        self._display.left(trial_id)
-
-    @contextlib.contextmanager
-    def _ending(self) -> Iterator[None]:
-        """What makes it useless to go on ends the sweep as Ctrl-C does, and is raised when Tune has let go."""
-        try:
-            yield
-        except LaresaError as error:
-            self.broken = self.broken or error
-            self._interrupt.requested = True
-
-    def _ended(self, trial: PlannedTrial, state: str | None) -> None:
-        """state: as its group's last result told; None where the group broke down."""
-        stored = self._context.trial_folder(trial)
-        outcome = stored.outcome()
-        if outcome is None and state == "running" and not self._interrupt.requested:  # stopped, but not by the user
-            outcome = conclude_pruned(stored, trial)
-            if outcome is not None:
-                self._display.pruned(trial.signature, outcome)
-        if outcome is None and state == OOM_SHARED_GPU:
-            self.oom_shared_gpu.append(trial)
-        if outcome is not None:
-            self._source.concluded(trial, outcome)
-
-    def save(self, checkpoint_path: str) -> None:
-        return None
-
-    def restore(self, checkpoint_path: str) -> None:
-        return None
 
 
 def explain_pending(asks: Mapping[str, float], exists: Mapping[str, float]) -> str:
@@ -139,17 +63,18 @@ def _why(trial: Any) -> str:
 
 
 class StopAfterEpoch(tune.Stopper):
-    """Once the user has asked for it, a trial ends with the epoch it is in; what has not begun does not begin."""
+    """Once the user has asked for it, a trial ends with the epoch it is in; what has not begun does not begin. One that
+    gives way to another sweep ends likewise, and is given again."""
 
-    def __init__(self, interrupt: GracefulInterrupt, display: ProgressDisplay) -> None:
-        self._interrupt, self._display = interrupt, display
+    def __init__(self, interrupt: GracefulInterrupt, display: ProgressDisplay, search: SourceSearch) -> None:
+        self._interrupt, self._display, self._search = interrupt, display, search
         self._last: set[str] | None = None  # the groups that ran when it was asked
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return self._interrupt.requested
+        return self._interrupt.requested or self._search.gives_way(trial_id)
 
     def stop_all(self) -> bool:
         if not self._interrupt.requested:
@@ -159,10 +84,19 @@ class StopAfterEpoch(tune.Stopper):
 
 
 class Reporter(tune.Callback):
-    """Tune's events for the ProgressDisplay, and the seconds spent inside training."""
+    """Tune's events for the ProgressDisplay, what the sweep holds and asks for, and the seconds inside training."""
 
-    def __init__(self, display: ProgressDisplay, interrupt: GracefulInterrupt, asks: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        display: ProgressDisplay,
+        interrupt: GracefulInterrupt,
+        asks: Mapping[str, float],
+        spending: Spending,
+        search: SourceSearch,
+        places: Callable[[], int],
+    ) -> None:
         self.display, self.training_seconds = display, 0.0
+        self._spending, self._search, self._places = spending, search, places
         self._interrupt, self._said = interrupt, False
         self._asks, self._idle_since, self._explained = asks, time.monotonic(), False
         self.most_running = 1
@@ -171,11 +105,15 @@ class Reporter(tune.Callback):
         return {}  # a terminal can't be pickled
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._spending.hold(self._asks["GPU"] * len(self.display.groups))
+        if why := self._spending.reached:
+            self._interrupt.ask(why)
+        self._search.tell(self._places)
         if self._interrupt.requested and not self._said:
             self._said = True
-            count = len(self.display.running)
-            kept = f"{count} running trials end their epoch and keep it"
-            self.display.say(f"stopping: {kept}; Ctrl-C again stops at once")
+            why = f"{self._interrupt.why}; " if self._interrupt.why else ""
+            kept = f"{len(self.display.running)} running trials end their epoch and keep it"
+            self.display.say(f"stopping: {why}{kept}; Ctrl-C again stops at once")
         if self.display.running:
             self._idle_since, self._explained = time.monotonic(), False
         elif time.monotonic() - self._idle_since > PENDING_SECONDS:
@@ -188,6 +126,7 @@ class Reporter(tune.Callback):
                 self.display.say(explain_pending(self._asks, ray.cluster_resources()))
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._search.started(trial.trial_id)
         self.display.started(trial.trial_id, trial.config["trials"])
         self.most_running = max(self.most_running, len(self.display.groups))
 
@@ -205,13 +144,14 @@ class Reporter(tune.Callback):
 class Ended:
     """How run_trials ended.
 
-    concurrency: most groups at once. training_seconds: inside training, over all workers. stopped: by the user.
+    concurrency: most groups at once. training_seconds: inside training, over all workers. stopped: by the user, or why.
     oom_shared_gpu: trials that ran out of the memory of a GPU which they shared, without an outcome.
     """
 
     concurrency: int
     training_seconds: float
     stopped: bool
+    why: str
     oom_shared_gpu: tuple[PlannedTrial, ...]
 
 
@@ -222,20 +162,24 @@ def run_trials(
     options: RunOptions,
     tags: Mapping[str, str],
     display: ProgressDisplay,
-    scheduler: TrialScheduler | None = None,
+    spending: Spending,
+    scheduler: PerSearch | None = None,
 ) -> Ended:
     """Train what the source gives on the connected Ray."""
-    interrupt = GracefulInterrupt()
+    interrupt, chosen = GracefulInterrupt(), scheduler or InOrder()
     memory = options.gpu_memory_per_trial if options.gpus < 1 else None  # alone, it may have all there is
     context = TrialContext(sweep, folder.place, options.cpus_per_trial, tags, options.gpus, memory)
-    search = SourceSearch(source, context, display, interrupt)
+    shares = Shares(sweep.sweep, options.priority, options.gpus > 0)
+    search = SourceSearch(source, context, display, interrupt, shares)
     asks = {"CPU": options.cpus_per_trial, "GPU": options.gpus}
-    reporter = Reporter(display, interrupt, asks)
-    # Without a scheduler results are fetched a second's worth at a time; the tracker has every epoch from the worker.
-    os.environ["TUNE_RESULT_BUFFER_LENGTH"] = "1000" if scheduler is None else "1"
+    reporter = Reporter(display, interrupt, asks, spending, search, partial(places, options))
+    chosen.search = search
+    # Where none stops trials, results are fetched a second's worth at a time; the tracker has all from the worker.
+    buffered = scheduler is None
+    os.environ["TUNE_RESULT_BUFFER_LENGTH"] = "1000" if buffered else "1"
     # An autoscaler brings hosts for trials that wait; a search is not asked far ahead of what it knows.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(WAITING if source.known else WAITING_SEARCH)
-    os.environ["TUNE_RESULT_BUFFER_MIN_TIME_S"] = "1" if scheduler is None else "0"
+    os.environ["TUNE_RESULT_BUFFER_MIN_TIME_S"] = "1" if buffered else "0"
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     trainable = tune.with_parameters(TuneTrial, plugins=pack(loaded()))
     with folder.for_tune() as scratch:
@@ -243,7 +187,7 @@ def run_trials(
             tune.with_resources(trainable, {name.lower(): count for name, count in asks.items()}),
             tune_config=tune.TuneConfig(
                 search_alg=search,
-                scheduler=scheduler or InOrder(),
+                scheduler=chosen,
                 num_samples=-1,
                 max_concurrent_trials=options.concurrency,  # None: as many as fit, on hosts that join later, too
                 reuse_actors=True,  # a fresh worker costs seconds of importing torch
@@ -252,13 +196,18 @@ def run_trials(
                 name=sweep.sweep,
                 storage_path=scratch,
                 callbacks=[reporter],
-                stop=StopAfterEpoch(interrupt, display),
+                stop=StopAfterEpoch(interrupt, display, search),
                 failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
                 verbose=0,
             ),
         )
-        with interrupt, display:
-            tuner.fit()
+        try:
+            with interrupt, Wishes(sweep, interrupt), display:
+                tuner.fit()
+        finally:
+            spending.write()
+            shares.leave()
     if search.broken is not None:
         raise search.broken
-    return Ended(reporter.most_running, reporter.training_seconds, interrupt.requested, tuple(search.oom_shared_gpu))
+    oom = tuple(search.oom_shared_gpu)
+    return Ended(reporter.most_running, reporter.training_seconds, interrupt.requested, interrupt.why, oom)

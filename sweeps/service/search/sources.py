@@ -70,6 +70,33 @@ class FixedPlan:
         return None
 
 
+class Capped:
+    """Source: another's trials, until the sweep has so many. most: None is no end. done: that it has already."""
+
+    def __init__(self, source: Source, most: int | None, done: int) -> None:
+        self._source, self._left = source, math.inf if most is None else most - done
+        self.known = source.known
+
+    @property
+    def finished(self) -> bool:
+        return self._left <= 0 or self._source.finished
+
+    @property
+    def withheld(self) -> bool:
+        """Whether there would have been more. Asked when all that was given has ended."""
+        return self._left <= 0 and not self._source.finished
+
+    def next(self) -> Group | None:
+        if self._left <= 0:
+            return None
+        group = self._source.next()
+        self._left -= 0 if group is None else len(group.trials)
+        return group
+
+    def concluded(self, trial: PlannedTrial, outcome: Mapping[str, Any]) -> None:
+        self._source.concluded(trial, outcome)
+
+
 BY_EPOCH = ("val/top1",)  # the objective that every epoch measures, which schedulers can stop a trial by
 
 

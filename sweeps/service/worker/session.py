@@ -6,7 +6,7 @@ import logging
 import platform
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ from sweeps.service.worker.halving import Halving
 
 log = logging.getLogger("laresa.trial")
 OOM_SHARED_GPU = "oom_shared_gpu"  # the state of a trial that ran out of the memory of a GPU it shares
+STOPPED = "stopped"  # the state of a trial that the user stopped: it waits for the sweep to be run again
+UNFINISHED = (OOM_SHARED_GPU, STOPPED)  # states of trials that end here without an outcome, and go on elsewhere
 STORAGE = "storage"  # the state of a trial that ends without an outcome, for its storage can't be used
 RETRIES = 1  # of what failed by itself, from its last checkpoint: memory may be free the next time
 AWAY_SECONDS, AWAY_STEP_SECONDS = 120.0, 5.0  # how long storage may be away, and how often it is asked
@@ -146,9 +148,19 @@ class Session:
             self._wait_for_storage(error)
         except Exception as error:
             self._went_wrong(error)
-        if not self.running:
+        if all(member.row is not None and member.row["state"] not in UNFINISHED for member in self.members):
             self.files.drop()
         return [member.row or self._standing(index, seconds[index]) for index, member in enumerate(self.members)]
+
+    def stop(self, keys: Collection[str]) -> None:
+        """End those of the trials that have one of the keys; with what they have learned, when the sweep goes on."""
+        asked = [index for index in self.running if self.members[index].trial.key in keys]
+        if asked and self.method is not None and self._unkept:
+            self._keep(self.method)
+        for index in asked:
+            if self.method is not None:
+                self.method.stop(index)
+            self.members[index].row = self._standing(index) | _row(self.members[index], STOPPED, done=True)
 
     def leave(self) -> None:
         """The group is given up before its end: keep its last epochs."""

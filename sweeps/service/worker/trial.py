@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,12 +16,14 @@ from sweeps.service.storage.files import FencedError
 from sweeps.service.storage.open import sweep_at
 from sweeps.service.study import PlannedTrial
 from sweeps.service.tracking.async_writer import AsyncWriter
+from sweeps.service.worker import board
 from sweeps.service.worker.checks import check_code, check_here
 from sweeps.service.worker.device import trial_device
 from sweeps.service.worker.plugins import Shipment, unpack
 from sweeps.service.worker.session import STORAGE, Session, TrialContext
 
 log = logging.getLogger("laresa.trial")
+ASK_SECONDS = 1.0  # between two looks at who is to stop
 FLUSH_TIMEOUT_S = 20.0  # how long a worker that ends may go on sending; the runner delivers the rest
 
 
@@ -32,6 +35,8 @@ class TuneTrial(tune.Trainable):
 
     _writer: AsyncWriter | None = None
     _session: Session | None = None
+    _parent_run = ""
+    _asked_at = -math.inf
 
     def setup(self, config: dict[str, Any], plugins: Shipment) -> None:
         unpack(plugins)
@@ -44,12 +49,20 @@ class TuneTrial(tune.Trainable):
     def step(self) -> dict[str, Any]:
         assert self._session is not None
         try:
+            self._session.stop(self._asked_to_stop())
             return group_result(self._session.step())
         except FencedError as error:
             log.warning("%s", error)
             return group_result(self._session.ended("fenced"))
         except StorageError as error:
             return group_result(self._session.ended(STORAGE, str(error)))
+
+    def _asked_to_stop(self) -> Collection[str]:
+        """Keys of the sweep's trials that the user wants to stop; asked once in a while."""
+        if time.monotonic() - self._asked_at < ASK_SECONDS:
+            return ()
+        self._asked_at = time.monotonic()
+        return board.get(board.stops_of(self._parent_run)) or ()
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         return {}  # ours lie under the signature; Tune keeps nothing that matters
@@ -71,6 +84,7 @@ class TuneTrial(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         self._leave()
         context = TrialContext.from_dict(config["context"])
+        self._parent_run = context.sweep.parent_run_id
         check_here(sweep_at(context.folder))
         check_code(context.files)
         device = trial_device(context.gpus)

@@ -9,6 +9,8 @@ import pytest
 
 from sweeps import trials
 from sweeps.service.tracking.client import client
+from sweeps.service.tracking.stops import asked_to_stop, forget_stops
+from sweeps.service.tracking.write import open_sweep
 from tests import browser
 from tests.sweeps.conftest import ablation, laresa
 
@@ -44,6 +46,53 @@ def test_the_sweep_a_trial_and_the_report_open_in_mlflow(server: str, pictures: 
         chromium.look(f"{run}/{anchor.run_id}/artifacts", kept, PICTURES / "artifacts.png")
         report = ["report.html", "How to read it", "Test top-1 by arm"]
         chromium.look(f"{run}/{parent.info.run_id}/artifacts/report/report.html", report, PICTURES / "report.png")
+
+
+STOP = """(async () => {
+const until = (find) => new Promise((done, fail) => {
+  const end = Date.now() + 20000;
+  (function look() {
+    const found = find();
+    if (found) return done(found);
+    if (Date.now() > end) return fail(new Error(String(find)));
+    setTimeout(look, 50);
+  })();
+});
+const type = (field, text) => {
+  field.focus();
+  Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(field, text);
+  field.dispatchEvent(new Event('input', {bubbles: true}));
+};
+const named = (name) => document.querySelector(`[aria-label="${name}"]`);
+const saying = (kind, words) =>
+  [...document.querySelectorAll(kind)].find((e) => e.innerText.includes(words) && !e.disabled);
+(await until(() => named('Edit tags'))).click();
+const key = await until(() => document.querySelector('[role=dialog] input[role=combobox]'));
+key.dispatchEvent(new MouseEvent('mousedown', {bubbles: true}));
+type(key, 'laresa.stop');
+(await until(() => saying('[class*=select-item-option]', 'laresa.stop'))).click();
+type(named('Value'), 'true');
+await new Promise((done) => setTimeout(done, 300));
+named('Add tag').click();
+(await until(() => saying('button', 'Save tags'))).click();
+await until(() => !document.querySelector('[role=dialog]'));
+})()"""
+
+
+def test_a_click_on_a_run_asks_it_to_stop(server: str):
+    """Edit tags, a key, a value, Add, Save: on a trial it is the trial that is asked, on the sweep's run the sweep."""
+    sweep, api = open_sweep(server, "clicked", {}), client(server)
+    named = {"laresa.kind": "trial", "laresa.signature": "s", "laresa.code": "c"}
+    run = api.create_run(sweep.experiment_id, tags=named).info.run_id
+    page = f"{server}/#/experiments/{sweep.experiment_id}/runs"
+    assert asked_to_stop(api, sweep) == (False, [])
+    with browser.chromium() as chromium:
+        chromium.visit(f"{page}/{run}", [STOP], width=1600)
+        assert asked_to_stop(api, sweep) == (False, ["s-c"])
+        chromium.visit(f"{page}/{sweep.parent_run_id}", [STOP], width=1600)
+        assert asked_to_stop(api, sweep) == (True, ["s-c"])
+    forget_stops(api, sweep)
+    assert asked_to_stop(api, sweep) == (False, [])
 
 
 def _experiment(server: str) -> str:

@@ -29,6 +29,7 @@ from sweeps.service.planning import gpus as planning
 from sweeps.service.planning.gpus import Gpus, decided
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import Cell, PlannedTrial, Replicate, RunOptions, Search, Study
+from sweeps.service.tracking.client import client
 from sweeps.service.tracking.write import SweepRun
 from sweeps.service.worker import gpu_memory as gpu
 from sweeps.service.worker import trial as worker_trial
@@ -335,3 +336,31 @@ def test_out_of_memory_alone_on_a_whole_gpu_then_half_the_batch(
         ("ce+triplet", 8): "finished",
     }
     assert found["ce+triplet", 16].error == "OutOfMemoryError: CUDA out of memory"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_gpu_hours_end_a_sweep_and_the_rest_is_trained_later(
+    server: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Pretended(TuneTrial):
+        def _begin(self, config):
+            worker_trial.trial_device = lambda gpus: torch.device("cpu")
+            super()._begin(config)
+
+    monkeypatch.setattr(tuning, "TuneTrial", Pretended)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # workers find this module
+    monkeypatch.chdir(tmp_path)
+    parser = argparse.ArgumentParser()
+    ablation.add_options(parser)
+    _, *words = given_settings("budgeted", pictures, "ce,ce+anchor,ce+reg", epochs=40)
+    args = parser.parse_args([*words, "--gpus-per-trial", "1", "--max-gpu-hours", "0.0001"])  # 0.36 s
+    ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level=40)
+    ended = run(ablation.build(args), run_options(args))  # which leaves that Ray
+    assert ended.stopped
+    assert ended.budget.startswith("--max-gpu-hours 0.0001 are spent (0.00")
+    assert ended.states["not started"] == 2  # one at a time: a GPU each
+    (parent,) = client(server).search_runs([ended.sweep.experiment_id], "tags.`laresa.kind` = 'sweep'")
+    assert float(parent.data.tags["laresa.gpu_hours"]) >= 0.0001
+    args = parser.parse_args([*words, "--gpus-per-trial", "0"])
+    assert run(ablation.build(args), run_options(args)).states == {"finished": 3}

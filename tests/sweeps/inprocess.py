@@ -82,13 +82,16 @@ class DiedError(BaseException):
 
 
 @contextmanager
-def dying_at(number: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The number-th passage of a failpoint, and each after it, is a death; a write to MLflow is one, too."""
+def dying_at(number: int, monkeypatch: pytest.MonkeyPatch, word: str = "") -> Iterator[list[str]]:
+    """The number-th passage of a failpoint, and each after it, is a death; a write to MLflow is one, too.
+
+    word: only passages with it count. The list has what was passed.
+    """
     passed: list[str] = []
 
     def die(what: str) -> None:
         passed.append(what)
-        if len(passed) >= number:
+        if sum(word in one for one in passed) >= number:
             raise DiedError(what)
 
     def before(method: Callable[..., Any], name: str) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from laresa.files import FAILPOINT
 from laresa.training import fit
@@ -20,7 +21,8 @@ DEATHS = int(os.environ.get("LARESA_DEATHS", "3"))  # 12 take some six minutes
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60 * max(3, DEATHS + 2))
+@pytest.mark.timeout(90 * (DEATHS + 2))
+@pytest.mark.usefixtures("one_thread")
 def test_a_death_at_some_of_all_writes(
     server: str, pictures: Path, tmp_path: Path, laresa_home: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -51,7 +53,7 @@ def test_a_death_at_some_of_all_writes(
             assert {name: record.metrics[name] for name in same} == same
         shutil.rmtree(storage / name)  # else the next takes over what this one trained
         record = records[0]
-        api = trials_api(server)
+        api = MlflowClient(server)
         api.delete_experiment(api.get_experiment_by_name(name).experiment_id)
 
     assert run("undisturbed", 10**6) == "ended"
@@ -65,9 +67,3 @@ def test_a_death_at_some_of_all_writes(
         check(f"death-{number}")
     print(f"{died} deaths at {places} of {count} writes, 0 lost")
     assert died >= DEATHS - 1  # what two processes write has no one order
-
-
-def trials_api(server: str):
-    from mlflow import MlflowClient
-
-    return MlflowClient(server)

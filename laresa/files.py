@@ -28,7 +28,7 @@ def atomic_write(path: Path, content: str | bytes | Callable[[Path], object]) ->
             content(temporary)
         else:
             temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        _sync(temporary)
+        sync_file(temporary)
         failpoint(f"replace {path}")
         os.replace(temporary, path)
         sync_folder(path.parent)
@@ -69,7 +69,8 @@ def is_full(error: BaseException) -> bool:
     return any(isinstance(one, OSError) and one.errno in DISK for one in (error, error.__cause__))
 
 
-def _sync(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """What was written to the file is on the disk."""
     file = os.open(path, os.O_RDWR)
     try:
         os.fsync(file)

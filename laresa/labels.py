@@ -7,7 +7,8 @@ import importlib.util
 import json
 import logging
 import os
-import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from laresa.errors import ConfigError, DataError
+from laresa.errors import ConfigError, DataError, StorageError
 from laresa.fields import Doc
+from laresa.files import atomic_write
 from laresa.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
@@ -109,7 +111,7 @@ def embed(texts: Sequence[str], encoder: str = "all-MiniLM-L6-v2") -> Tensor:
     """
     if not texts:
         raise DataError("no texts to embed")
-    path = cache_folder() / "embeddings" / f"{_key(texts, encoder)}.npy"
+    path = cache_folder() / "embeddings" / f"{_key(texts, encoder)}.npz"
     known = _read(path, len(texts))
     if known is None:
         known = _encode(list(texts), encoder)
@@ -131,29 +133,24 @@ def _key(texts: Sequence[str], encoder: str) -> str:
 
 
 def _read(path: Path, count: int) -> NDArray[np.float32] | None:
+    """The rows; None where there are none, or not what was written: a .npz has a checksum."""
     try:
-        rows: NDArray[np.float32] = np.load(path, allow_pickle=False)
+        with np.load(path, allow_pickle=False) as kept:
+            rows: NDArray[np.float32] = kept["rows"]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         log.warning("embedding cache %s can't be read (%s): embedding again", path, error)
         return None
     return rows if rows.ndim == 2 and len(rows) == count and rows.dtype == np.float32 else None
 
 
 def _write(path: Path, rows: NDArray[np.float32]) -> None:
-    """All or nothing, also when several processes write at once. A full or read-only disk costs only the cache."""
-    temporary = None
+    """A full or read-only disk costs only the cache."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.stem, suffix=".tmp", delete=False) as file:
-            temporary = file.name
-            np.save(file, rows)
-        os.replace(temporary, path)
-    except OSError as error:
-        log.warning("embedding cache %s can't be written (%s)", path, error)
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+        atomic_write(path, lambda file: np.savez(file, allow_pickle=False, rows=rows))
+    except StorageError as error:
+        log.warning("embedding cache %s", error)
 
 
 # ---------------------------------------------------------------------- the encoder

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from laresa.data.dataset import Dataset, DataSource, Split, Statistics, check_fold, fingerprint, statistics
 from laresa.errors import DataError
+from laresa.files import sync_file
 from laresa.labels import cache_folder
 from laresa.taxonomy import Taxonomy
 
@@ -261,6 +262,7 @@ def _whole(folder: Path) -> bool:
 
 
 def _seal(path: Path) -> None:
+    sync_file(path)  # large ones are not hashed again: after a power cut a file of the right size may hold zeros
     status = path.stat()
     seal = {"size": status.st_size, "time": status.st_mtime_ns, "sha256": _sha256(path)}
     path.with_suffix(".seal").write_text(json.dumps(seal), encoding="utf-8")

@@ -80,13 +80,19 @@ def test_both_names_of_the_default_encoder_share_a_cache_entry(pretend):
     assert len(pretend) == 1
 
 
-def test_a_torn_cache_file_is_embedded_again(pretend, caplog):
+@pytest.mark.parametrize("damage", ["torn", "flipped"])
+def test_a_damaged_cache_file_is_embedded_again(pretend, caplog, damage: str):
     whole = labels.embed(["owl", "duck"], "e")
-    (file,) = (labels.cache_folder() / "embeddings").glob("*.npy")
-    file.write_bytes(file.read_bytes()[:-7])
+    (file,) = (labels.cache_folder() / "embeddings").glob("*.npz")
+    content = bytearray(file.read_bytes())
+    if damage == "torn":
+        del content[-7:]
+    else:
+        content[content.index(whole.numpy().tobytes()) + 5] ^= 4
+    file.write_bytes(content)
     assert torch.equal(labels.embed(["owl", "duck"], "e"), whole)
     assert str(file) in caplog.text
-    assert torch.equal(torch.from_numpy(np.load(file)), whole)
+    assert torch.equal(torch.from_numpy(np.load(file)["rows"]), whole)
     assert list(file.parent.iterdir()) == [file]  # no temporary file left
 
 

@@ -32,6 +32,7 @@ from tests.bench import (
     service,
     statistics,
     sweep,
+    sync,
     tracking,
 )
 
@@ -57,6 +58,7 @@ BENCHES = {
     "load": load.load,
     "hosts": hosts.two_against_one,
     "kills": kills.ten_moments,
+    "sync": sync.epochs,
     "search": search.pays,
     "statistics": statistics.simulations,
 }

@@ -51,10 +51,11 @@ def test_a_host_with_other_versions_is_told_and_may_come_back(tmp_path: Path):
 
 
 def test_a_study_in_another_environment_than_its_ray_says_so(monkeypatch: pytest.MonkeyPatch):
-    def init(**options):
+    def init(address: str, **options):
         raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9.3\n    Python: 3.11.1\n")
 
     monkeypatch.setattr("ray.init", init)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.5:6379")
     with pytest.raises(
         LaresaError, match=r"started with: Ray: 2\.9\.3 Python: 3\.11\.1: run laresa in the environment"
     ):

@@ -55,6 +55,12 @@ def home() -> Path:
     return Path(os.environ.get("LARESA_HOME", ".laresa")).resolve()
 
 
+def make_home() -> None:
+    """For its user alone. One that is there stays as it is: who made it may want to share it."""
+    with contextlib.suppress(FileExistsError):
+        home().mkdir(mode=0o700, parents=True)
+
+
 class SharedFolder:
     """How a sweep's files become the same on every host: here they lie in a shared folder, and are so already.
 
@@ -108,6 +114,8 @@ class SharedFolder:
     def lock(self, folder: Path) -> Iterator[None]:
         """Hold the sweep for this process; the kernel lets go when the process ends, however it ends."""
         try:
+            if home() in folder.parents:
+                make_home()
             make_folder(folder)
             file = (folder / "driver.lock").open("a+")
         except OSError as error:

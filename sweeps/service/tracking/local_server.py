@@ -1,6 +1,7 @@
 """The local MLflow server: sqlite, artifacts on disk, loopback, one worker.
 
-It is left running for browsing, found again next time, and stopped by `laresa ui --stop`.
+Every user of the host reaches a port on loopback; so its address has a secret, which its home keeps. It is left
+running for browsing, found again next time, and stopped by `laresa ui --stop`.
 """
 
 from __future__ import annotations
@@ -9,19 +10,23 @@ import contextlib
 import fcntl
 import json
 import os
+import re
+import secrets
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from cluster import launch
+from cluster.private import write_private
 from laresa.errors import ConfigError, LaresaError
-from sweeps.service.storage.files import home, write_json
+from sweeps.service.storage.files import home, make_home, write_json
+from sweeps.service.tracking.mlflow_app import SECRET
 
 
 class TrackingError(LaresaError, ConnectionError):
@@ -34,10 +39,11 @@ class Started:
 
     pid: int
     port: int
+    secret: str
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://127.0.0.1:{self.port}/{self.secret}"
 
 
 class LocalServer:
@@ -65,8 +71,8 @@ class LocalServer:
             if state and self._alive(state.pid):
                 return state.url  # launched a moment ago by another process
             port = _free_port(state.port if state else _wanted_port())
-            started = Started(self._spawn(port).pid, port)
-            write_json(self.folder / "server.json", {"url": started.url, **asdict(started)})
+            started = Started(self._spawn(port).pid, port, self._secret())
+            write_json(self.folder / "server.json", {"pid": started.pid, "port": port})
             return started.url
 
     def wait(self, url: str) -> None:
@@ -103,14 +109,23 @@ class LocalServer:
         except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError, RecursionError):
             return None
         known = type(pid) is int and type(port) is int and 0 < pid < 2**31 and 0 < port < 2**16
-        return Started(pid, port) if known else None
+        return Started(pid, port, self._secret()) if known else None
+
+    def _secret(self) -> str:
+        """Made once a home; a damaged one is made anew."""
+        path = self.folder / "secret"
+        with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
+            if re.fullmatch(r"[\w-]{22,}", found := path.read_text(encoding="ascii")):
+                return found
+        write_private(path, secrets.token_urlsafe(16))
+        return path.read_text(encoding="ascii")
 
     def _spawn(self, port: int) -> subprocess.Popen[bytes]:
         options = ("--backend-store-uri", self.store, "--artifacts-destination", str(self.folder / "artifacts"))
         program = ("sweeps.service.tracking.schema", self.store)
         # laresa: sweeps.service.tracking.mlflow_app
         command = launch.command("laresa", "127.0.0.1", port, *options, program=program)
-        return launch.spawn(command, launch.environment(), self.folder / "server.log")
+        return launch.spawn(command, launch.environment({SECRET: self._secret()}), self.folder / "server.log")
 
     def _alive(self, pid: int) -> bool:
         """Whether `pid` is still our server, and not a process that took over its number."""
@@ -126,6 +141,7 @@ class LocalServer:
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
         try:
+            make_home()
             self.folder.mkdir(parents=True, exist_ok=True)
             file = (self.folder / "server.lock").open("a")
         except OSError as error:

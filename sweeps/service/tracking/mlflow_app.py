@@ -3,19 +3,52 @@
 from __future__ import annotations
 
 import gc
+import hmac
 import logging
-from collections.abc import Callable, Collection
+import os
+from collections.abc import Callable, Collection, MutableMapping, Sequence
 from typing import Any
 
 log = logging.getLogger("laresa.mlflow")
 
 
+SECRET = "LARESA_MLFLOW_SECRET"  # in the server's environment, which its user alone can read
+
+
 def create_app() -> Any:
-    """`laresa`, the local server's: who reaches it may do everything, as with MLflow's own routes."""
+    """`laresa`, the local server's: who knows its address may do everything, as with MLflow's own routes."""
     from mlflow.server.fastapi_app import app
 
     _prepare(lambda experiments: experiments)
-    return app
+    return BelowSecret(app, os.environ[SECRET])
+
+
+class BelowSecret:
+    """An ASGI application that answers below /<secret>/ alone: other users of the host reach the port, too."""
+
+    def __init__(self, app: Any, secret: str) -> None:
+        self._app, self._secret = app, secret.encode()
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            return await self._app(scope, receive, send)
+        given, slash, rest = scope["path"][1:].partition("/")
+        if not hmac.compare_digest(given.encode(), self._secret):
+            return await _answer(scope, send, 404)
+        if not slash:  # MLflow's page asks for what lies beside it
+            return await _answer(scope, send, 307, [(b"location", b"/" + self._secret + b"/")])
+        raw = scope.get("raw_path") or scope["path"].encode()
+        return await self._app({**scope, "path": f"/{rest}", "raw_path": raw[len(self._secret) + 1 :]}, receive, send)
+
+
+async def _answer(
+    scope: MutableMapping[str, Any], send: Any, status: int, headers: Sequence[tuple[bytes, bytes]] = ()
+) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close"})
+    else:
+        await send({"type": "http.response.start", "status": status, "headers": list(headers)})
+        await send({"type": "http.response.body", "body": b""})
 
 
 def create_authenticated_app() -> Any:

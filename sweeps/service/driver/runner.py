@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from laresa.errors import DamagedError
+from laresa.errors import DamagedError, StorageError
 from laresa.plugins import loaded
 from sweeps.service.driver.code import SweepCode
 from sweeps.service.driver.connection import connect, disconnect, places
@@ -149,6 +150,11 @@ class Runner:
             stopped = True
         except BudgetReachedError as reached:
             stopped, budget = True, str(reached)
+        except StorageError:
+            disconnect()
+            with contextlib.suppress(StorageError):
+                self._settle(searches)
+            raise
         with GracefulInterrupt() as late:  # a press that comes now would leave runs open that nobody trains
             if stopped:
                 disconnect()

@@ -126,13 +126,15 @@ class SharedFolder:
             except OSError as error:
                 file.seek(0)
                 raise busy_error(folder.name, file.read().strip() or "another process") from error
-            file.truncate(0)
-            file.write(this_process())
-            file.flush()
+            with writing(folder / "driver.lock"):
+                file.truncate(0)
+                file.write(this_process())
+                file.flush()
             try:
                 yield
             finally:
-                file.truncate(0)
+                with contextlib.suppress(OSError):  # who holds it is known by the lock, not by what stands in it
+                    file.truncate(0)
 
     def driver(self, folder: Path) -> str:
         """Whether a driver holds the lock: "at work", "none", or "unknown" where the sweep is not here."""

@@ -18,7 +18,7 @@ from laresa.checkpoint import write_tensors
 from laresa.config import TrialConfig
 from laresa.data import Dataset, data_key, load
 from laresa.errors import StorageError
-from laresa.files import atomic_write, is_full
+from laresa.files import atomic_write, cant_write, is_full
 from laresa.measurement import Measurement
 from laresa.methods import AT_ONCE, Method, Result, start
 from sweeps.service.storage.files import MEASURED, Attempt, FencedError, TrialFolder, write_json
@@ -344,7 +344,8 @@ class Session:
 
     def _went_wrong(self, error: Exception) -> None:
         if is_full(error):
-            raise StorageError(f"{error}: make room; nothing is lost, and the same command goes on") from error
+            disk = error if isinstance(error, OSError) else error.__cause__
+            raise cant_write(self.first.folder.root, disk) from error  # type: ignore[arg-type]  # is_full says so
         if out_of_memory(error) and self._halve():
             return
         if isinstance(error, torch.OutOfMemoryError) and 0 < self.context.gpus < 1:

@@ -1,0 +1,210 @@
+"""Power cuts, full and read-only disks: a line that says so, nothing lost, and in the end the same to the bit."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import os
+import random
+import shutil
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from laresa import files
+from laresa.errors import StorageError
+from laresa.training import fit
+from sweeps import trials
+from sweeps.service.storage.files import SweepFolder
+from sweeps.service.tracking.schema import make_store
+from sweeps.service.worker import session
+from tests.sweeps.conftest import ablation, laresa
+from tests.sweeps.inprocess import DiedError, dying_at, run_here, without_ray  # noqa: F401 (a fixture)
+from tests.sweeps.test_deaths import assert_as_undisturbed
+
+SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN, as the kernel's own crash tests use it
+WITHOUT_LOG = 2  # what lies in memory never reaches the disk
+CUTS = 6
+
+
+def cannot() -> str | None:
+    """Why no disks can be made here; None if they can."""
+    if os.geteuid() != 0 or not all(map(shutil.which, ("mkfs.ext4", "e2fsck", "mount", "losetup"))):
+        return "disks of one's own need root, mount and e2fsprogs"
+    tried = subprocess.run(["unshare", "--mount", "true"], capture_output=True, text=True)
+    if tried.returncode or not Path("/dev/loop-control").exists():
+        return "disks can't be mounted here"
+    return None
+
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.skipif(cannot() is not None, reason=str(cannot())),
+]
+
+
+def command(*words: str) -> None:
+    subprocess.run(words, check=True, capture_output=True, text=True)
+
+
+@contextlib.contextmanager
+def mounted(place: Path, *how: str) -> Iterator[None]:
+    command("mount", *how, str(place))
+    try:
+        yield
+    finally:
+        gc.collect()  # of what died in it, files may be open
+        command("umount", "--lazy", str(place))
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a disk is mounted as storage; records are kept elsewhere."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    monkeypatch.setenv("LARESA_HOME", str(folder))
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def fresh_store(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"sqlite:///{folder / name}.db"
+    make_store(uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+
+
+@contextlib.contextmanager
+def at(number: int, act: Callable[[], object], monkeypatch: pytest.MonkeyPatch, word: str) -> Iterator[None]:
+    """Before the number-th passage of a failpoint whose name has the word in it, something happens."""
+    passed = 0
+
+    def happen(what: str) -> None:
+        nonlocal passed
+        passed += word in what
+        if passed == number and word in what:
+            act()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_die", happen)
+        yield
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.usefixtures("without_ray")
+def test_power_cuts(pictures: Path, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whatever was not synced is gone; checked, mounted and run again, all that counts is there."""
+    words, image = ablation("plan", pictures, "ce,ce+anchor", epochs=2), tmp_path / "image"
+    known: dict[str, dict[str, float]] = {}
+    concluded = 0
+    for number in sorted(random.Random(1).sample(range(15, 80), CUTS)):
+        with image.open("wb") as file:
+            file.truncate(64 << 20)
+        command("mkfs.ext4", "-q", "-F", str(image))
+        fresh_store(tmp_path, str(number), monkeypatch)
+        with mounted(place, "-o", "loop", str(image)):
+            with pytest.raises(DiedError), dying_at(number, monkeypatch):
+                run_here(words)
+            outcomes = {path.parent.name for path in place.rglob("outcome.json")}
+            concluded += len(outcomes)
+            root = os.open(place, os.O_RDONLY)
+            fcntl.ioctl(root, SHUTDOWN, struct.pack("I", WITHOUT_LOG))
+            os.close(root)
+        assert subprocess.run(["e2fsck", "-y", str(image)], capture_output=True).returncode in (0, 1)
+        with mounted(place, "-o", "loop", str(image)):
+            kept = {path.parent.name for path in place.rglob("outcome.json")}
+            assert kept == outcomes, number
+            run_here(words)
+            assert_as_undisturbed("plan", 2, place, known)
+            attempts = {path.name: len(list(path.glob("attempt-*"))) for path in place.glob("storage/plan/trials/*")}
+            assert all(attempts[name] == 1 for name in outcomes), (number, attempts)  # not trained again
+        image.unlink()
+    assert concluded >= 2
+    print(f"{CUTS} power cuts, {concluded} outcomes written before them, 0 lost")
+
+
+def fill(place: Path) -> None:
+    with (place / "filler").open("wb") as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+            file.flush()
+
+
+MOMENTS = ("claim", "checkpoint-000001", "checkpoint-000002", "config.json", "model", "outcome", "delivered")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("without_ray")
+def test_a_disk_that_is_full(pictures: Path, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    words, known = ablation("plan", pictures, "ce,ce+anchor", epochs=2), dict[str, dict[str, float]]()
+    for moment in MOMENTS:
+        fresh_store(tmp_path, moment, monkeypatch)
+        with mounted(place, "-t", "tmpfs", "-o", "size=24m", "none"):
+            refused(words, place, lambda: fill(place), monkeypatch, moment)
+            (place / "filler").unlink()
+            run_here(words)
+            assert_as_undisturbed("plan", 2, place, known)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("without_ray")
+def test_a_disk_that_becomes_read_only(pictures: Path, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As the kernel makes one in which it has found an error."""
+    words, known = ablation("plan", pictures, "ce,ce+anchor", epochs=2), dict[str, dict[str, float]]()
+    image = tmp_path / "image"
+    monkeypatch.setattr(session, "AWAY_SECONDS", 0.0)
+    monkeypatch.setattr(session, "AWAY_STEP_SECONDS", 0.0)
+    for moment in MOMENTS:
+        fresh_store(tmp_path, moment, monkeypatch)
+        with image.open("wb") as file:
+            file.truncate(64 << 20)
+        command("mkfs.ext4", "-q", "-F", str(image))
+        with mounted(place, "-o", "loop,errors=remount-ro", str(image)):
+            device = subprocess.run(["findmnt", "-no", "SOURCE", str(place)], capture_output=True, text=True).stdout
+            trigger = Path("/sys/fs/ext4", Path(device.strip()).name, "trigger_fs_error")
+            refused(words, place, lambda trigger=trigger: trigger.write_text("1"), monkeypatch, moment)
+        assert subprocess.run(["e2fsck", "-y", str(image)], capture_output=True).returncode in (0, 1)
+        with mounted(place, "-o", "loop", str(image)):
+            run_here(words)
+            assert_as_undisturbed("plan", 2, place, known)
+        image.unlink()
+
+
+def refused(
+    words: list[str], place: Path, act: Callable[[], object], monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """The sweep ends, with one line that names the disk; no trial is blamed."""
+    with pytest.raises(StorageError) as said, at(1, act, monkeypatch, moment):
+        run_here(words)
+    assert str(place) in str(said.value)
+    assert "\n" not in str(said.value)
+    assert not list(place.rglob("traceback.txt"))
+
+
+@pytest.mark.timeout(300)
+def test_a_disk_that_fills_while_ray_trains(
+    server: str, pictures: Path, tmp_path: Path, laresa_home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    arguments = ["run", *ablation("filled", pictures, "ce,ce+anchor", epochs=3), "--storage", str(disk)]
+    with mounted(disk, "-t", "tmpfs", "-o", "size=1500k", "none"):
+        ended = laresa(*arguments, check=False, cwd=tmp_path)
+        assert ended.returncode == 1, ended.stderr
+        assert "Traceback" not in ended.stdout + ended.stderr
+        (said,) = [line for line in ended.stderr.splitlines() if line.startswith("laresa: ")]
+        assert str(disk) in said
+        assert "make room" in said
+        command("mount", "-o", "remount,size=60m", str(disk))
+        laresa(*arguments, cwd=tmp_path)
+        records = trials("filled")
+        assert [record.state for record in records] == ["finished"] * 2
+        for record in records:
+            undisturbed = fit(record.config, device="cpu").metrics
+            same = {name: value for name, value in undisturbed.items() if name != "seconds/train"}
+            assert {name: record.metrics[name] for name in same} == same
+            assert SweepFolder(disk / "filled").trial(record.key).checkpoints() == []

@@ -21,7 +21,7 @@ DEATHS = int(os.environ.get("LARESA_DEATHS", "3"))  # 12 take some six minutes
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(90 * (DEATHS + 2))
+@pytest.mark.timeout(200 * (DEATHS + 2))
 @pytest.mark.usefixtures("one_thread")
 def test_a_death_at_some_of_all_writes(
     server: str, pictures: Path, tmp_path: Path, laresa_home: Path, monkeypatch: pytest.MonkeyPatch
@@ -65,5 +65,6 @@ def test_a_death_at_some_of_all_writes(
     for number in places:
         died += run(f"death-{number}", number) == "died"
         check(f"death-{number}")
+        print(f"at {number} of {count}", flush=True)
     print(f"{died} deaths at {places} of {count} writes, 0 lost")
     assert died >= DEATHS - 1  # what two processes write has no one order

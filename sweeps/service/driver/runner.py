@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -152,8 +151,7 @@ class Runner:
             stopped, budget = True, str(reached)
         except StorageError:
             disconnect()
-            with contextlib.suppress(StorageError):
-                self._settle(searches)
+            self._close_runs()
             raise
         with GracefulInterrupt() as late:  # a press that comes now would leave runs open that nobody trains
             if stopped:
@@ -271,6 +269,13 @@ class Runner:
             counts[state] = counts.get(state, 0) + 1
         self.folder.drop_groups(trial.key for trial in planned if folder.trial(trial.key).outcome() is None)
         return counts
+
+    def _close_runs(self) -> None:
+        """Storage can't be asked: what the tracker shows as running, nobody trains. The next run settles the rest."""
+        for run in tracked_runs(self.study.name, self.sweep.uri).values():
+            if run.data.tags.get("laresa.state") == "running":
+                tracking.close(self.api, run.info.run_id)
+        self.api.set_terminated(self.sweep.parent_run_id, "FAILED")
 
     def _settle_trial(self, trial: PlannedTrial, stored: TrialFolder, shown: str) -> str:
         """Bring one trial's run to the state that storage says, and return it."""

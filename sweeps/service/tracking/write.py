@@ -157,7 +157,7 @@ def promote(api: Any, sweep: SweepRun, trial: PlannedTrial) -> None:
 def interrupt(api: Any, sweep: SweepRun, trial: PlannedTrial) -> None:
     """Close the run of a trial that nobody trains any more; it goes on when the sweep is run again."""
     if run_id := find_run(api, sweep.experiment_id, trial):
-        _close(api, run_id)
+        close(api, run_id)
 
 
 def mark_code(api: Any, runs: Mapping[str, Any], accepted: Mapping[str, str], superseded: Collection[str]) -> None:
@@ -165,12 +165,13 @@ def mark_code(api: Any, runs: Mapping[str, Any], accepted: Mapping[str, str], su
     for key, run in runs.items():
         if key in superseded:
             if run.info.status == "RUNNING":
-                _close(api, run.info.run_id)
+                close(api, run.info.run_id)
             api.set_tag(run.info.run_id, SUPERSEDED, "true")
         elif key in accepted and run.data.tags.get("laresa.code_accepted") != accepted[key]:
             api.set_tag(run.info.run_id, "laresa.code_accepted", accepted[key])
 
 
-def _close(api: Any, run_id: str) -> None:
+def close(api: Any, run_id: str) -> None:
+    """Of a trial that nobody trains any more."""
     api.set_tag(run_id, "laresa.state", "interrupted")
     api.set_terminated(run_id, STATUS["interrupted"])

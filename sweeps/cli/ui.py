@@ -19,7 +19,5 @@ def _ui(args: argparse.Namespace) -> int:
     if args.stop:
         print("stopped" if server.stop() else "no local server runs")
         return 0
-    url = server.launch()
-    server.wait(url)
-    print(url)
+    print(server.wait(server.launch()))
     return 0

@@ -59,9 +59,7 @@ def laresa_home(tmp_path_factory: pytest.TempPathFactory):
 def server(laresa_home: Path) -> str:
     """Address of the session's MLflow server."""
     local = LocalServer(laresa_home)
-    url = local.launch()
-    local.wait(url)
-    return url
+    return local.wait(local.launch())
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from cluster.launch import healthy
 from laresa.errors import ConfigError
 from sweeps.cli.report import close_links
 from sweeps.service.storage.files import write_json
+from sweeps.service.tracking import client as tracking
 from sweeps.service.tracking.local_server import LocalServer, TrackingError
 
 
@@ -39,21 +40,37 @@ def stranger() -> Iterator[int]:
         server.shutdown()
 
 
+@pytest.mark.timeout(150)
 def test_whoever_took_the_port_is_not_ours(stranger: int, tmp_path: Path):
-    """Ours had not bound it yet, and ends because it can't: nothing is written to the other."""
-    local, url = LocalServer(tmp_path), f"http://127.0.0.1:{stranger}"
+    """Ours had not bound it yet, and ends because it can't: nothing is written to the other, and ours moves on."""
+    local = LocalServer(tmp_path)
     local.folder.mkdir()
-    (local.folder / "server.log").write_text("address already in use\n")
     ours = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(2)", local.store])
     try:
-        write_json(local.folder / "server.json", {"url": url, "pid": ours.pid, "port": stranger})
-        assert healthy(url)
+        write_json(local.folder / "server.json", {"pid": ours.pid, "port": stranger})
+        assert healthy(f"http://127.0.0.1:{stranger}")
         assert local.url() is None
-        with pytest.raises(TrackingError, match=r"if its port was taken meanwhile(.|\n)*address already in use"):
-            local.wait(url)
+        url = local.wait(f"http://127.0.0.1:{stranger}")
+        assert url == local.url()
+        assert f":{stranger}/" not in url
     finally:
         ours.kill()
         ours.wait()
+        local.stop()
+
+
+def test_one_that_can_not_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    local, begun = LocalServer(tmp_path), []
+
+    def spawn(port: int) -> subprocess.Popen[str]:
+        begun.append(port)
+        (local.folder / "server.log").write_text("no module named mlflow\n")
+        return subprocess.Popen([sys.executable, "-c", "", local.store])
+
+    monkeypatch.setattr(local, "_spawn", spawn)
+    with pytest.raises(TrackingError, match=r"MLflow did not start at http://127(.|\n)*no module named mlflow"):
+        local.wait(local.launch())
+    assert len(begun) == 2  # its port may have been taken the first time
 
 
 STRANGER = 65534  # nobody
@@ -116,6 +133,23 @@ def test_a_report_that_tells_the_secret_is_its_users(tmp_path: Path):
     (tmp_path / "report.tex").write_text("http://team:5000/#/experiments/1")
     close_links(tmp_path, "http://team:5000/#/experiments/1/runs?x")
     assert stat.S_IMODE((tmp_path / "report.tex").stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("kind", ["server", "database"])
+def test_what_storage_gives_up_is_on_the_disk_first(
+    kind: str, server: str, laresa_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    synced: list[Path] = []
+    monkeypatch.setattr(tracking, "sync_file", synced.append)
+    monkeypatch.chdir(tmp_path)
+    uri = server if kind == "server" else f"sqlite:///{tmp_path / 'mlflow.db'}"
+    run = tracking.client(uri).create_run("0")
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"weights")
+    tracking.put_artifacts(uri, run.info.artifact_uri, [(weights, "checkpoint"), (weights, None)])
+    assert [path.read_bytes() for path in synced] == [b"weights"] * 2
+    assert [path.parent.name for path in synced] == ["checkpoint", "artifacts"]
+    assert synced[0].is_relative_to(laresa_home if kind == "server" else tmp_path / "mlruns")
 
 
 @pytest.mark.parametrize("port", ["http", "0", "70000", "-1", ""])

@@ -91,7 +91,7 @@ def run(study: Study, options: RunOptions) -> SweepResult:
                     require_shared_storage(folder)
                     overlap = prepared.result()
             if server is not None:
-                server.wait(uri)
+                uri = server.wait(uri)
             check(uri)
             if left:
                 options = on_cluster(options, study, uri)

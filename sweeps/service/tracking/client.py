@@ -15,6 +15,7 @@ from typing import Any
 from cluster.launch import healthy
 from laresa.config import write_text
 from laresa.errors import ConfigError, DamagedError, nearest, printable
+from laresa.files import sync_file, sync_folder
 from sweeps.service.tracking.local_server import LocalServer, TrackingError
 from sweeps.service.tracking.schema import make_store
 
@@ -110,9 +111,7 @@ def reading_uri(uri: str | None, *, files: bool = False) -> str:
     if not nothing_tracked(server.store):
         check(server.store)
         if files:
-            url = server.launch()
-            server.wait(url)
-            return url
+            return server.wait(server.launch())
     return server.store
 
 
@@ -259,12 +258,28 @@ def fetch_artifact(uri: str, run: Any, name: str, folder: Path) -> Path:
 
 
 def put_artifacts(uri: str, artifact_uri: str, files: Iterable[tuple[Path, str | None]]) -> None:
-    """Files to where a run keeps them, each with the folder there. The run is not asked for, as MlflowClient would."""
+    """Files to where a run keeps them, each with the folder there. The run is not asked for, as MlflowClient would.
+
+    Those of this machine are on the disk then: what storage has of them is deleted next.
+    """
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     place = get_artifact_repository(artifact_uri, tracking_uri=uri)
+    here = _folder_here(uri, artifact_uri)
     for path, folder in files:
         place.log_artifact(str(path), folder)
+        if here is not None:
+            sync_file(here / (folder or "") / path.name)
+            sync_folder(here / (folder or ""))
+
+
+def _folder_here(uri: str, artifact_uri: str) -> Path | None:
+    """Where on this machine a run's artifacts lie; None where that is another server's affair."""
+    scheme, _, rest = artifact_uri.partition(":")
+    if scheme == "mlflow-artifacts":
+        return LocalServer().folder / "artifacts" / rest.lstrip("/") if uri == LocalServer().known_url() else None
+    found = Path(rest.removeprefix("//") if scheme == "file" else artifact_uri)
+    return found if found.is_absolute() else None
 
 
 def fetch_artifacts(api: Any, run_id: str, folder: Path) -> Path:

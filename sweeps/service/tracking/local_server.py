@@ -26,7 +26,8 @@ from cluster import launch
 from cluster.private import write_private
 from laresa.errors import ConfigError, LaresaError
 from sweeps.service.storage.files import home, make_home, write_json
-from sweeps.service.tracking.mlflow_app import SECRET
+
+SECRET = "LARESA_MLFLOW_SECRET"  # in the server's environment, which its user alone can read
 
 
 class TrackingError(LaresaError, ConnectionError):
@@ -62,6 +63,11 @@ class LocalServer:
         state = self._state()
         return state.url if state and self._serves(state) else None
 
+    def known_url(self) -> str | None:
+        """Its address as it was when it began, without a look at whether it still runs."""
+        state = self._state()
+        return state.url if state else None
+
     def launch(self) -> str:
         """Start the server if none runs, and return its address at once; `wait` until it answers."""
         with self._lock():
@@ -75,17 +81,24 @@ class LocalServer:
             write_json(self.folder / "server.json", {"pid": started.pid, "port": port})
             return started.url
 
-    def wait(self, url: str) -> None:
-        """TrackingError with the log's last lines if it does not answer in time."""
-        state = self._state()
-        deadline = time.monotonic() + launch.START_SECONDS
-        while not state or not self._serves(state):
-            if not state or time.monotonic() > deadline or not self._alive(state.pid):
+    def wait(self, url: str) -> str:
+        """Its address, once it answers: another than `url` where somebody was quicker to take the port.
+
+        TrackingError with the log's last lines if it does not start.
+        """
+        deadline, again = time.monotonic() + launch.START_SECONDS, True
+        while not (state := self._state()) or not self._serves(state):
+            ended = not state or not self._alive(state.pid)
+            if ended and again:
+                again, url = False, self.launch()
+            elif ended or time.monotonic() > deadline:
                 raise TrackingError(
-                    f"MLflow did not start at {url}; if its port was taken meanwhile, run the same command again. "
+                    f"MLflow did not start at {url}. "
                     f"End of {self.folder}/server.log:\n{launch.last_lines(self.folder / 'server.log')}"
                 )
-            time.sleep(0.1)
+            else:
+                time.sleep(0.1)
+        return state.url
 
     def stop(self) -> bool:
         """End the server this home started; False if none runs."""

@@ -12,12 +12,11 @@ from typing import Any
 log = logging.getLogger("laresa.mlflow")
 
 
-SECRET = "LARESA_MLFLOW_SECRET"  # in the server's environment, which its user alone can read
-
-
 def create_app() -> Any:
     """`laresa`, the local server's: who knows its address may do everything, as with MLflow's own routes."""
     from mlflow.server.fastapi_app import app
+
+    from sweeps.service.tracking.local_server import SECRET
 
     _prepare(lambda experiments: experiments)
     return BelowSecret(app, os.environ[SECRET])

@@ -69,22 +69,10 @@ def write_report(name: str, tracking_uri: str | None, out: Path) -> Report:
         design=design_of(sweep),
         marks=marks_of(sweep, records),
     )
-    close_links(out, sweep.url)
     sweep.attach_report(out)
     sweep.note_look()
     write_arms(sweep, [ArmSummary(label, metrics) for label, metrics in report.arms])
     return report
-
-
-def close_links(out: Path, url: str | None) -> None:
-    """A link to the local server tells its secret: who can't read its home can't read the file either."""
-    from urllib.parse import urlsplit
-
-    address = urlsplit(url or "")
-    if address.path.strip("/"):
-        for path in out.rglob("*"):
-            if path.is_file() and address.path.encode() in path.read_bytes():
-                path.chmod(0o600)
 
 
 def design_of(*sweeps: Sweep) -> Design:

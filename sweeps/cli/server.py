@@ -9,7 +9,7 @@ from typing import Any
 from cluster.server import PERMISSIONS, AuthenticatedServer, ServerError
 from laresa.errors import ConfigError
 from sweeps.cli.show import say
-from sweeps.service.storage.files import home
+from sweeps.service.storage.files import home, make_home
 from sweeps.service.tracking.local_server import TrackingError
 
 
@@ -33,6 +33,8 @@ def add(verbs: Any) -> None:
 
 
 def _server(args: argparse.Namespace) -> int:
+    if not args.folder:
+        make_home()
     folder = Path(args.folder).resolve() if args.folder else home() / "mlflow"
     allowed = tuple(filter(None, args.allowed_hosts.split(",")))
     server = AuthenticatedServer(

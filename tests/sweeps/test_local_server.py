@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import http.server
 import os
+import signal
 import stat
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import psutil
 import pytest
 
 from cluster.launch import healthy
 from laresa.errors import ConfigError
-from sweeps.cli.report import close_links
 from sweeps.service.storage.files import write_json
 from sweeps.service.tracking import client as tracking
-from sweeps.service.tracking.local_server import LocalServer, TrackingError
+from sweeps.service.tracking.local_server import LocalServer, Started, TrackingError, has_secret
+from sweeps.service.tracking.schema import make_store
+from sweeps.service.tracking.sweep import Sweep
 
 
 @pytest.fixture
@@ -42,28 +46,49 @@ def stranger() -> Iterator[int]:
 
 @pytest.mark.timeout(150)
 def test_whoever_took_the_port_is_not_ours(stranger: int, tmp_path: Path):
-    """Ours had not bound it yet, and ends because it can't: nothing is written to the other, and ours moves on."""
+    """Ours had not bound it yet, and ends because it can't: nothing is written to the other, and ours moves on, under
+    another secret."""
     local = LocalServer(tmp_path)
     local.folder.mkdir()
     ours = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(2)", local.store])
     try:
-        write_json(local.folder / "server.json", {"pid": ours.pid, "port": stranger})
-        assert healthy(f"http://127.0.0.1:{stranger}")
+        write_json(local.folder / "server.json", {"pid": ours.pid, "port": stranger, "secret": "s" * 22})
+        assert healthy(f"http://127.0.0.1:{stranger}/{'s' * 22}")
         assert local.url() is None
         url = local.wait(f"http://127.0.0.1:{stranger}")
         assert url == local.url()
         assert f":{stranger}/" not in url
+        assert "s" * 22 not in url
+        local.stop()
+        assert local.launch() == url  # at its own port it keeps its address: bookmarks go on
     finally:
         ours.kill()
         ours.wait()
         local.stop()
 
 
+def test_a_server_of_an_earlier_version_is_ended_and_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It would answer everybody on the host."""
+    local = LocalServer(tmp_path)
+    local.folder.mkdir()
+    command = [sys.executable, "-c", "import time; time.sleep(60)", local.store]
+    earlier = subprocess.Popen(command, start_new_session=True)
+    write_json(local.folder / "server.json", {"url": "http://127.0.0.1:1", "pid": earlier.pid, "port": 1})
+    monkeypatch.setattr(local, "_spawn", lambda started: earlier)
+    try:
+        assert local.url() is None
+        threading.Thread(target=earlier.wait, daemon=True).start()  # else it stays, as a zombie of ours
+        assert has_secret(local.launch())
+        assert earlier.wait(10) == -signal.SIGTERM
+    finally:
+        earlier.kill()
+
+
 def test_one_that_can_not_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     local, begun = LocalServer(tmp_path), []
 
-    def spawn(port: int) -> subprocess.Popen[str]:
-        begun.append(port)
+    def spawn(started: Started) -> subprocess.Popen[str]:
+        begun.append(started.port)
         (local.folder / "server.log").write_text("no module named mlflow\n")
         return subprocess.Popen([sys.executable, "-c", "", local.store])
 
@@ -106,16 +131,23 @@ def test_another_user_reads_nothing_of_a_home_that_is_made_here(tmp_path: Path, 
     home = tmp_path / "home"
     monkeypatch.setenv("LARESA_HOME", str(home))
     local = LocalServer()
-    with local._lock():
-        secret = local._secret()
+    monkeypatch.setattr(local, "_spawn", lambda started: SimpleNamespace(pid=os.getpid()))
+    assert has_secret(local.launch())
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
-    assert stat.S_IMODE((local.folder / "secret").stat().st_mode) == 0o600
-    assert LocalServer()._secret() == secret
-    for path in (home, local.folder / "secret"):
+    assert stat.S_IMODE((local.folder / "server.json").stat().st_mode) == 0o600
+    for path in (home, local.folder / "server.json"):
         done = subprocess.run(["cat", str(path)], user=STRANGER, group=STRANGER, capture_output=True, text=True)
         assert "Permission denied" in done.stderr
-    (local.folder / "secret").write_bytes(b"\xff")
-    assert LocalServer()._secret() not in (secret, "")
+
+
+def test_who_shares_a_home_reads_the_records_without_its_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LARESA_HOME", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    local = LocalServer()
+    make_store(local.store)
+    monkeypatch.setattr(Path, "read_bytes", Mock(side_effect=PermissionError(13, "Permission denied")))
+    assert local.url() is None
+    assert tracking.reading_uri(None) == local.store
 
 
 def test_the_secret_is_on_no_command_line(server: str, laresa_home: Path):
@@ -125,14 +157,11 @@ def test_the_secret_is_on_no_command_line(server: str, laresa_home: Path):
     assert not any(state.secret in word for process in family for word in process.cmdline())
 
 
-def test_a_report_that_tells_the_secret_is_its_users(tmp_path: Path):
-    (tmp_path / "report.html").write_text('<a href="http://127.0.0.1:5000/s3cret/#/experiments/1/runs/2">')
-    (tmp_path / "report.tex").write_text("table")
-    close_links(tmp_path, "http://127.0.0.1:5000/s3cret/#/experiments/1/runs?x")
-    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("report.html", "report.tex")] == [0o600, 0o644]
-    (tmp_path / "report.tex").write_text("http://team:5000/#/experiments/1")
-    close_links(tmp_path, "http://team:5000/#/experiments/1/runs?x")
-    assert stat.S_IMODE((tmp_path / "report.tex").stat().st_mode) == 0o644
+def test_no_report_links_to_a_secret_address(server: str):
+    assert has_secret(server)
+    assert Sweep("s", server, "1", tracking.client(server)).url is None
+    assert not has_secret("http://127.0.0.1:5000")
+    assert not has_secret("https://mlflow.example.org/behind/a-proxy-with-a-path12")
 
 
 @pytest.mark.parametrize("kind", ["server", "database"])

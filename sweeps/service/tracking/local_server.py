@@ -17,7 +17,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -25,9 +25,16 @@ import psutil
 from cluster import launch
 from cluster.private import write_private
 from laresa.errors import ConfigError, LaresaError
-from sweeps.service.storage.files import home, make_home, write_json
+from sweeps.service.storage.files import home, make_home
 
 SECRET = "LARESA_MLFLOW_SECRET"  # in the server's environment, which its user alone can read
+
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError)  # server.json, or what is in it
+
+
+def has_secret(uri: str) -> bool:
+    """Whether it is the address of a local server, which no report or record may tell."""
+    return re.match(r"http://127\.0\.0\.1:\d+/[\w-]{22}(/|$)", uri) is not None
 
 
 class TrackingError(LaresaError, ConnectionError):
@@ -36,7 +43,7 @@ class TrackingError(LaresaError, ConnectionError):
 
 @dataclass(frozen=True)
 class Started:
-    """A server as server.json keeps it."""
+    """A server as server.json keeps it. secret: "" is one of an earlier version, whose address had none."""
 
     pid: int
     port: int
@@ -48,7 +55,7 @@ class Started:
 
 
 class LocalServer:
-    """The one server of a LARESA_HOME; its address and process stand in <home>/mlflow/server.json."""
+    """The one server of a LARESA_HOME; its address and process stand in <home>/mlflow/server.json (mode 0600)."""
 
     def __init__(self, root: Path | None = None) -> None:
         self.folder = (root or home()) / "mlflow"
@@ -75,10 +82,17 @@ class LocalServer:
                 return url
             state = self._state()
             if state and self._alive(state.pid):
-                return state.url  # launched a moment ago by another process
+                if state.secret:
+                    return state.url  # launched a moment ago by another process
+                self._end(state.pid)  # an earlier version's, which everybody on the host can use
             port = _free_port(state.port if state else _wanted_port())
-            started = Started(self._spawn(port).pid, port, self._secret())
-            write_json(self.folder / "server.json", {"pid": started.pid, "port": port})
+            # Whoever has our port now may be sent our secret by those who knew us there.
+            kept = state.secret if state and state.port == port else ""
+            started = Started(0, port, kept or secrets.token_urlsafe(16))
+            started = replace(started, pid=self._spawn(started).pid)
+            new = self.folder / ".server.json.new"
+            write_private(new, json.dumps(asdict(started)))
+            os.replace(new, self.folder / "server.json")
             return started.url
 
     def wait(self, url: str) -> str:
@@ -106,39 +120,34 @@ class LocalServer:
             state = self._state()
             if not state or not self._alive(state.pid):
                 return False
-            os.killpg(state.pid, signal.SIGTERM)
-            deadline = time.monotonic() + 10
-            while self._alive(state.pid) and time.monotonic() < deadline:
-                time.sleep(0.05)
-            if self._alive(state.pid):
-                os.killpg(state.pid, signal.SIGKILL)
+            self._end(state.pid)
             return True
 
+    def _end(self, pid: int) -> None:
+        os.killpg(pid, signal.SIGTERM)
+        deadline = time.monotonic() + 10
+        while self._alive(pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if self._alive(pid):
+            os.killpg(pid, signal.SIGKILL)
+
     def _state(self) -> Started | None:
-        """None: none was started, or the file is damaged, and another is started."""
+        """None: none was started, or the file is damaged and another is started, or it is another user's."""
         try:
             found = json.loads((self.folder / "server.json").read_bytes())
-            pid, port = found["pid"], found["port"]
-        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError, RecursionError):
+            pid, port, secret = found["pid"], found["port"], found.get("secret", "")
+        except UNREADABLE:
             return None
         known = type(pid) is int and type(port) is int and 0 < pid < 2**31 and 0 < port < 2**16
-        return Started(pid, port, self._secret()) if known else None
+        known = known and isinstance(secret, str) and re.fullmatch(r"[\w-]*", secret, re.ASCII) is not None
+        return Started(pid, port, secret) if known else None
 
-    def _secret(self) -> str:
-        """Made once a home; a damaged one is made anew."""
-        path = self.folder / "secret"
-        with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
-            if re.fullmatch(r"[\w-]{22,}", found := path.read_text(encoding="ascii")):
-                return found
-        write_private(path, secrets.token_urlsafe(16))
-        return path.read_text(encoding="ascii")
-
-    def _spawn(self, port: int) -> subprocess.Popen[bytes]:
+    def _spawn(self, started: Started) -> subprocess.Popen[bytes]:
         options = ("--backend-store-uri", self.store, "--artifacts-destination", str(self.folder / "artifacts"))
         program = ("sweeps.service.tracking.schema", self.store)
         # laresa: sweeps.service.tracking.mlflow_app
-        command = launch.command("laresa", "127.0.0.1", port, *options, program=program)
-        return launch.spawn(command, launch.environment({SECRET: self._secret()}), self.folder / "server.log")
+        command = launch.command("laresa", "127.0.0.1", started.port, *options, program=program)
+        return launch.spawn(command, launch.environment({SECRET: started.secret}), self.folder / "server.log")
 
     def _alive(self, pid: int) -> bool:
         """Whether `pid` is still our server, and not a process that took over its number."""
@@ -149,7 +158,8 @@ class LocalServer:
 
     def _serves(self, state: Started) -> bool:
         """Whether our server answers: it, and not the one of another home that was quicker to take the port."""
-        return self._alive(state.pid) and _listens(state.pid, state.port) and launch.healthy(state.url)
+        ours = bool(state.secret) and self._alive(state.pid) and _listens(state.pid, state.port)
+        return ours and launch.healthy(state.url)
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:

@@ -25,6 +25,7 @@ from sweeps.service.tracking.client import (
     trial_page,
     trial_runs,
 )
+from sweeps.service.tracking.local_server import has_secret
 from sweeps.service.tracking.records import TrialRecord, conditions_of, record_from, with_history_of
 
 DOWNLOADS = 8  # at once
@@ -173,8 +174,9 @@ class Sweep:
 
     @property
     def url(self) -> str | None:
-        """Where it opens in MLflow's UI; None where no server answers."""
-        return sweep_url(self.uri, self.experiment_id) if self.uri.startswith("http") else None
+        """Where it opens in MLflow's UI; None where no server answers, or its address is a secret."""
+        told = self.uri.startswith("http") and not has_secret(self.uri)
+        return sweep_url(self.uri, self.experiment_id) if told else None
 
     def attach_report(self, folder: Path) -> None:
         """Log a report to the parent run, so that it opens in MLflow's UI."""

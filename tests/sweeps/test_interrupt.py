@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -46,6 +47,14 @@ connection.disconnect()
 print(connection._workers())
 """
 CONFIG = {"epochs": 10, "seed": 3, "fold": 1}
+
+
+@pytest.fixture(autouse=True)
+def hearing_hangups() -> Iterator[None]:
+    """Also where the tests themselves run under nohup, which what they start inherits."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def test_the_first_signal_asks_and_the_second_interrupts():

@@ -164,7 +164,7 @@ def test_no_report_links_to_a_secret_address(server: str):
     assert not has_secret("https://mlflow.example.org/behind/a-proxy-with-a-path12")
 
 
-@pytest.mark.parametrize("kind", ["server", "database"])
+@pytest.mark.parametrize("kind", ["server", "database", "a folder of its own"])
 def test_what_storage_gives_up_is_on_the_disk_first(
     kind: str, server: str, laresa_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -172,13 +172,16 @@ def test_what_storage_gives_up_is_on_the_disk_first(
     monkeypatch.setattr(tracking, "sync_file", synced.append)
     monkeypatch.chdir(tmp_path)
     uri = server if kind == "server" else f"sqlite:///{tmp_path / 'mlflow.db'}"
-    run = tracking.client(uri).create_run("0")
+    api = tracking.client(uri)
+    where = (tmp_path / kind / "mlruns").as_uri()  # what is escaped in it, is not on the disk
+    run = api.create_run(api.create_experiment("o", artifact_location=where) if " " in kind else "0")
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"weights")
     tracking.put_artifacts(uri, run.info.artifact_uri, [(weights, "checkpoint"), (weights, None)])
     assert [path.read_bytes() for path in synced] == [b"weights"] * 2
     assert [path.parent.name for path in synced] == ["checkpoint", "artifacts"]
-    assert synced[0].is_relative_to(laresa_home if kind == "server" else tmp_path / "mlruns")
+    root = {"server": laresa_home, "database": tmp_path / "mlruns"}.get(kind, tmp_path / kind)
+    assert synced[0].is_relative_to(root)
 
 
 @pytest.mark.parametrize("port", ["http", "0", "70000", "-1", ""])

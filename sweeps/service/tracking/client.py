@@ -15,7 +15,7 @@ from typing import Any
 from cluster.launch import healthy
 from laresa.config import write_text
 from laresa.errors import ConfigError, DamagedError, nearest, printable
-from laresa.files import sync_file, sync_folder
+from laresa.files import make_folder, sync_file, sync_folder
 from sweeps.service.tracking.local_server import LocalServer, TrackingError
 from sweeps.service.tracking.schema import make_store
 
@@ -265,21 +265,26 @@ def put_artifacts(uri: str, artifact_uri: str, files: Iterable[tuple[Path, str |
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     place = get_artifact_repository(artifact_uri, tracking_uri=uri)
-    here = _folder_here(uri, artifact_uri)
+    here = _folder_here(uri, artifact_uri, place)
     for path, folder in files:
+        if here is not None:
+            make_folder(here / (folder or ""))  # MLflow would not sync the names of those it makes
         place.log_artifact(str(path), folder)
         if here is not None:
             sync_file(here / (folder or "") / path.name)
             sync_folder(here / (folder or ""))
 
 
-def _folder_here(uri: str, artifact_uri: str) -> Path | None:
+def _folder_here(uri: str, artifact_uri: str, place: Any) -> Path | None:
     """Where on this machine a run's artifacts lie; None where that is another server's affair."""
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+    if isinstance(place, LocalArtifactRepository):
+        return Path(place.artifact_dir).absolute()
     scheme, _, rest = artifact_uri.partition(":")
-    if scheme == "mlflow-artifacts":
-        return LocalServer().folder / "artifacts" / rest.lstrip("/") if uri == LocalServer().known_url() else None
-    found = Path(rest.removeprefix("//") if scheme == "file" else artifact_uri)
-    return found if found.is_absolute() else None
+    if scheme == "mlflow-artifacts" and uri == LocalServer().known_url():
+        return LocalServer().folder / "artifacts" / rest.lstrip("/")
+    return None
 
 
 def fetch_artifacts(api: Any, run_id: str, folder: Path) -> Path:

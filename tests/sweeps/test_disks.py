@@ -14,13 +14,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from laresa import files
 from laresa.errors import StorageError
 from laresa.training import fit
 from sweeps import trials
-from sweeps.service.storage.files import SweepFolder
+from sweeps.service.storage.files import SweepFolder, file_digest
+from sweeps.service.tracking.client import fetch_artifacts
 from sweeps.service.tracking.schema import make_store
+from sweeps.service.tracking.sweep import Sweep
 from sweeps.service.worker import session
 from tests.sweeps.conftest import ablation, laresa
 from tests.sweeps.inprocess import DiedError, dying_at, run_here, without_ray  # noqa: F401 (a fixture)
@@ -57,9 +60,33 @@ def mounted(place: Path, *how: str) -> Iterator[None]:
     command("mount", *how, str(place))
     try:
         yield
-    finally:
         gc.collect()  # of what died in it, files may be open
-        command("umount", "--lazy", str(place))
+        command("umount", str(place))  # whole: whoever checks or mounts the disk next is alone with it
+    except BaseException:
+        subprocess.run(["umount", "--lazy", str(place)])
+        raise
+
+
+def make_disk(image: Path) -> None:
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    command("mkfs.ext4", "-q", "-F", str(image))
+
+
+def check_disk(image: Path) -> None:
+    assert subprocess.run(["e2fsck", "-y", str(image)], capture_output=True).returncode in (0, 1)
+
+
+def cut_power(place: Path) -> None:
+    (place / "unsynced").write_bytes(b"in memory alone")
+    root = os.open(place, os.O_RDONLY)
+    fcntl.ioctl(root, SHUTDOWN, struct.pack("I", WITHOUT_LOG))
+    os.close(root)
+
+
+def was_cut(place: Path) -> bool:
+    """Whether the disk is as after a power cut: what was not synced is gone."""
+    return not (place / "unsynced").exists() or not (place / "unsynced").read_bytes()
 
 
 @pytest.fixture
@@ -100,31 +127,86 @@ def test_power_cuts(pictures: Path, place: Path, tmp_path: Path, monkeypatch: py
     """Whatever was not synced is gone; checked, mounted and run again, all that counts is there."""
     words, image = ablation("plan", pictures, "ce,ce+anchor", epochs=2), tmp_path / "image"
     known: dict[str, dict[str, float]] = {}
-    concluded = 0
+    concluded = lost = 0
     for number in sorted(random.Random(1).sample(range(15, 80), CUTS)):
-        with image.open("wb") as file:
-            file.truncate(64 << 20)
-        command("mkfs.ext4", "-q", "-F", str(image))
+        make_disk(image)
         fresh_store(tmp_path, str(number), monkeypatch)
         with mounted(place, "-o", "loop", str(image)):
             with pytest.raises(DiedError), dying_at(number, monkeypatch):
                 run_here(words)
             outcomes = {path.parent.name for path in place.rglob("outcome.json")}
             concluded += len(outcomes)
-            root = os.open(place, os.O_RDONLY)
-            fcntl.ioctl(root, SHUTDOWN, struct.pack("I", WITHOUT_LOG))
-            os.close(root)
-        assert subprocess.run(["e2fsck", "-y", str(image)], capture_output=True).returncode in (0, 1)
+            cut_power(place)
+        check_disk(image)
         with mounted(place, "-o", "loop", str(image)):
-            kept = {path.parent.name for path in place.rglob("outcome.json")}
-            assert kept == outcomes, number
+            assert was_cut(place)
+            lost += len(outcomes - {path.parent.name for path in place.rglob("outcome.json")})
+            assert lost == 0, number
             run_here(words)
             assert_as_undisturbed("plan", 2, place, known)
             attempts = {path.name: len(list(path.glob("attempt-*"))) for path in place.glob("storage/plan/trials/*")}
             assert all(attempts[name] == 1 for name in outcomes), (number, attempts)  # not trained again
         image.unlink()
     assert concluded >= 2
-    print(f"{CUTS} power cuts, {concluded} outcomes written before them, 0 lost")
+    print(f"{CUTS} power cuts, {concluded} outcomes written before them, {lost} lost")
+
+
+# Passages of a plan of two: the records begin; the first trial's files are with the tracker; its state is; it is noted;
+# storage has given the files up, and the disk has heard of it; the end.
+DELIVERING = (9, 42, 45, 46, 48, 50, 84)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.usefixtures("without_ray")
+def test_power_cuts_of_records_too(pictures: Path, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The tracker's database and files are on the same disk: what storage gave up, the tracker has."""
+    words, image = ablation("plan", pictures, "ce,ce+anchor", epochs=2), tmp_path / "image"
+    known: dict[str, dict[str, float]] = {}
+    given_up = lost = 0
+    for number in DELIVERING:
+        make_disk(image)
+        with mounted(place, "-o", "loop", str(image)):
+            fresh_store(place, "mlflow", monkeypatch)
+            monkeypatch.chdir(place)  # MLflow keeps files below it
+            with pytest.raises(DiedError), dying_at(number, monkeypatch):
+                run_here(words)
+            outcomes = {path.parent.name for path in place.rglob("outcome.json")}
+            given_up += sum(not (path.parent / "model.safetensors").exists() for path in place.rglob("delivered"))
+            cut_power(place)
+            leave_records(tmp_path, monkeypatch)
+        check_disk(image)
+        with mounted(place, "-o", "loop", str(image)):
+            assert was_cut(place)
+            lost += len(outcomes - {path.parent.name for path in place.rglob("outcome.json")})
+            assert lost == 0, number
+            monkeypatch.chdir(place)
+            run_here(words)
+            assert_as_undisturbed("plan", 2, place, known)
+            assert_files_kept("plan", place, tmp_path / str(number))
+            attempts = {path.name: len(list(path.glob("attempt-*"))) for path in place.glob("storage/plan/trials/*")}
+            assert all(attempts[name] == 1 for name in outcomes), (number, attempts)
+            leave_records(tmp_path, monkeypatch)
+        image.unlink()
+    assert given_up >= 2
+    print(f"{len(DELIVERING)} power cuts, {given_up} models given up by storage before them, {lost} outcomes lost")
+
+
+def leave_records(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of MLflow's stays open on the disk."""
+    monkeypatch.chdir(folder)
+    for engine in SqlAlchemyStore._engine_map.values():
+        engine.dispose()
+
+
+def assert_files_kept(sweep: str, home: Path, copies: Path) -> None:
+    """The tracker has of each trial what its outcome speaks of, to the bit."""
+    opened, folder = Sweep.open(sweep), SweepFolder(home / "storage" / sweep)
+    for record in opened.trials():
+        copy = fetch_artifacts(opened.api, record.run_id, copies / record.run_id)
+        there = {path.name: file_digest(path) for path in copy.rglob("*") if path.is_file()}
+        said = (folder.trial(record.key).outcome() or {})["files"]
+        assert "model.safetensors" in said
+        assert {name: there.get(name) for name in said} == said
 
 
 def fill(place: Path) -> None:
@@ -160,14 +242,12 @@ def test_a_disk_that_becomes_read_only(pictures: Path, place: Path, tmp_path: Pa
     monkeypatch.setattr(session, "AWAY_STEP_SECONDS", 0.0)
     for moment in MOMENTS:
         fresh_store(tmp_path, moment, monkeypatch)
-        with image.open("wb") as file:
-            file.truncate(64 << 20)
-        command("mkfs.ext4", "-q", "-F", str(image))
+        make_disk(image)
         with mounted(place, "-o", "loop,errors=remount-ro", str(image)):
             device = subprocess.run(["findmnt", "-no", "SOURCE", str(place)], capture_output=True, text=True).stdout
             trigger = Path("/sys/fs/ext4", Path(device.strip()).name, "trigger_fs_error")
             refused(words, place, lambda trigger=trigger: trigger.write_text("1"), monkeypatch, moment)
-        assert subprocess.run(["e2fsck", "-y", str(image)], capture_output=True).returncode in (0, 1)
+        check_disk(image)
         with mounted(place, "-o", "loop", str(image)):
             run_here(words)
             assert_as_undisturbed("plan", 2, place, known)

@@ -10,6 +10,7 @@ import random
 import shutil
 import struct
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -151,9 +152,9 @@ def test_power_cuts(pictures: Path, place: Path, tmp_path: Path, monkeypatch: py
     print(f"{CUTS} power cuts, {concluded} outcomes written before them, {lost} lost")
 
 
-# Passages of a plan of two: the records begin; the first trial's files are with the tracker; its state is; it is noted;
-# storage has given the files up, and the disk has heard of it; the end.
-DELIVERING = (9, 42, 45, 46, 48, 50, 84)
+# Passages of a plan of two: the records begin; the first trial has its outcome; the tracker has its files, and its state;
+# that is noted; storage gives the files up, and the disk has heard of it; the end.
+DELIVERING = (9, 38, 42, 46, 48, 50, 84)
 
 
 @pytest.mark.timeout(400)
@@ -210,10 +211,17 @@ def assert_files_kept(sweep: str, home: Path, copies: Path) -> None:
 
 
 def fill(place: Path) -> None:
-    with (place / "filler").open("wb") as file, contextlib.suppress(OSError):
+    # Unbuffered: what is left in a buffer would be an error when it is closed, and end the sweep in the disk's stead.
+    with (place / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
-            file.flush()
+
+
+def written(place: Path) -> dict[Path, str]:
+    """Whole files of a sweep, with what is in them."""
+    found = [path for path in place.rglob("*") if path.is_file() and path.suffix in (".json", ".safetensors", ".npz")]
+    tune = [path for path in found if any(part.startswith("tune-") for part in path.parts)]
+    return {path: file_digest(path) for path in found if path not in tune and not path.name.startswith(".")}
 
 
 MOMENTS = ("claim", "checkpoint-000001", "checkpoint-000002", "config.json", "model", "outcome", "delivered")
@@ -257,34 +265,72 @@ def test_a_disk_that_becomes_read_only(pictures: Path, place: Path, tmp_path: Pa
 def refused(
     words: list[str], place: Path, act: Callable[[], object], monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """The sweep ends, with one line that names the disk; no trial is blamed."""
-    with pytest.raises(StorageError) as said, at(1, act, monkeypatch, moment):
+    """The sweep ends, with one line that names the disk; no trial is blamed, nothing that was there is lost."""
+    before: dict[Path, str] = {}
+
+    def note_and_act() -> None:
+        before.update(written(place))
+        act()
+
+    with pytest.raises(StorageError) as said, at(1, note_and_act, monkeypatch, moment):
         run_here(words)
+    assert before
+    assert before.items() <= written(place).items()
     assert str(place) in str(said.value)
     assert "\n" not in str(said.value)
     assert not list(place.rglob("traceback.txt"))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("what", ["plan.json", "attempt-0001", "checkpoint-000001", "outcome.json"])
 def test_a_disk_that_fills_while_ray_trains(
-    server: str, pictures: Path, tmp_path: Path, laresa_home: Path, monkeypatch: pytest.MonkeyPatch
+    what: str, server: str, pictures: Path, tmp_path: Path, laresa_home: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    disk = tmp_path / "disk"
+    """It is full from the moment that a file is there, Tune's own folder on it included."""
+    disk, sweep = tmp_path / "disk", f"filled-{what.partition('.')[0]}"
     disk.mkdir()
-    arguments = ["run", *ablation("filled", pictures, "ce,ce+anchor", epochs=3), "--storage", str(disk)]
-    with mounted(disk, "-t", "tmpfs", "-o", "size=1500k", "none"):
-        ended = laresa(*arguments, check=False, cwd=tmp_path)
-        assert ended.returncode == 1, ended.stderr
+    arguments = ["run", *ablation(sweep, pictures, "ce,ce+anchor", epochs=5), "--storage", str(disk)]
+    before: dict[Path, str] = {}
+    with mounted(disk, "-t", "tmpfs", "-o", "size=96m", "none"):
+        with filling_after(disk, what, before):
+            ended = laresa(*arguments, check=False, cwd=tmp_path)
+        assert (disk / "filler").exists()
+        assert ended.returncode == 1, ended.stdout + ended.stderr
         assert "Traceback" not in ended.stdout + ended.stderr
         (said,) = [line for line in ended.stderr.splitlines() if line.startswith("laresa: ")]
         assert str(disk) in said
         assert "make room" in said
-        command("mount", "-o", "remount,size=60m", str(disk))
+        assert before.items() <= written(disk).items()
+        (disk / "filler").unlink()
         laresa(*arguments, cwd=tmp_path)
-        records = trials("filled")
+        records = trials(sweep)
         assert [record.state for record in records] == ["finished"] * 2
         for record in records:
             undisturbed = fit(record.config, device="cpu").metrics
             same = {name: value for name, value in undisturbed.items() if name != "seconds/train"}
             assert {name: record.metrics[name] for name in same} == same
-            assert SweepFolder(disk / "filled").trial(record.key).checkpoints() == []
+            assert SweepFolder(disk / sweep).trial(record.key).checkpoints() == []
+        assert not list((disk / sweep).glob("tune-*"))
+
+
+@contextlib.contextmanager
+def filling_after(disk: Path, what: str, before: dict[Path, str]) -> Iterator[None]:
+    """Fill the disk once something whose name begins so is there. before: what was written by then."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.005):
+            if any(disk.rglob(f"{what}*")):
+                fill(disk)
+                # Full: what is whole now was written before. A checkpoint gives way to the next alone.
+                with contextlib.suppress(FileNotFoundError):
+                    before.update(written(disk))
+                return
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

@@ -152,7 +152,7 @@ def test_power_cuts(pictures: Path, place: Path, tmp_path: Path, monkeypatch: py
     print(f"{CUTS} power cuts, {concluded} outcomes written before them, {lost} lost")
 
 
-# Passages of a plan of two: the records begin; the first trial has its outcome; the tracker has its files, and its state;
+# Passages of a plan of two: the records begin; the first trial has its outcome; the tracker has its files; its state;
 # that is noted; storage gives the files up, and the disk has heard of it; the end.
 DELIVERING = (9, 38, 42, 46, 48, 50, 84)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -97,6 +98,13 @@ class SourceSearch(Searcher):
             self._giving_way.add(trial_id)
         return trial_id in self._giving_way
 
+    def heard(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """What a group's result says of its trials; Tune drops the last where it can't note on a full disk that it ended."""
+        with self._ending():
+            for row in rows:
+                if row["state"] == STORAGE:
+                    raise StorageError(row["error"])
+
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         group = self._given.pop(trial_id, None)
         if group is None:
@@ -109,11 +117,9 @@ class SourceSearch(Searcher):
                 self._again.append(replace(group, trials=left))
         rows = () if error else (result or {}).get("trials", ())
         last = {row["signature"]: row["state"] for row in rows}
+        self.heard(rows)
         with self._ending():
-            for row in rows:
-                if row["state"] == STORAGE:
-                    raise StorageError(row["error"])
-            for trial in group.trials:
+            for trial in group.trials if STORAGE not in last.values() else ():
                 self._ended(trial, last.get(trial.signature))
         self._display.left(trial_id)
 
@@ -125,6 +131,7 @@ class SourceSearch(Searcher):
         except LaresaError as error:
             self.broken = self.broken or error
             self._interrupt.ask("")
+            logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails in Tune after this, fails of it
 
     def _ended(self, trial: PlannedTrial, state: str | None) -> None:
         """state: as its group's last result told; None where the group broke down."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import ray
 from ray import tune
 
+from laresa.errors import LaresaError
+from laresa.files import cant_write, is_full
 from laresa.plugins import loaded
 from sweeps.service.driver.connection import places
 from sweeps.service.driver.interrupt import GracefulInterrupt
@@ -134,6 +137,7 @@ class Reporter(tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         self.training_seconds += result.get("seconds", 0.0)
+        self._search.heard(result.get("trials", ()))
         self.display.result(trial.trial_id, result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -153,6 +157,21 @@ class Ended:
     stopped: bool
     why: str
     oom_shared_gpu: tuple[PlannedTrial, ...]
+
+
+@contextlib.contextmanager
+def _blaming_storage(folder: SweepFolder, search: SourceSearch) -> Iterator[None]:
+    """Tune's own files lie on storage, too: where that can't be written, Tune fails in ways of its own."""
+    try:
+        yield
+    except LaresaError:
+        raise
+    except Exception as error:
+        if search.broken is not None:
+            raise search.broken from error
+        if isinstance(error, OSError) and is_full(error):
+            raise cant_write(folder.root, error) from error
+        raise
 
 
 def run_trials(
@@ -182,7 +201,7 @@ def run_trials(
     os.environ["TUNE_RESULT_BUFFER_MIN_TIME_S"] = "1" if buffered else "0"
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     trainable = tune.with_parameters(TuneTrial, plugins=pack(loaded()))
-    with folder.for_tune() as scratch:
+    with _blaming_storage(folder, search), folder.for_tune() as scratch:
         tuner = tune.Tuner(
             tune.with_resources(trainable, {name.lower(): count for name, count in asks.items()}),
             tune_config=tune.TuneConfig(

@@ -15,7 +15,6 @@ import contextlib
 import json
 import logging
 import os
-import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from laresa.errors import DataError
+from laresa.files import atomic_write, sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -164,16 +164,9 @@ class Store:
     def _begin(self, width: int, weights: str) -> None:
         for name in ("index.bin", "rows.bin"):  # of a folder whose meta.json is lost
             (self.folder / name).unlink(missing_ok=True)
+        sync_folder(self.folder)  # rows of other weights may not come back beneath a new meta.json
         meta = {"format": FORMAT, "identity": self.identity, "width": width, "weights": weights}
-        with tempfile.NamedTemporaryFile("w", dir=self.folder, prefix=".meta", delete=False) as file:
-            try:
-                json.dump(meta, file)
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(file.name, self.folder / "meta.json")
-            except OSError:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+        atomic_write(self.folder / "meta.json", json.dumps(meta))
 
     @contextmanager
     def _open(self, name: str) -> Iterator[int]:
@@ -189,8 +182,10 @@ class Store:
         try:
             yield
         except OSError as error:
+            refused = error.__cause__ or error  # of a StorageError, what the disk said
+            reason = getattr(refused, "strerror", None) or refused
             raise DataError(
-                f"features can't be kept in {self.folder}: {error.strerror or error}; those kept before stay good; "
+                f"features can't be kept in {self.folder}: {reason}; those kept before stay good; "
                 "XDG_CACHE_HOME can name another disk"
             ) from error
 

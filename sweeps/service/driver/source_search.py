@@ -99,7 +99,7 @@ class SourceSearch(Searcher):
         return trial_id in self._giving_way
 
     def heard(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """What a group's result says of its trials; Tune drops the last where it can't note on a full disk that it ended."""
+        """What a group's result says; Tune drops the last where the disk is too full to note that the group ended."""
         with self._ending():
             for row in rows:
                 if row["state"] == STORAGE:

@@ -95,7 +95,30 @@ def test_one_that_can_not_start_says_why(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(local, "_spawn", spawn)
     with pytest.raises(TrackingError, match=r"MLflow did not start at http://127(.|\n)*no module named mlflow"):
         local.wait(local.launch())
-    assert len(begun) == 2  # its port may have been taken the first time
+    assert len(begun) == 3  # its port may have been taken
+
+
+def test_one_that_has_only_just_begun_is_not_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A process has no command line for a moment within exec: held for dead, it would get a twin on its own port."""
+    local, begun = LocalServer(tmp_path), []
+    asked = psutil.Process.cmdline
+
+    def spawn(started: Started) -> subprocess.Popen[bytes]:
+        begun.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", local.store]))
+        return begun[-1]
+
+    monkeypatch.setattr(local, "_spawn", spawn)
+    try:
+        url = local.launch()
+        monkeypatch.setattr(psutil.Process, "cmdline", lambda process: [])
+        assert local.launch() == url
+        monkeypatch.setattr(psutil.Process, "cmdline", asked)
+        assert local.launch() == url
+        assert len(begun) == 1
+    finally:
+        for process in begun:
+            process.kill()
+            process.wait()
 
 
 STRANGER = 65534  # nobody

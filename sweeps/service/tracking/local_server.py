@@ -100,11 +100,11 @@ class LocalServer:
 
         TrackingError with the log's last lines if it does not start.
         """
-        deadline, again = time.monotonic() + launch.START_SECONDS, True
+        deadline, tries = time.monotonic() + launch.START_SECONDS, 3
         while not (state := self._state()) or not self._serves(state):
             ended = not state or not self._alive(state.pid)
-            if ended and again:
-                again, url = False, self.launch()
+            if ended and tries > 1:
+                tries, url = tries - 1, self.launch()
             elif ended or time.monotonic() > deadline:
                 raise TrackingError(
                     f"MLflow did not start at {url}. "
@@ -153,7 +153,8 @@ class LocalServer:
         """Whether `pid` is still our server, and not a process that took over its number."""
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(pid)
-            return self.store in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE
+            command = process.cmdline()  # empty for a moment, while it begins
+            return (not command or self.store in command) and process.status() != psutil.STATUS_ZOMBIE
         return False
 
     def _serves(self, state: Started) -> bool:

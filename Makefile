@@ -6,6 +6,9 @@ STAMP := $(VENV)/.installed
 CHECKED := --require-hashes --only-binary :all:
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check $(CHECKED)
 
+# Where the environment forbids bytecode, each of a sweep's processes would compile its imports for seconds.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: setup demo test lint bench lock clean
 
 setup: $(STAMP)

@@ -1,4 +1,4 @@
-"""The `laresa` command. Exit code 0: done; 1: work failed; 2: bad use.
+"""The `laresa` command. Exit code 0: done; 1: work failed; 2: bad use; 3: a budget ended it; 130: the user did.
 
 Each verb is a file: `add(verbs)` with its options, and what it does. They import what they need when they do it, so
 that `--help` and a query start at once.

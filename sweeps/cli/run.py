@@ -60,7 +60,6 @@ def _run(args: argparse.Namespace) -> int:
     options = run_options(args)
     result = until_decided(study, options) if study.sequential else run(study, options)
     if result.stopped:
-        say(f"`laresa report {study.name}` shows what there is; ", end="")
         return _stopped(result)
     report = write_report(study.name, args.tracking_uri, Path("build") / study.name)
     print_table(report)
@@ -72,6 +71,7 @@ def _run(args: argparse.Namespace) -> int:
 def _stopped(result: SweepResult) -> int:
     """By whom or what; the exit code."""
     say(f"stopped: {_counts(result.states)}; {result.budget or 'the same command continues'}")
+    say(f"`laresa report {result.sweep.sweep}` shows what there is")
     return SPENT if result.budget else STOPPED
 
 

@@ -14,12 +14,13 @@ from mlflow import MlflowClient
 from ray.cluster_utils import Cluster
 
 from laresa.errors import ConfigError
-from laresa.training import fit
 from sweeps import trials
 from sweeps.service.driver.shares import DEAD_SECONDS, Demand, Shares, allotted
 from sweeps.service.driver.spending import BudgetReachedError, Spending
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import RunOptions
+from sweeps.service.worker import board
+from sweeps.service.worker.trial import TuneTrial
 from tests.sweeps.conftest import ablation, laresa
 from tests.sweeps.test_kills import assert_settled, kill_driver, start
 
@@ -99,6 +100,43 @@ def test_a_sweep_that_waits_for_its_share_is_seen():
         assert (shares.allowed, shares.starved) == (4, starved)
 
 
+def test_a_sweep_asks_for_no_more_than_it_may_run_and_is_reckoned_by_what_fills_the_cluster(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """One trial at a time by --concurrency on eight places: the other sweep has the seven."""
+    told = {}
+    monkeypatch.setattr(board, "put", told.__setitem__)
+    monkeypatch.setattr(board, "get_all", lambda prefix: told)
+    shares = [Shares(name, 1.0, gpu=False, most=most) for name, most in (("one", 1), ("many", None))]
+    for share in (*shares, *shares):
+        share.tell(3, True, 8)
+    assert [share.allowed for share in shares] == [1, 7]
+    shares[1].tell(3, False, 8)
+    assert shares[1].allowed == 3
+
+
+def test_where_rays_head_is_away_nothing_is_told_and_the_share_stays(monkeypatch: pytest.MonkeyPatch):
+    """Ray's own errors are no RuntimeErrors."""
+    from ray.exceptions import RpcError
+    from ray.experimental import internal_kv
+
+    def away(*arguments: object, **options: object) -> None:
+        raise RpcError("failed to connect to all addresses")
+
+    for name in ("_internal_kv_put", "_internal_kv_get", "_internal_kv_list", "_internal_kv_del"):
+        monkeypatch.setattr(internal_kv, name, away)
+    monkeypatch.setattr(internal_kv, "_internal_kv_initialized", lambda: True)
+    shares = Shares("mine", 1.0, gpu=False)
+    shares.allowed = 2
+    shares.tell(3, True, 8)
+    shares.leave()
+    assert shares.allowed == 2
+    assert TuneTrial.__new__(TuneTrial)._asked_to_stop() == ()
+    for ask in (board.get, board.get_all, board.take_away):
+        with pytest.raises(board.AwayError, match="failed to connect"):
+            ask("name")
+
+
 def test_gpu_hours_are_counted_over_all_runs(tmp_path: Path):
     folder, options = SweepFolder(tmp_path), RunOptions(max_gpu_hours=1.0)
     spending = Spending(folder, options)
@@ -141,7 +179,7 @@ def test_a_sweep_ends_at_its_number_of_trials_and_a_greater_one_continues(
 @pytest.mark.timeout(300)
 def test_tags_in_mlflow_stop_a_trial_and_a_sweep(server: str, pictures: Path, tmp_path: Path, laresa_home: Path):
     """First one of two trials, then the sweep; the command typed again goes on with both."""
-    arguments = long("tagged", pictures, "ce,ce+anchor", 150)
+    arguments = long("tagged", pictures, "ce,ce+anchor", 250)
     api, driver = MlflowClient(server), start(arguments, tmp_path)
     try:
         runs = {}
@@ -159,6 +197,11 @@ def test_tags_in_mlflow_stop_a_trial_and_a_sweep(server: str, pictures: Path, tm
             assert time.monotonic() < deadline, (tmp_path / "log").read_text()
             assert driver.poll() is None, (tmp_path / "log").read_text()
             time.sleep(0.2)
+        while api.get_run(runs["ce"].info.run_id).info.status == "RUNNING":  # not at the end of the sweep
+            assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+            assert driver.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.2)
+        assert api.get_run(runs["ce"].info.run_id).data.tags["laresa.state"] == "interrupted"
         api.set_tag(parent.info.run_id, "laresa.stop", "true")
         assert driver.wait(timeout=60) == 130
     finally:
@@ -170,13 +213,11 @@ def test_tags_in_mlflow_stop_a_trial_and_a_sweep(server: str, pictures: Path, tm
     assert "Traceback" not in said
     folder = SweepFolder(laresa_home / "storage" / "tagged")
     kept = [int(folder.trial(record.key).checkpoints()[0].stem.partition("-")[2]) for record in trials("tagged")]
-    assert all(0 < epoch < 150 for epoch in kept)
+    assert all(0 < epoch < 250 for epoch in kept)
     laresa(*arguments, cwd=tmp_path)
     assert [record.state for record in trials("tagged")] == ["finished"] * 2
     for record in trials("tagged"):
         assert folder.trial(record.key).outcome()["attempts"] == 2
-        undisturbed = fit(record.config, device="cpu")
-        assert record.metrics["test/top1"] == undisturbed.metrics["test/top1"]
 
 
 @pytest.mark.slow

@@ -220,7 +220,7 @@ def test_a_group_is_one_trial_of_tunes_and_each_of_its_trials_is_told(driving):
 
 
 def test_what_gives_way_comes_again_without_those_that_have_ended(driving):
-    search, source, display, _ = driving
+    search, source, display, folder = driving
     for name in ("t1", "t2"):
         display.started(name, search.suggest(name)["trials"])
         search.started(name)
@@ -228,9 +228,16 @@ def test_what_gives_way_comes_again_without_those_that_have_ended(driving):
     search._shares.allowed, search._shares.starved = 1, True  # another sweep has come
     assert [search.gives_way(name) for name in ("t1", "t2")] == [False, True]  # the youngest
     given = search._given["t2"].trials
+    measured = {"history": [{"epoch": 1, "metrics": {"val/top1": 0.5}, "seconds": 1.0}], "provenance": {}}
+    going_on = folder.trial(given[1].key)
+    going_on.new_attempt()
+    going_on.write(MEASURED, measured)
     rows = [row(given[0].to_dict(), 1, 0.5, "stopped"), row(given[1].to_dict(), 1, 0.5)]
+    search.heard("t2", rows)
     search.on_trial_complete("t2", group_result(rows))
     assert source.heard == []  # least of all is it pruned
+    assert going_on.outcome() is None
+    assert [trial.signature for trial in search.stopped] == [given[0].signature]
     assert search.suggest("t3") is None
     assert search.needs_no_worker()
     search._shares.starved = False  # it has its place

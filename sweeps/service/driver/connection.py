@@ -50,13 +50,17 @@ def connect() -> None:
 
 
 def places(options: RunOptions) -> int:
-    """How many groups of trials the connected Ray trains at the same time, as it is now."""
+    """How many groups of trials this sweep trains at the same time on the connected Ray, as it is now."""
+    return options.concurrency or fitting(options)
+
+
+def fitting(options: RunOptions) -> int:
+    """How many fill the connected Ray; one at least."""
     import ray
 
     there = ray.cluster_resources()
     asked = {"CPU": options.cpus_per_trial, "GPU": options.gpus}
-    fitting = min(int(there.get(name, 0) / count + 1e-9) for name, count in asked.items() if count)
-    return max(1, options.concurrency or fitting)
+    return max(1, min(int(there.get(name, 0) / count + 1e-9) for name, count in asked.items() if count))
 
 
 def disconnect() -> None:

@@ -42,7 +42,7 @@ from sweeps.service.worker.plugins import pack
 if TYPE_CHECKING:
     from sweeps.service.driver.tune import Ended
     from sweeps.service.search.budget import Searched
-    from sweeps.service.search.sources import OptunaSource
+    from sweeps.service.search.sources import Capped, OptunaSource
 
 log = logging.getLogger("laresa.runner")
 
@@ -212,6 +212,7 @@ class Runner:
 
         searches = self.study.searches if not source.known else ()
         capped = Capped(source, self.options.max_trials, done)
+        self._check_withheld(capped)
         self.spending.check(self.options.gpus)
         source = in_groups(capped, places(self.options), searches)
         display = ProgressDisplay(self.study.name, done, self.total, searched=searched)
@@ -221,6 +222,9 @@ class Runner:
             again = ProgressDisplay(self.study.name, display.done, self.total)
             exclusive = replace(self.options, gpus_per_trial=1.0)
             self._run_trials(Requeued(ended.oom_shared_gpu, source), exclusive, again)
+        self._check_withheld(capped)
+
+    def _check_withheld(self, capped: Capped) -> None:
         if capped.withheld:
             raise BudgetReachedError(
                 f"--max-trials {self.options.max_trials}: the sweep has as many; a greater number continues"

@@ -14,6 +14,7 @@ import platform
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from sweeps.service.worker import board
 
@@ -53,10 +54,11 @@ def allotted(demands: Mapping[str, Demand]) -> dict[str, int]:
 class Shares:
     """This sweep's share. allowed: how many of its groups may run at once; None while no other asks for the same."""
 
-    def __init__(self, sweep: str, priority: float, gpu: bool) -> None:
+    def __init__(self, sweep: str, priority: float, gpu: bool, most: int | None = None) -> None:
+        """most: how many of its groups may run at once, whatever there is; None: as many as fit."""
         self.allowed: int | None = None
         self.starved = False  # whether another sweep still waits for its share
-        self._priority, self._gpu = priority, gpu
+        self._priority, self._gpu, self._most = priority, gpu, math.inf if most is None else most
         self._name = f"{PREFIX}{sweep}/{platform.node()}/{os.getpid()}"
         self._running: dict[str, None] = {}  # groups, the oldest first
         self._heard: dict[str, tuple[int, float]] = {}  # name -> (its last count, when that was new)
@@ -72,20 +74,24 @@ class Shares:
     def due(self) -> bool:
         return time.monotonic() - self._told_at >= TELL_SECONDS
 
-    def tell(self, wants: int, places: int) -> None:
-        """Say what this sweep asks for, and reckon its share."""
+    def tell(self, given: int, more: bool, places: int) -> None:
+        """Say what this sweep asks for, and reckon its share.
+
+        given: its groups that run or wait. more: whether others follow. places: how many would fill the cluster.
+        """
         self._count, self._told_at = self._count + 1, time.monotonic()
+        wants = int(min(self._most, max(given, places) if more else given))
         mine = Demand(self._priority, wants, places, self._gpu, len(self._running))
-        with contextlib.suppress(RuntimeError):  # Ray's head is away: the share stays as it was
+        with contextlib.suppress(board.AwayError):  # the share stays as it was
             board.put(self._name, {"count": self._count, "demand": asdict(mine)})
             told = board.get_all(PREFIX)
             self.reckon({name: one for name, one in told.items() if name != self._name}, mine, self._told_at)
 
-    def reckon(self, others: Mapping[str, Mapping[str, object]], mine: Demand, now: float) -> None:
+    def reckon(self, others: Mapping[str, Mapping[str, Any]], mine: Demand, now: float) -> None:
         """others: what they have told, by name."""
         demands = {self._name: mine}
         for name, told in others.items():
-            count, demand = int(str(told["count"])), Demand(**told["demand"])  # type: ignore[arg-type]
+            count, demand = told["count"], Demand(**told["demand"])
             if self._heard.get(name, (None, 0.0))[0] != count:
                 self._heard[name] = (count, now)
             if now - self._heard[name][1] < DEAD_SECONDS and demand.gpu == self._gpu:
@@ -112,5 +118,5 @@ class Shares:
         return self.allowed is not None and group in list(self._running)[self.allowed :]
 
     def leave(self) -> None:
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(board.AwayError):
             board.take_away(self._name)

@@ -44,7 +44,8 @@ class SourceSearch(Searcher):
         self._asked_all = False
         self._again: deque[Group] = deque()  # what gave way to another sweep's
         self.oom_shared_gpu: list[PlannedTrial] = []
-        self.stopped: list[PlannedTrial] = []
+        self.stopped: deque[PlannedTrial] = deque()  # by the user, while the rest goes on
+        self._told_stopped: set[str] = set()
         self.broken: LaresaError | None = None  # why no trial can go on: their storage, mostly
 
     def __getstate__(self) -> dict[str, Any]:
@@ -72,8 +73,7 @@ class SourceSearch(Searcher):
     def tell(self, places: Callable[[], int]) -> None:
         """Say to other sweeps what this one asks for. places: how many groups the cluster has room for."""
         if self._shares.due:
-            there = places()
-            self._shares.tell(max(len(self._given), there) if self._more else len(self._given), there)
+            self._shares.tell(len(self._given), self._more, places())
 
     @property
     def _more(self) -> bool:
@@ -98,28 +98,34 @@ class SourceSearch(Searcher):
             self._giving_way.add(trial_id)
         return trial_id in self._giving_way
 
-    def heard(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def heard(self, trial_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """What a group's result says; Tune drops the last where the disk is too full to note that the group ended."""
+        trials = {trial.signature: trial for trial in self._given[trial_id].trials} if trial_id in self._given else {}
         with self._ending():
             for row in rows:
                 if row["state"] == STORAGE:
                     raise StorageError(row["error"])
+                if row["state"] == STOPPED and row["signature"] in trials.keys() - self._told_stopped:
+                    self._told_stopped.add(row["signature"])
+                    self.stopped.append(trials[row["signature"]])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        rows = () if error else (result or {}).get("trials", ())
+        self.heard(trial_id, rows)
         group = self._given.pop(trial_id, None)
         if group is None:
             return
         self._shares.ended(trial_id)
+        left = group.trials
         if (trial_id in self._giving_way or result is None) and not error and not self._interrupt.requested:
-            ended = {row["signature"] for row in (result or {}).get("trials", ()) if row["done"]}
-            left = tuple(trial for trial in group.trials if trial.signature not in ended)
-            if left:
-                self._again.append(replace(group, trials=left))
-        rows = () if error else (result or {}).get("trials", ())
+            ended = {row["signature"] for row in rows if row["done"]}
+            again = tuple(trial for trial in group.trials if trial.signature not in ended)
+            left = tuple(trial for trial in group.trials if trial.signature in ended)
+            if again:
+                self._again.append(replace(group, trials=again))
         last = {row["signature"]: row["state"] for row in rows}
-        self.heard(rows)
         with self._ending():
-            for trial in group.trials if STORAGE not in last.values() else ():
+            for trial in left if STORAGE not in last.values() else ():
                 self._ended(trial, last.get(trial.signature))
         self._display.left(trial_id)
 
@@ -141,8 +147,6 @@ class SourceSearch(Searcher):
             outcome = conclude_pruned(stored, trial)
             if outcome is not None:
                 self._display.pruned(trial.signature, outcome)
-        if outcome is None and state == STOPPED:
-            self.stopped.append(trial)
         if outcome is None and state == OOM_SHARED_GPU:
             self.oom_shared_gpu.append(trial)
         if outcome is not None:

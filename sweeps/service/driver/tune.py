@@ -17,7 +17,7 @@ from ray import tune
 from laresa.errors import LaresaError
 from laresa.files import cant_write, is_full
 from laresa.plugins import loaded
-from sweeps.service.driver.connection import places
+from sweeps.service.driver.connection import fitting
 from sweeps.service.driver.interrupt import GracefulInterrupt
 from sweeps.service.driver.progress import ProgressDisplay
 from sweeps.service.driver.schedulers import InOrder, PerSearch
@@ -137,7 +137,7 @@ class Reporter(tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         self.training_seconds += result.get("seconds", 0.0)
-        self._search.heard(result.get("trials", ()))
+        self._search.heard(trial.trial_id, result.get("trials", ()))
         self.display.result(trial.trial_id, result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -148,14 +148,14 @@ class Reporter(tune.Callback):
 class Ended:
     """How run_trials ended.
 
-    concurrency: most groups at once. training_seconds: inside training, over all workers. stopped: by the user, or why.
+    concurrency: most groups at once. training_seconds: inside training, over all workers. stopped: by the user, or a
+    budget.
     oom_shared_gpu: trials that ran out of the memory of a GPU which they shared, without an outcome.
     """
 
     concurrency: int
     training_seconds: float
     stopped: bool
-    why: str
     oom_shared_gpu: tuple[PlannedTrial, ...]
 
 
@@ -188,10 +188,10 @@ def run_trials(
     interrupt, chosen = GracefulInterrupt(), scheduler or InOrder()
     memory = options.gpu_memory_per_trial if options.gpus < 1 else None  # alone, it may have all there is
     context = TrialContext(sweep, folder.place, options.cpus_per_trial, tags, options.gpus, memory)
-    shares = Shares(sweep.sweep, options.priority, options.gpus > 0)
+    shares = Shares(sweep.sweep, options.priority, options.gpus > 0, options.concurrency)
     search = SourceSearch(source, context, display, interrupt, shares)
     asks = {"CPU": options.cpus_per_trial, "GPU": options.gpus}
-    reporter = Reporter(display, interrupt, asks, spending, search, partial(places, options))
+    reporter = Reporter(display, interrupt, asks, spending, search, partial(fitting, options))
     chosen.search = search
     # Where none stops trials, results are fetched a second's worth at a time; the tracker has all from the worker.
     buffered = scheduler is None
@@ -221,7 +221,7 @@ def run_trials(
             ),
         )
         try:
-            with interrupt, Wishes(sweep, interrupt), display:
+            with interrupt, Wishes(sweep, interrupt, search.stopped), display:
                 tuner.fit()
         finally:
             spending.write()
@@ -229,4 +229,4 @@ def run_trials(
     if search.broken is not None:
         raise search.broken
     oom = tuple(search.oom_shared_gpu)
-    return Ended(reporter.most_running, reporter.training_seconds, interrupt.requested, interrupt.why, oom)
+    return Ended(reporter.most_running, reporter.training_seconds, interrupt.requested, oom)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 PLACE = "laresa"
+
+
+class AwayError(ConnectionError):
+    """Ray's head does not answer: nothing is told, and nothing known."""
 
 
 def stops_of(parent_run_id: str) -> str:
@@ -16,14 +22,16 @@ def stops_of(parent_run_id: str) -> str:
 def put(name: str, value: Any) -> None:
     from ray.experimental.internal_kv import _internal_kv_put
 
-    _internal_kv_put(name, json.dumps(value), namespace=PLACE)
+    with _asking():
+        _internal_kv_put(name, json.dumps(value), namespace=PLACE)
 
 
 def get(name: str) -> Any:
     """None where nothing is told by that name, or there is no Ray."""
     from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_initialized
 
-    found = _internal_kv_get(name, namespace=PLACE) if _internal_kv_initialized() else None
+    with _asking():
+        found = _internal_kv_get(name, namespace=PLACE) if _internal_kv_initialized() else None
     return None if found is None else json.loads(found)
 
 
@@ -31,11 +39,24 @@ def get_all(prefix: str) -> dict[str, Any]:
     """By name; what is taken away meanwhile is left out."""
     from ray.experimental.internal_kv import _internal_kv_list
 
-    found = {name: get(name) for name in (key.decode() for key in _internal_kv_list(prefix, namespace=PLACE))}
+    with _asking():
+        names = [key.decode() for key in _internal_kv_list(prefix, namespace=PLACE)]
+    found = {name: get(name) for name in names}
     return {name: value for name, value in found.items() if value is not None}
 
 
 def take_away(name: str) -> None:
     from ray.experimental.internal_kv import _internal_kv_del
 
-    _internal_kv_del(name, namespace=PLACE)
+    with _asking():
+        _internal_kv_del(name, namespace=PLACE)
+
+
+@contextlib.contextmanager
+def _asking() -> Iterator[None]:
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except (RayError, RuntimeError) as error:
+        raise AwayError(str(error)) from error

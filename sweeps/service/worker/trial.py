@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -62,7 +63,9 @@ class TuneTrial(tune.Trainable):
         if time.monotonic() - self._asked_at < ASK_SECONDS:
             return ()
         self._asked_at = time.monotonic()
-        return board.get(board.stops_of(self._parent_run)) or ()
+        with contextlib.suppress(board.AwayError):
+            return board.get(board.stops_of(self._parent_run)) or ()
+        return ()
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         return {}  # ours lie under the signature; Tune keeps nothing that matters

@@ -40,6 +40,7 @@ PARTS = (
 )
 ABSENT = (  # fields that are left out where they have no effect; None then
     *("image_size", "exchange_splits", "train_fraction", "shots", "corruptions", "shuffle_labels"),
+    *("normalisation",),
     *("input_size", "stem", "dropout", "latent_dim"),
     *("weighting", "group_weights", "alpha_lr"),
     *("freeze_alpha", "freeze_beta", "freeze_patience"),
@@ -348,6 +349,7 @@ def resolve(given: Mapping[str, Any]) -> dict[str, Any]:
         "exchange_splits": bool(values["exchange_splits"]),
         "train_fraction": values["train_fraction"] < 1,
         "corruptions": values["corruptions"] != "none",
+        "normalisation": values["normalisation"] != "auto",
         "stem": values["stem"] != "default",
         "dropout": values["dropout"] > 0,
         **dict.fromkeys(unused, False),

@@ -226,17 +226,20 @@ def _gpus(text: str) -> float | None:
 
 def base_config(args: argparse.Namespace) -> TrialConfig:
     """The recipe, overridden by the options, overridden by --set."""
-    return TrialConfig.from_dict({**chosen_recipe(args).fields, **_given(args)})
+    recipe, given = chosen_recipe(args), _given(args)
+    if "backbone" in given and given.get("pretrained", recipe.fields.get("pretrained")):
+        given["backbone"] = recipes.pinned(recipe.name, given["backbone"])
+    return TrialConfig.from_dict({**recipe.fields, **given})
 
 
 def chosen_recipe(args: argparse.Namespace) -> Recipe:
     """--recipe, else the data set's own, else the study's. ConfigError: it does not know such a backbone."""
-    own = recipes.DEFAULT if recipes.has_own(args.dataset) else args.study_recipe
-    name = args.recipe or (recipes.HEADS if args.features else own)
+    backbone = _given(args).get("backbone", core_fields()["backbone"].default)
+    name = args.recipe or (recipes.HEADS if args.features else recipes.own(args.dataset, backbone, args.study_recipe))
     if recipes.of_heads(name) != bool(args.features):
         wanted = "--features MODEL with it" if recipes.of_heads(name) else f"{recipes.HEADS} or hace_probe"
         raise ConfigError(f"--recipe {name}, features {args.features or 'none'}: expected {wanted}")
-    return recipes.merged(name, args.dataset, _given(args).get("backbone", core_fields()["backbone"].default))
+    return recipes.merged(name, args.dataset, backbone)
 
 
 def describe_recipe(args: argparse.Namespace) -> str:

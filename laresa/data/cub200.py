@@ -1,22 +1,26 @@
 """CUB-200-2011 (Wah et al., 2011): 11,788 photographs of 200 species of birds; images.txt and its sisters, images/.
 
 The paper names CenterCrop(224) alone. Cut from photographs of some 500 x 375 pixels that would lose much of many birds,
-so the shorter side is first made 256 pixels (8/7 of the image size), as is usual for networks of 224 pixels.
+so the shorter side is first made 256 pixels (8/7 of the image size), as is usual for networks of 224 pixels;
+cub200.resize=0 takes the paper at its word.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
 from laresa.data import pictures
-from laresa.data.cache import Source, fetched, stamp
-from laresa.data.dataset import IMAGENET_MEAN, IMAGENET_STD
+from laresa.data.cache import Source, open_prepared, prepare, stamp
+from laresa.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset, DataSource
 from laresa.data.known import About, find, lines
 from laresa.errors import DataError
+from laresa.fields import Doc
 from laresa.taxonomy import shipped
 
 ABOUT = About(
@@ -28,11 +32,15 @@ ABOUT = About(
     classes=200,
     images=11_788,
 )
+MARGIN = 8 / 7
 TABLES = ("classes", "images", "image_class_labels", "train_test_split")
 
 
-def source(root: Path | None = None) -> Source:
-    """Raises DataError if the files aren't there, don't fit each other, or the classes aren't CUB-200-2011's."""
+def source(root: Path | None = None, margin: float = MARGIN) -> Source:
+    """margin: as of pictures.read.
+
+    Raises DataError if the files aren't there, don't fit each other, or the classes aren't CUB-200-2011's.
+    """
     folder = find(ABOUT, root)
     tables = {name: {row[0]: row[1] for row in lines(folder / f"{name}.txt", " ")} for name in TABLES}
     tree = shipped("cub200")
@@ -51,17 +59,35 @@ def source(root: Path | None = None) -> Source:
 
     def images(part: str, size: int) -> Iterator[NDArray[np.uint8]]:
         for path, _ in pairs.get(part, ()):
-            yield pictures.read(path, size, margin=8 / 7)
+            yield pictures.read(path, size, margin=margin)
 
+    seen = stamp([*(folder / f"{name}.txt" for name in TABLES), folder / "images"], folder)
     return Source(
         name=ABOUT.name,
         taxonomy=tree,
         labels={part: np.array([label for _, label in found], dtype=np.int64) for part, found in pairs.items()},
         images=images,
-        stamp=stamp([*(folder / f"{name}.txt" for name in TABLES), folder / "images"], folder),
+        stamp=seen if margin == MARGIN else f"{seen} {margin:g}",
         size=224,
         normalisation=(IMAGENET_MEAN, IMAGENET_STD),
     )
 
 
-DATASETS = {"cub200": fetched(source)}
+def load(
+    fold: int,
+    split_seed: int,
+    image_size: int | None,
+    *,
+    resize: Annotated[
+        float,
+        Ge(0),
+        Le(4),
+        Doc("shorter side before the centre is cut, in image sizes; 0: the photograph as it is"),
+    ] = MARGIN,
+) -> Dataset:
+    """One fold."""
+    found = source(None, resize)
+    return open_prepared(found, prepare(found, image_size), fold=fold, split_seed=split_seed)
+
+
+DATASETS = {"cub200": DataSource(load, 2, source)}

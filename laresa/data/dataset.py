@@ -53,6 +53,10 @@ class DataConfig:
     ] = 1.0
     shots: Annotated[int | None, Gt(0), Doc("training images a class, at most; drawn like train_fraction")] = None
     augment: Annotated[str, Doc("augmentations joined by +, or none")] = "crop+flip"
+    normalisation: Annotated[
+        Literal["auto", "none", "imagenet", "data"],
+        Doc("none (pixels 0 to 1), ImageNet's, or the data set's; auto: what pretrained weights expect, else data"),
+    ] = "auto"
     corruptions: Annotated[
         Literal["none", "all"], Doc("all: tested also on noise, blur, contrast, jpeg and shift, at five strengths each")
     ] = "none"

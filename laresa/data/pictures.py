@@ -16,6 +16,7 @@ LONGEST = 100  # scaled by the shorter side, a strip would fill the memory
 def read(path: Path, size: int, *, margin: float = 1.0, banner: int = 0) -> NDArray[np.uint8]:
     """uint8 [3, size, size]: the shorter side made margin * size pixels (bilinear, antialiased), the centre cut out.
 
+    margin: 0 leaves a picture as large as it is, unless it is smaller than that.
     Turned as its EXIF tag says; 16 bits a channel are scaled to 8; what is transparent becomes white; the lowest
     `banner` rows are cut off first. Raises DataError, with the path, for a file that Pillow can't decode to its end,
     pixels without an agreed range (floats, 32 bits), a strip more than LONGEST times as long as wide.
@@ -33,7 +34,7 @@ def read(path: Path, size: int, *, margin: float = 1.0, banner: int = 0) -> NDAr
         raise DataError(
             f"{path} has {picture.width} x {picture.height} pixels: expected no side {LONGEST} times the other"
         )
-    scale = margin * size / min(picture.size)
+    scale = margin * size / min(picture.size) if margin else max(1.0, size / min(picture.size))
     width, height = (max(size, round(side * scale)) for side in picture.size)
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)

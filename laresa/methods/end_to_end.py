@@ -46,7 +46,7 @@ class EndToEnd(Loop):
             stem=config.stem or "default",
             dropout=config.dropout or 0.0,
         )
-        if config.pretrained:
+        if config.pretrained and config.normalisation is None:
             self.mean, self.std = input_statistics(model)
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         model = model.to(self.device)

@@ -36,7 +36,7 @@ from laresa import checkpoint
 from laresa.config import TrialConfig
 from laresa.data.augment import augment, normalise
 from laresa.data.corruptions import Corrupted
-from laresa.data.dataset import Dataset, Split
+from laresa.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset, Split
 from laresa.errors import CheckpointError, ConfigError
 from laresa.fields import Doc, Range
 from laresa.labels import LabelEmbeddings, embeddings_of
@@ -93,8 +93,10 @@ class Loop:
         self.history: list[Measurement] = []
         self.best_epoch, self.best_top1 = 0, -math.inf
         self.best_weights: dict[str, Tensor] = {}
-        self.mean: Sequence[float] = data.mean
-        self.std: Sequence[float] = data.std
+        fixed = {"none": ((0.0,) * 3, (1.0,) * 3), "imagenet": (IMAGENET_MEAN, IMAGENET_STD)}
+        self.mean: Sequence[float]
+        self.std: Sequence[float]
+        self.mean, self.std = fixed.get(config.normalisation or "auto", (data.mean, data.std))
         self.input_size: int = config.input_size or data.train.images.shape[-1]
         self._train, self._val, self._test = (self._place(split) for split in (data.train, data.val, data.test))
 

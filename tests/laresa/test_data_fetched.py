@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from laresa import data
+from laresa.config import TrialConfig
 from laresa.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from laresa.errors import DataError
 from laresa.taxonomy import shipped, shipped_json
@@ -136,6 +137,22 @@ def test_cub200_is_read_from_its_tables(cub):
     for split in (dataset.train, dataset.val, dataset.test):  # the shade of an image is its class's number
         assert (split.images[:, 0, 14, 14].int() - split.labels - 1).abs().max() <= 1
     assert "Swamp-Sparrow" in dataset.taxonomy.notes[0]
+
+
+def test_cub200_can_be_cut_from_the_photographs_as_they_are(cub):
+    """Another cut of the same files is decoded beside the first, and is another data set to every trial."""
+    whole = Image.new("RGB", (100, 60), "black")
+    whole.paste((200, 200, 200), (40, 20, 60, 40))  # in the middle 20 pixels
+    path = cub / "images" / (cub / "images.txt").read_text().split()[1]
+    whole.save(path, quality=100)
+    shares = {}
+    for resize in (8 / 7, 1.0, 0.0):
+        config = TrialConfig(dataset="cub200", image_size=28, **{"cub200.resize": resize})
+        split = data.load(config).train
+        shares[resize] = (split.images[split.labels == 0][0, 0] > 100).float().mean().item()
+    assert shares[0.0] == pytest.approx(20**2 / 28**2, abs=0.03)
+    assert shares[1.0] == pytest.approx((20 / 60) ** 2, abs=0.03)
+    assert shares[1.0] < shares[8 / 7] < shares[0.0]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch
 from laresa import checkpoint
 from laresa.config import TrialConfig
 from laresa.data import Dataset
+from laresa.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from laresa.errors import CheckpointError, ConfigError, NonFiniteLossError, StorageError
 from laresa.methods import Result
 from laresa.methods.end_to_end import EndToEnd
@@ -175,3 +176,17 @@ def test_on_a_gpu_it_learns_repeats_and_resumes(tiny: Dataset, config: TrialConf
     assert learned(fit(config, dataset=tiny, device="cuda", resume_from=file)) == learned(undisturbed)
     assert learned(fit(config, dataset=tiny, device="cuda")) == learned(undisturbed)
     assert undisturbed.history[-1].metrics["train/loss_ce"] < undisturbed.history[0].metrics["train/loss_ce"]
+
+
+def test_channels_are_normalised_as_the_configuration_says(tiny: Dataset, config: TrialConfig):
+    seen = {}
+    for name in ("auto", "none", "imagenet", "data"):
+        trainer = EndToEnd(config.replace(normalisation=name), tiny, "cpu")
+        seen[name] = (tuple(trainer.mean), tuple(trainer.std))
+    assert seen["none"] == ((0.0,) * 3, (1.0,) * 3)
+    assert seen["imagenet"] == (IMAGENET_MEAN, IMAGENET_STD)
+    assert seen["auto"] == seen["data"] == (tiny.mean, tiny.std)
+    plain = next(iter(EndToEnd(config.replace(normalisation="none", augment="none"), tiny, "cpu").batches(1)))[0]
+    assert plain.min() >= 0
+    assert plain.max() <= 1
+    assert config.signature() == config.replace(normalisation="auto").signature()

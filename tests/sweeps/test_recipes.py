@@ -14,7 +14,7 @@ from laresa.model import build_model
 from sweeps import ablation, hierarchy
 from sweeps.cli.main import main
 from sweeps.options import base_config, describe_recipe, search_space
-from sweeps.recipes import ANY, DEFAULT, FAMILIES, RECIPES, Recipe, family, merged, of_heads
+from sweeps.recipes import ANY, BACKBONES, DEFAULT, FAMILIES, RECIPES, Recipe, family, merged, of_heads
 from sweeps.service.search.space import check_space, parse_distribution
 
 RESNETS = ("resnet18", "resnet34", "resnet50")
@@ -96,13 +96,54 @@ def test_the_probe_s_row_is_the_authors() -> None:
     assert config["warmup"] == 0
 
 
+PAPER = {  # App. A, by family: lr, weights of ImageNet
+    "resnet": (1e-3, False), "convnext": (3e-4, True), "vit": (3e-4, True),
+}  # fmt: skip
+TRANSFORMS = {  # by data set: augmentations, normalisation
+    "cifar100": ("autoaugment+crop+flip", "none"),
+    "cub200": ("autoaugment+flip", "imagenet"),
+    "tinyimagenet": ("autoaugment+resizedcrop+flip", "imagenet"),
+}
+
+
+@pytest.mark.parametrize("dataset", TRANSFORMS)
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_each_of_the_paper_s_27_pairs_is_trained_as_it_says(dataset: str, backbone: str) -> None:
+    """In every study whose data set and backbone it is, unless the study has a recipe of its own."""
+    config = base("--dataset", dataset, "--backbone", backbone.partition(".")[0], study=ablation)
+    augment, normalisation = TRANSFORMS[dataset]
+    lr, pretrained = PAPER[family(backbone)]
+    assert (config.lr, config.pretrained, config.backbone) == (lr, pretrained, backbone)
+    assert (config.augment, config.normalisation) == (augment, normalisation)
+    assert (config.optimizer, config.weight_decay, config.schedule) == ("adam", 0.0, "none")
+    assert (config.epochs, config.patience, config.batch_size) == (1000, 100, 128)
+    assert (config.split_seed, config.encoder, config.label_text) == (42, "all-MiniLM-L6-v2", "name")
+    assert config.stem == ("cifar" if family(backbone) == "resnet" and dataset != "cub200" else None)
+    assert (config.image_size, config.input_size, config.latent_dim) == (None, None, None)  # the data's, the texts' 384
+    full = config.replace(subset="ce+anchor+triplet+reg")
+    assert full.alpha_init == (1.0,) * 5
+    assert (full["triplet.margin"], full["anchor.beta"], full["anchor.beta_learned"]) == (0.2, (1.0, 1.0), True)
+    assert (full.weighting, full.alpha_lr, full["variance.reduction"]) == ("softmax", None, "sum")
+    hierarchical = base("--dataset", dataset, "--backbone", "resnet50")
+    assert hierarchical.optimizer == "sgd", "the study hierarchy has HACE's"
+
+
+def test_weights_that_the_user_names_are_not_replaced() -> None:
+    given = ["--dataset", "cub200", "--backbone"]
+    assert base(*given, "convnext_base.fb_in22k", study=ablation).backbone == "convnext_base.fb_in22k"
+    scratch = base(*given, "convnext_base", "--set", "pretrained=false", study=ablation)
+    assert (scratch.backbone, scratch.pretrained) == ("convnext_base", False)
+
+
 def test_a_data_set_s_own_recipe_comes_before_the_study_s() -> None:
     assert merged(DEFAULT, "emoji120", None).fields["backbone"] == "test_resnet"
     assert base().lr == base(study=ablation).lr == 4e-3
     assert base("--dataset", "cifar100", "--backbone", "resnet18").optimizer == "sgd"
-    assert base("--dataset", "cifar100", "--backbone", "resnet18", study=ablation) == TrialConfig(
-        dataset="cifar100", backbone="resnet18"
+    assert base("--dataset", "svhn", "--backbone", "resnet18", study=ablation) == TrialConfig(
+        dataset="svhn", backbone="resnet18"
     )
+    tiny = base("--dataset", "cifar100", "--backbone", "test_resnet", study=ablation)
+    assert tiny.augment == "crop+flip", "of a family that the paper doesn't train, the defaults"
     hace = base("--backbone", "resnet18", "--recipe", "hace", study=ablation)
     assert (hace.dataset, hace.lr, hace.epochs) == ("emoji120", 0.1, 750)
 

@@ -39,7 +39,7 @@ class Heads:
 
     fields = HeadsConfig
     # The backbone is frozen, and sees each image as it is.
-    unused = ("pretrained", "channels_last", "stem", "dropout", "augment")
+    unused = ("pretrained", "channels_last", "stem", "dropout", "augment", "normalisation")
 
     def __init__(
         self,

@@ -19,6 +19,18 @@ class DataError(LaresaError, ValueError):
     """A data set, image or taxonomy that can't be used."""
 
 
+class NotHereError(LaresaError):
+    """What this machine lacks, and another may have."""
+
+
+class MissingDataError(DataError, NotHereError):
+    """A data set that is nowhere it is looked for."""
+
+
+class MissingWeightsError(ConfigError, NotHereError):
+    """Pretrained weights that can't be had from here."""
+
+
 class StorageError(LaresaError, OSError):
     """A place where files are kept can't be used: full, not writable, away; what was written before is whole."""
 

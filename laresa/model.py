@@ -10,7 +10,7 @@ import torch
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 
-from laresa.errors import ConfigError, nearest
+from laresa.errors import ConfigError, MissingWeightsError, nearest
 from laresa.fields import Doc, Range
 from laresa.plugins import table
 
@@ -125,7 +125,7 @@ def _timms(name: str, pretrained: bool, input_size: int, dropout: float) -> nn.M
     except Exception as error:  # hub, network and file errors of many libraries
         if not pretrained:
             raise
-        raise ConfigError(
+        raise MissingWeightsError(
             f"no pretrained weights of {name!r} ({type(error).__name__}: {error}): "
             "they come from the Hugging Face hub; check the network, or set pretrained=false"
         ) from error

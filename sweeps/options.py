@@ -91,11 +91,13 @@ def add_search_options(parser: argparse.ArgumentParser, trials: int | None) -> N
     )
 
 
-def tiny_defaults(known: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults at --scale tiny of a study's options. known: those at full scale."""
+def tiny_defaults(known: Mapping[str, Any], own: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The defaults at --scale tiny of a study's options. known: those at full scale. own: what the study has its own of
+    (parser.set_defaults(tiny=...)).
+    """
     heads = {"backbone", "recipe"} if known.get("features") else set[str]()  # which have their own
     found = {name: value for name, value in TINY.items() if name in known and name not in heads}
-    return {**found, "seeds": ",".join(str(known["seeds"]).split(",")[:TINY_SEEDS])}
+    return {**found, **(own or {}), "seeds": ",".join(str(known["seeds"]).split(",")[:TINY_SEEDS])}
 
 
 def sweep_name(args: argparse.Namespace, study: str) -> str:

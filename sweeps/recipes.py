@@ -145,7 +145,8 @@ WEIGHTS = {
     "vit_base_patch32_224": "vit_base_patch32_224.augreg_in1k",
     "vit_large_patch32_384": "vit_large_patch32_384.orig_in21k_ft_in1k",
 }
-BACKBONES = ("resnet50", "resnet101", "resnet152", *WEIGHTS.values())  # the paper's nine
+_SMALL, _BASE, _LARGE = ([WEIGHTS[name] for name in WEIGHTS if size in name] for size in ("small", "base", "large"))
+BACKBONES = ("resnet50", *_SMALL, "resnet101", *_BASE, "resnet152", *_LARGE)  # the paper's nine, the smallest first
 NAMES = tuple(dict.fromkeys(row.name for row in RECIPES))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from laresa.errors import DataError
+from laresa.errors import DataError, MissingDataError
 from laresa.paths import expanded
 
 
@@ -38,7 +38,7 @@ def find(about: About, root: str | Path | None = None) -> Path:
     for place in looked:
         if (place / about.marker).is_file():
             return place
-    raise DataError(
+    raise MissingDataError(
         f"{about.name} is not here: no {about.marker} in {', '.join(map(str, looked))}. Fetch {about.url} (licence: "
         f"{about.licence}), unpack it in {looked[-2]}, or set LARESA_DATA to the folder in which it was unpacked"
     )

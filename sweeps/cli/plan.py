@@ -52,7 +52,7 @@ def evidence(study: Study, tracking_uri: str | None) -> list[str]:
     from reports.decide import first_look, outlook
     from reports.statistics import ALPHA, replicates_needed
 
-    tests, pairs = len(study.contrasts) or len(study.cells) - 1, len(study.replicates)
+    tests, pairs = (len(study.contrasts) or len(study.arms) - 1) * len(study.blocks), len(study.replicates)
     sets = len({replicate.fold for replicate in study.replicates})
     n, units, claim = (sets, "test sets", "new") if sets >= SETS else (pairs, "pairs", "these")
     lines = [f"primary contrast: {arm} against {against}" for arm, against in study.contrasts]
@@ -77,7 +77,8 @@ def show_plan(study: Study, options: RunOptions, *, as_json: bool, calibrate: bo
     """Print the plan; the study with the configurations that its searches chose, as far as they are done."""
     from sweeps.service.driver.request import check_request  # imports Ray for a search
 
-    folder = check_request(study, options)
+    absent: list[str] = []
+    folder = check_request(study, options, absent)
     progress = estimating.read_journal(study, folder)
     done = chosen_so_far(study, progress)
     tracked = tracked_states(study.name, options.tracking_uri)
@@ -99,13 +100,16 @@ def show_plan(study: Study, options: RunOptions, *, as_json: bool, calibrate: bo
         say(f"{row.trial.signature}  {row.state:10s} asked by search {row.trial.arm}")
     for row in rows:
         config = row.trial.config
+        where = f", {config.dataset}, {config.backbone}" if len(study.blocks) > 1 else ""
         open_choice = row.trial.arm in {search.name for search in study.searches} - set(done)
         signature = "after search" if open_choice else row.trial.signature
-        say(f"{signature}  {row.state:10s} {row.trial.arm}, seed {config.seed}, fold {config.fold}")
+        say(f"{signature}  {row.state:10s} {row.trial.arm}{where}, seed {config.seed}, fold {config.fold}")
     _print_searches(study, progress)
     finished = sum(row.done for row in rows)
     if rows:
         say(f"{study.name}: {len(rows)} trials, {finished} done, {len(rows) - finished} to train")
+    for line in absent:
+        say(f"{study.name}: not checked, for {line}")
     if others:
         say(f"{study.name}: {refusal(book, others)}")
     for line in (*elsewhere, *described([row.trial for row in rows if not row.done], study.searches)):
@@ -122,7 +126,8 @@ def print_settings(module: Any, study: Study, args: argparse.Namespace) -> None:
     if settings := getattr(module, "settings", None):
         say(f"{study.name}: {settings(study)}", flush=True)
     if "recipe" in args:
-        say(f"{study.name}: {describe_recipe(args)}", flush=True)
+        for line in getattr(module, "recipe_lines", lambda args: [describe_recipe(args)])(args):
+            say(f"{study.name}: {line}", flush=True)
 
 
 def _decided(

@@ -14,7 +14,7 @@ from laresa.errors import ConfigError, nearest, printable
 from laresa.paths import expanded
 from sweeps.cli.errors import DEBUG
 
-STUDIES = {name: f"sweeps.{name}" for name in ("ablation", "search", "hierarchy", "probe", "demo")}
+STUDIES = {name: f"sweeps.{name}" for name in ("ablation", "search", "hierarchy", "probe", "paper", "demo")}
 PARTS = ("add_options", "build")  # of a study: a module, or whatever else has them
 WITH_STUDY = ("run", "plan")
 WITH_PLUGINS = (*WITH_STUDY, "demo", "rerun", "fields")
@@ -137,7 +137,9 @@ class Parser(argparse.ArgumentParser):
 
                 # What a namespace holds is not replaced by defaults.
                 known = {action.dest: action.default for action in self._actions}
-                namespace = argparse.Namespace(**{**tiny_defaults(known), **(vars(namespace) if namespace else {})})
+                namespace = argparse.Namespace(
+                    **{**tiny_defaults(known, self.get_default("tiny")), **(vars(namespace) if namespace else {})}
+                )
         return super().parse_known_args(args, namespace)
 
 

@@ -94,12 +94,19 @@ class Replicate:
 class Cell:
     """One arm of the comparison: a label for tables and the configuration that replicates vary.
 
-    chosen: of CHOSEN, where a search chose the configuration.
+    chosen: of CHOSEN, where a search chose the configuration. block: where a study compares its arms on several data
+    sets or backbones, in words; within a block each arm stands once.
     """
 
     arm: str
     config: TrialConfig
     chosen: str | None = None
+    block: str = ""
+
+    @property
+    def name(self) -> str:
+        """What a study tells its cells apart by."""
+        return f"{self.arm} ({self.block})" if self.block else self.arm
 
 
 @dataclass(frozen=True)
@@ -197,7 +204,8 @@ class Study:
 
     A cell whose arm has a search of that name is run with the configuration its search chose.
     contrasts: (arm, against), the primary ones, which are named before anything is trained. sequential: replicates are
-    added until they are decided. margin: points of test top-1 within which arms count as equivalent.
+    added until they are decided. margin: points of test top-1 within which arms count as equivalent. early: arms that
+    are trained before the others in every block, so that a table can be read early.
     kept: signature -> (code, accepted by) of what this sweep has by other code, and the user accepted; it grows with
     what is accepted while the sweep runs.
     """
@@ -210,6 +218,7 @@ class Study:
     contrasts: tuple[tuple[str, str], ...] = ()
     sequential: bool = False
     margin: float = 1.0
+    early: tuple[str, ...] = ()
     kept: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -217,7 +226,7 @@ class Study:
             raise ConfigError(
                 f"sweep name {self.name[:100]!r}: expected at most {LONGEST_NAME} bytes, and no control characters"
             )
-        _unique("arm", [cell.arm for cell in self.cells])
+        _unique("arm", [cell.name for cell in self.cells])
         _unique("replicate (seed, fold)", [(r.seed, r.fold) for r in self.replicates])
         if not (self.cells and self.replicates) and not self.searches:
             raise ConfigError(f"sweep {self.name!r} has no trial: give at least one arm and one seed")
@@ -234,7 +243,7 @@ class Study:
                 raise ConfigError(f"arms {other!r} and {trial.arm!r} are the same configuration: drop one")
 
     def _check_contrast(self, arm: str, against: str) -> None:
-        arms = [cell.arm for cell in self.cells]
+        arms = self.arms
         for name in (arm, against):
             if name not in arms:
                 known = "; ".join(arms)
@@ -250,14 +259,22 @@ class Study:
     def chosen(self, choices: Mapping[str, Choice]) -> Study:
         """The study with the configurations that its searches chose, by arm."""
         made = {arm: Cell(arm, choice.config, choice.how) for arm, choice in choices.items()}
-        return replace(self, cells=tuple(made.get(cell.arm, cell) for cell in self.cells))
+        return replace(self, cells=tuple(made.get(cell.name, cell) for cell in self.cells))
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(cell.arm for cell in self.cells))
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(cell.block for cell in self.cells))
 
     def trials(self) -> tuple[PlannedTrial, ...]:
         """Replicate by replicate, so that an early stop leaves whole pairs."""
         return tuple(
             self.find(PlannedTrial(cell.arm, replicate.of(cell.config), chosen=cell.chosen))
             for replicate in self.replicates
-            for cell in self.cells
+            for cell in sorted(self.cells, key=lambda cell: cell.arm not in self.early)
         )
 
     def find(self, trial: PlannedTrial) -> PlannedTrial:

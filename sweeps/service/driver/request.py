@@ -18,9 +18,11 @@ from sweeps.service.tracking.client import check_given
 from sweeps.service.worker.plugins import pack
 
 
-def check_request(study: Study, options: RunOptions) -> SweepFolder:
+def check_request(study: Study, options: RunOptions, absent: list[str] | None = None) -> SweepFolder:
     """The sweep's folder, where `run` may begin. LaresaError: a search, a plugin, the storage, the tracking store, the
     data or a part of a trial can't be used, or the sweep holds another plan. Nothing is written but caches.
+
+    absent: as of check_trials.
     """
     if study.searches:
         from sweeps.service.driver.schedulers import check_searches
@@ -33,7 +35,7 @@ def check_request(study: Study, options: RunOptions) -> SweepFolder:
     check_given(options.tracking_uri)
     kept = {} if options.retrain else CodeBook(folder).accepted
     if anything_left(replace(study, kept=kept), folder.snapshot(), options):
-        check_trials(study)
+        check_trials(study, absent)
     return folder
 
 

@@ -313,8 +313,7 @@ def resolve_tracking(uri: str | None) -> tuple[str, LocalServer | None]:
 
 def describe(study: Study) -> dict[str, str]:
     """Tags of the parent run."""
-    arms = json.dumps([cell.arm for cell in study.cells])
-    tags = {"laresa.arms": arms, "laresa.trials": str(study.size)}
+    tags = {"laresa.arms": json.dumps(study.arms), "laresa.trials": str(study.size)}
     if study.searches:
         tags["laresa.objectives"] = json.dumps(study.searches[0].objectives)
     space = {name: found for search in study.searches for name, found in search.space.items()}

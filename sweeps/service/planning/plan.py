@@ -91,8 +91,9 @@ def check_plan(study: Study, folder: SweepFolder) -> None:
         for name in sorted(set(now[kind]) & set(earlier[kind])):
             _same(study.name, name, earlier[kind][name], now[kind][name])
     known = {*earlier["arms"], *earlier["searches"]}
+    trained = [{c.arm for c in study.cells if c.block == block and c.name in known} for block in study.blocks]
     for arm, against in study.contrasts:
-        if {arm, against} <= known and [arm, against] not in earlier.get("contrasts", []):
+        if any({arm, against} <= arms for arms in trained) and [arm, against] not in earlier.get("contrasts", []):
             raise ConfigError(
                 f"sweep {study.name!r} has trained {arm!r} and {against!r} without naming them a primary contrast: "
                 "what "
@@ -140,7 +141,7 @@ def write_plan(study: Study, folder: SweepFolder) -> Evidence:
 def _fixed(study: Study) -> dict[str, dict[str, Any]]:
     """What can't change within one sweep: each arm's configuration, each search's space and rules."""
     searched = {search.name for search in study.searches}
-    arms = {cell.arm: _shared(cell.config) for cell in study.cells if cell.arm not in searched}
+    arms = {cell.name: _shared(cell.config) for cell in study.cells if cell.name not in searched}
     searches = {}
     for search in study.searches:
         space = {name: repr(distribution) for name, distribution in search.space.items()}

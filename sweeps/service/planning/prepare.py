@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from laresa.config import TrialConfig
+from laresa.errors import NotHereError
 from sweeps.service.study import Study
 
 if TYPE_CHECKING:
@@ -20,26 +22,44 @@ MODEL = (
     *("backbone", "pretrained", "input_size", "image_size", "stem", "dropout", "latent_dim"),
     *("encoder", "dataset", "method"),
 )
+LOSS = ("subset", "method", "weighting", "encoder", "label_text")
 
 
-def check_trials(study: Study) -> None:
+def check_trials(study: Study, absent: list[str] | None = None) -> None:
     """Whether what every kind of trial needs can be had, and fits together. ConfigError, DataError: it does not.
 
-    Data sets are decoded, label texts embedded, each once a node; of each arm and search the method is started on a
-    fold and dropped, so that a backbone, a head or a term that can't be is refused before anything is written.
+    Data sets are decoded, label texts embedded, each once a node; of each model and of each subset the method is
+    started on a fold and dropped, so that a backbone, a head or a term that can't be is refused before anything is
+    written. absent: where what is not on this machine is told, in place of an error; another may have it.
     """
     from laresa.data import data_key, load
 
-    datasets: dict[tuple[Any, ...], Dataset] = {}
+    datasets: dict[tuple[Any, ...], Dataset | None] = {}
     started: set[tuple[Any, ...]] = set()
     for config in _configs(study):
         key = data_key(config)
         if key not in datasets:
-            datasets[key] = load(config)
-        kind = (config.subset, *(config.resolved.get(name) for name in MODEL))
-        if kind not in started:
-            started.add(kind)
-            try_out(config, datasets[key])
+            with _telling(absent):
+                datasets[key] = None
+                datasets[key] = load(config)
+        kinds = {
+            tuple(config.resolved.get(name) for name in MODEL),
+            (config.dataset, *(config.resolved.get(name) for name in LOSS)),
+        }
+        if (dataset := datasets[key]) is not None and kinds - started:
+            started |= kinds
+            with _telling(absent):
+                try_out(config, dataset)
+
+
+@contextlib.contextmanager
+def _telling(absent: list[str] | None) -> Iterator[None]:
+    try:
+        yield
+    except NotHereError as error:
+        if absent is None:
+            raise
+        absent += [] if str(error) in absent else [str(error)]
 
 
 def prepare(study: Study, *, here: bool = False) -> dict[str, str]:
@@ -56,9 +76,10 @@ def prepare(study: Study, *, here: bool = False) -> dict[str, str]:
     if here and not torch.cuda.is_available():  # else its workers do what trials share, where the GPUs are
         for config in groups.values():
             take_shared(config, datasets[data_key(config)])
-    return shared_images(
-        [datasets[data_key(replicate.of(cell.config))] for cell in study.cells[:1] for replicate in study.replicates]
-    )
+    found: dict[str, str] = {}
+    for cell in {cell.config.dataset: cell for cell in reversed(study.cells)}.values():
+        found |= shared_images([datasets[data_key(replicate.of(cell.config))] for replicate in study.replicates])
+    return found
 
 
 def _configs(study: Study) -> list[TrialConfig]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from laresa.config import TrialConfig
-from laresa.errors import DataError
+from laresa.errors import DataError, MissingDataError
 from sweeps.service.planning.code import changed, files_behind, named
 from sweeps.service.planning.plan import PlanRow
 from sweeps.service.storage.files import SweepFolder, TrialFolder
@@ -51,7 +51,8 @@ DATA_FIELDS = ("dataset", "image_size", "skip_bad_images")  # the fields that a 
 
 
 def _data(config: TrialConfig) -> tuple[Any, ...]:
-    return tuple(getattr(config, name) for name in DATA_FIELDS)
+    own = config.values(config.dataset)  # such as cub200.resize
+    return (*(getattr(config, name) for name in DATA_FIELDS), *sorted(own.items()))
 
 
 class Fingerprints:
@@ -65,7 +66,10 @@ class Fingerprints:
         if key not in self._known:
             from laresa.data import load
 
-            self._known[key] = load(config).fingerprint
+            try:
+                self._known[key] = load(config).fingerprint
+            except MissingDataError:  # nothing here is the same
+                self._known[key] = ""
         return self._known[key]
 
 

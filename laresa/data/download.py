@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -51,6 +52,7 @@ def download(url: str, part: Path, *, size: int, room: int, checked: bool, tell:
                 f"{url} can't be fetched: {why} ({failures + 1} tries in a row); {_length(part):,} bytes are kept, and "
                 "the same command resumes there"
             )
+        print(f"{url}: {why}; trying again", file=sys.stderr)
         time.sleep(PAUSES[failures])
         failures += 1
 
@@ -58,7 +60,9 @@ def download(url: str, part: Path, *, size: int, room: int, checked: bool, tell:
 def forget(part: Path) -> None:
     """Remove a beginning, so that the next download begins anew."""
     part.unlink(missing_ok=True)  # first: a note without a beginning does no harm
-    _beside(part).unlink(missing_ok=True)
+    note = _beside(part)
+    for path in (note, *part.parent.glob(f".*.{note.name}")):  # and what was half a note when a process died
+        path.unlink(missing_ok=True)
 
 
 def check_room(where: Path, needed: int, what: str) -> None:
@@ -169,7 +173,7 @@ def _validator(response: HTTPResponse) -> str | None:
 
 
 def _note(part: Path, url: str) -> dict[str, Any]:
-    """What is known of the beginning; empty, and `part` forgotten, if it is of another file, or nobody knows of which."""
+    """What is known of the beginning; empty, and `part` forgotten, if it is of another file, or unknown."""
     try:
         note = json.loads(_beside(part).read_bytes())
         if note["url"] == url and {"validator", "total"} <= note.keys():

@@ -23,11 +23,12 @@ from laresa.data import known
 from laresa.data.download import check_room, download, forget
 from laresa.data.known import About, Remote
 from laresa.data.unpack import unpack
-from laresa.errors import DataError
+from laresa.errors import DataError, LaresaError
 from laresa.files import failpoint, make_folder, sync_file, sync_folder
 from laresa.paths import expanded
 
 SPARE = 2  # an archive may unpack to so many times what is expected
+BLOCK = 4096  # bytes, of which a file may waste almost one: with 110,000 small images as much as they have
 SINGLY = 1000  # files to sync one by one; of more, one sync of everything is faster
 
 
@@ -39,9 +40,9 @@ def get(about: About, *, to: str | Path | None = None, archive: str | Path | Non
     DataError: it can't be had, isn't what it should be, or there is no room. Nothing is left under its name then.
     """
     base = known.base_folder(to)
-    if there := _there(about, base):
-        return there, False
     with _told(base):
+        if there := _there(about, base):
+            return there, False
         make_folder(base)
         with _alone(base / f".{about.name}.lock", about.name):
             if there := _there(about, base):  # another process has just put it there
@@ -51,7 +52,12 @@ def get(about: About, *, to: str | Path | None = None, archive: str | Path | Non
             shutil.rmtree(unpacking, ignore_errors=True)  # of a killed process: we hold the lock, nobody writes it
             try:
                 files = _given(about, archive) if archive else _downloaded(about, base)
-                _unpack(about, files, unpacking)
+                try:
+                    _unpack(about, files, unpacking)
+                except DataError:
+                    if not archive and about.files[0].checksum is None:  # then a torn one is only found out now
+                        forget(files[0])
+                    raise
                 _sync(unpacking)
                 failpoint(f"rename {unpacking}")
                 os.rename(unpacking, final)
@@ -147,7 +153,7 @@ def _unpack(about: About, files: Sequence[Path], unpacking: Path) -> None:
     def before(names: frozenset[str], size: int) -> None:
         if not names.intersection(markers):
             raise DataError(f"{files[0]} holds no {markers[0]}: expected the archive of {about.name}")
-        check_room(unpacking.parent, size, f"{about.name}, unpacked,")
+        check_room(unpacking.parent, size + BLOCK * len(names), f"{about.name}, unpacked,")
 
     markers = [f"{folder}/{about.marker}" for folder in about.folders] + [about.marker]
     remote = about.files[0]
@@ -203,6 +209,10 @@ def _told(base: Path) -> Iterator[None]:
     """What the disk refuses, as an error that a user can mend."""
     try:
         yield
+    except LaresaError as error:
+        if isinstance(error, ValueError):
+            raise
+        raise DataError(str(error)) from error
     except OSError as error:
         reason = error.strerror or str(error)
         raise DataError(

@@ -47,7 +47,8 @@ class About:
 
 def base_folder(root: str | Path | None = None) -> Path:
     """Where data sets lie: `root`, else $LARESA_DATA, else ~/data. ConfigError: that can't be a path."""
-    return expanded(str(root or os.environ.get("LARESA_DATA") or Path.home() / "data"), "LARESA_DATA")
+    chosen = root or os.environ.get("LARESA_DATA") or Path.home() / "data"
+    return expanded(str(chosen), "folder of data sets" if root else "LARESA_DATA")
 
 
 def places(about: About, root: str | Path | None = None) -> list[Path]:

@@ -74,14 +74,14 @@ def _check(args: argparse.Namespace) -> int:
 
 def _get(args: argparse.Namespace) -> int:
     from laresa.data.get import get
-    from laresa.data.known import places
+    from laresa.data.known import base_folder, places
     from laresa.data.report import about
 
     known = about(args.dataset)
     folder, new = get(known, to=args.to, archive=args.archive)
     say(f"{known.name} is {'now' if new else 'already'} in {folder} (licence: {known.licence})")
-    if args.to and folder not in places(known):
-        say(f"to use it: export LARESA_DATA={shlex.quote(args.to)}")
+    if args.to and folder not in places(known):  # where nobody would look for it
+        say(f"to use it: export LARESA_DATA={shlex.quote(str(base_folder(args.to).resolve()))}")
     return 0
 
 

@@ -1,18 +1,24 @@
 """`laresa data get`, against a server on this machine that cuts, ignores and lies as servers do."""
 
+import contextlib
+import errno
 import hashlib
-import io
-import tarfile
+import os
+import resource
+import shutil
+import signal
 import threading
-import zipfile
+from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import numpy as np
 import pytest
 
+from laresa import files
 from laresa.data import download
 from laresa.data.get import get
-from laresa.data.known import About, Remote
+from laresa.errors import DataError
+from tests.laresa.archives import FILES, birds, content, leftovers, tar, zipped
 
 
 @pytest.fixture(autouse=True)
@@ -76,44 +82,10 @@ def server():
         thread.join()
 
 
-FILES = {"birds/list.txt": b"1 crow\n", "birds/images/crow.jpg": np.random.default_rng(0).bytes(20_000)}
-
-
-def tar(members=None, *extra):
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for name, content in (FILES if members is None else members).items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-        for info in extra:
-            archive.addfile(info)
-    return buffer.getvalue()
-
-
-def zipped(members=None):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in (FILES if members is None else members).items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
-
-
 def about(server, body, *, kind="tar.gz", checksum=True):
-    path = f"/birds.{kind}"
-    server.files[path] = body
-    md5 = f"md5:{hashlib.md5(body).hexdigest()}" if checksum else None
-    url = f"http://127.0.0.1:{server.server_port}{path}"
-    return About("birds", ("birds",), "list.txt", url, "MIT", 1, 1, (Remote(url, kind, md5, len(body), 30_000),))
-
-
-def content(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-def leftovers(tmp_path):
-    """What lies in the data folder, but for the lock."""
-    return sorted(path.name for path in (tmp_path / "data").iterdir() if not path.name.endswith(".lock"))
+    """The data set, its archive on the server."""
+    server.files[f"/birds.{kind}"] = body
+    return birds(body, url=f"http://127.0.0.1:{server.server_port}/birds.{kind}", kind=kind, checksum=checksum)
 
 
 @pytest.mark.parametrize(("kind", "pack"), [("tar.gz", tar), ("zip", zipped)])
@@ -138,3 +110,190 @@ def test_a_cut_transfer_is_resumed_where_it_broke_off(server, tmp_path):
         ("bytes=12000-", '"one"'),
     ]
     assert content(tmp_path / "data" / "birds") == FILES
+
+
+def test_a_beginning_of_an_earlier_run_is_continued(server, tmp_path):
+    known = about(server, tar())
+    server.cuts = [5000, 0, 0]
+    with pytest.raises(DataError, match=rf"{known.url} can't be fetched: .* 5,000 bytes are kept, .* resumes"):
+        get(known)
+    assert leftovers(tmp_path) == [".birds.part", ".birds.part.json"]
+    get(known)
+    assert server.seen[-1]["Range"] == "bytes=5000-"
+    assert content(tmp_path / "data" / "birds") == FILES
+
+
+@pytest.mark.parametrize("why", ["ignores Range", "has another file now", "sends another piece", "gives no ETag"])
+def test_a_beginning_that_does_not_fit_begins_anew(server, tmp_path, why):
+    known = about(server, tar(), checksum=why != "gives no ETag")
+    server.ranges, server.shift = why != "ignores Range", 7 if why == "sends another piece" else 0
+    server.tag = None if why == "gives no ETag" else '"one"'
+    server.cuts = [5000, 0, 0]
+    with pytest.raises(DataError, match="resumes"):
+        get(known)
+    if why == "has another file now":
+        server.tag = '"two"'
+    get(known)
+    assert content(tmp_path / "data" / "birds") == FILES
+
+
+def test_a_beginning_longer_than_the_file_is_thrown_away(server, tmp_path):
+    known = about(server, tar())
+    server.cuts = [5000, 0, 0]
+    with pytest.raises(DataError, match="resumes"):
+        get(known)
+    (tmp_path / "data" / ".birds.part").write_bytes(bytes(10**5))
+    get(known)  # 416, then from the start
+    assert [seen.get("Range") for seen in server.seen[-2:]] == ["bytes=100000-", None]
+    assert content(tmp_path / "data" / "birds") == FILES
+
+
+def test_a_server_that_is_overloaded_is_asked_again_and_one_that_refuses_is_not(server, tmp_path):
+    known = about(server, tar())
+    server.answers = [403]
+    with pytest.raises(DataError, match=r"answers 403 Forbidden.*--archive"):
+        get(known)
+    assert len(server.seen) == 1
+    server.answers = [503, 429]
+    get(known)
+    assert len(server.seen) == 4
+
+
+def test_nobody_listens(server, tmp_path):
+    known = about(server, tar())
+    away = replace(known.files[0], url="http://127.0.0.1:9/birds.tar.gz")
+    with pytest.raises(DataError, match=r"http://127.0.0.1:9/.*Connection refused.*3 tries.*resumes"):
+        get(replace(known, files=(away,)))
+
+
+def test_a_changed_archive_is_refused_and_forgotten(server, tmp_path):
+    known = about(server, tar())
+    good = server.files["/birds.tar.gz"]
+    server.files["/birds.tar.gz"] = bad = good[:-1] + bytes([good[-1] ^ 1])
+    expected, found = (hashlib.md5(body).hexdigest() for body in (good, bad))
+    with pytest.raises(DataError, match=rf"is changed: expected md5 {expected}, found {found}; .*begins anew"):
+        get(known)
+    assert leftovers(tmp_path) == []
+    server.files["/birds.tar.gz"] = good[:9000]
+    with pytest.raises(DataError, match=rf"cut off \(9,000 of {len(good):,} bytes\)"):
+        get(known)
+    server.files["/birds.tar.gz"] = good
+    get(known)
+
+
+def test_a_full_disk_is_told_before_anything_is_fetched(server, tmp_path, monkeypatch):
+    known = about(server, tar())
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(DataError, match=r"takes 0.00 GB more, of which .* free: make room, .*--to"):
+        get(known)
+    assert leftovers(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_written_is_named(server, tmp_path):
+    (tmp_path / "data").write_text("a file")
+    with pytest.raises(DataError, match=r"data.* can't be read or written"):
+        get(about(server, tar()))
+
+
+def test_what_the_user_has_under_that_name_stays(server, tmp_path):
+    (tmp_path / "data" / "birds").mkdir(parents=True)
+    (tmp_path / "data" / "birds" / "mine.txt").write_text("mine")
+    known = about(server, tar())
+    with pytest.raises(DataError, match=r"data/birds is there and holds no list.txt: move it away"):
+        get(known)
+    assert server.seen == []
+    (tmp_path / "data" / "birds" / "mine.txt").unlink()
+    assert get(known)[1]
+
+
+def test_an_archive_that_the_user_has(server, tmp_path):
+    known, own = about(server, tar()), tmp_path / "own.tgz"
+    with pytest.raises(DataError, match=r"--archive .*own.tgz: no such file"):
+        get(known, archive=own)
+    own.write_bytes(server.files["/birds.tar.gz"][:-1])
+    with pytest.raises(DataError, match=r"own.tgz is cut off \(.*expected the file of http"):
+        get(known, archive=own)
+    own.write_bytes(server.files["/birds.tar.gz"])
+    get(known, archive=own, to=tmp_path / "there")
+    assert content(tmp_path / "there" / "birds") == FILES
+    assert own.is_file()
+    assert server.seen == []
+
+
+def in_a_child(before, known):
+    """How a process ends that calls `get`, `before` it what is done to the process: 0 well, -9 killed."""
+    if (child := os.fork()) == 0:  # a fork has imported all already: a new process takes seconds
+        with contextlib.suppress(BaseException):
+            before()
+            get(known)
+            os._exit(0)
+        os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_kill_at_any_moment_leaves_no_half_data_set(server, tmp_path):
+    """Killed at its K-th passage of a place to die, then once more without: the whole, each time."""
+    known = about(server, tar())
+    for k in range(1, 9):
+        shutil.rmtree(tmp_path / "data", ignore_errors=True)
+        die = files._at(f"{tmp_path / f'passed{k}'}:{k}")
+        ended = in_a_child(partial(setattr, files, "_die", die), known)
+        if ended == 0:
+            break
+        assert ended == -9
+        assert not (tmp_path / "data" / "birds").exists()
+        get(known)
+        assert content(tmp_path / "data" / "birds") == FILES
+        assert leftovers(tmp_path) == ["birds"]
+    assert 3 < k < 8  # the note twice, the rename
+
+
+def test_two_at_once_fetch_once(server, tmp_path):
+    known = about(server, tar())
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(get(known)[1])) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == [False, False, True]
+    assert len(server.seen) == 1
+
+
+def test_a_torn_archive_that_only_unpacking_finds_out_is_fetched_anew(server, tmp_path):
+    good = tar()
+    known = about(server, good[:9000], checksum=False)
+    with pytest.raises(DataError, match="is cut off: its end is missing"):
+        get(known)
+    assert leftovers(tmp_path) == []
+    server.files["/birds.tar.gz"] = good
+    get(known)
+    assert content(tmp_path / "data" / "birds") == FILES
+
+
+def test_a_disk_that_fills_up_keeps_what_came(server, tmp_path):
+    """A limit on a file's size stands for it: writing fails, not the network."""
+
+    def small():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+
+    known = about(server, tar())
+    assert in_a_child(small, known) == 1
+    assert len(server.seen) == 1
+    get(known)
+    assert server.seen[1]["Range"] == "bytes=8192-"
+
+
+def test_what_the_disk_refuses_is_told(server, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    known = about(server, tar())
+    for name in ("rename", "fsync"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, full)
+            with pytest.raises(DataError, match=r"No space left on device.*same command"):
+                get(known)
+    get(known)

@@ -42,7 +42,10 @@ def get(about: About, *, to: str | Path | None = None, archive: str | Path | Non
     base = known.base_folder(to)
     with _told(base):
         if there := _there(about, base):
+            _forget(about, base)  # what a process left that died when it had just put it there
             return there, False
+        if not archive:
+            _check_form(about)
         make_folder(base)
         with _alone(base / f".{about.name}.lock", about.name):
             if there := _there(about, base):  # another process has just put it there
@@ -64,9 +67,8 @@ def get(about: About, *, to: str | Path | None = None, archive: str | Path | Non
                 sync_folder(base)
             finally:
                 shutil.rmtree(unpacking, ignore_errors=True)
-            if not archive:
-                for part in files:
-                    forget(part)
+            failpoint(f"forget {about.name}")
+            _forget(about, base)
     return known.find(about, base), True
 
 
@@ -85,18 +87,19 @@ def _check_free(about: About, final: Path) -> None:
 
 
 # ---------------------------------------------------------------------- files
-def _downloaded(about: About, base: Path) -> list[Path]:
-    """The downloaded files, their checksums right."""
+def _check_form(about: About) -> None:
     if any(remote.url is None for remote in about.files):
         raise DataError(
             f"{about.name} can't be fetched without its form: get the archive at {about.url} (licence: "
             f"{about.licence}), then `laresa data get {about.name} --archive FILE`"
         )
-    parts = []
-    for i, remote in enumerate(about.files):
+
+
+def _downloaded(about: About, base: Path) -> list[Path]:
+    """The downloaded files, their checksums right."""
+    parts = _parts(about, base)
+    for i, (remote, part) in enumerate(zip(about.files, parts, strict=True)):
         assert remote.url is not None
-        name = "" if len(about.files) == 1 else f".{_file_name(remote)}"
-        part = base / f".{about.name}{name}.part"
         later = sum(other.unpacked for other in about.files) + sum(other.size for other in about.files[i + 1 :])
         download(
             remote.url,
@@ -104,15 +107,25 @@ def _downloaded(about: About, base: Path) -> list[Path]:
             size=remote.size,
             room=later,
             checked=remote.checksum is not None,
-            tell=_progress(f"{about.name}{name}"),
+            tell=_progress(part.stem.lstrip(".")),
         )
         try:
             _verify(part, remote, "it was removed, the same command begins anew")
         except DataError:
             forget(part)
             raise
-        parts.append(part)
     return parts
+
+
+def _parts(about: About, base: Path) -> list[Path]:
+    """Where each of the files is downloaded to."""
+    several = len(about.files) > 1
+    return [base / f".{about.name}{f'.{_file_name(remote)}' if several else ''}.part" for remote in about.files]
+
+
+def _forget(about: About, base: Path) -> None:
+    for part in _parts(about, base):
+        forget(part)
 
 
 def _given(about: About, archive: str | Path) -> list[Path]:

@@ -52,7 +52,10 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "WEIGHTINGS": ("laresa.weighting",),
     "DATASETS": tuple(
         f"laresa.data.{name}"
-        for name in ("emoji120", "icons158", "cifar100", "cub200", "tinyimagenet", "fgvc_aircraft", "nabirds")
+        for name in (
+            *("emoji120", "icons158", "cifar100", "cub200", "tinyimagenet", "fgvc_aircraft", "nabirds"),
+            "fashion_mnist",
+        )
     ),
     "METHODS": ("laresa.methods.end_to_end", "laresa.methods.heads"),
     "AUGMENTATIONS": ("laresa.data.augment",),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from laresa.data.cache import Source, fetched, stamp
 from laresa.data.dataset import resize
-from laresa.data.known import About, find, plain
+from laresa.data.known import About, Remote, find, plain
 from laresa.errors import DataError
 from laresa.taxonomy import Taxonomy, shipped
 
@@ -28,6 +28,15 @@ ABOUT = About(
     licence="none stated by the authors",
     classes=100,
     images=60_000,
+    files=(
+        Remote(
+            url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+            kind="tar.gz",
+            checksum="md5:eb9058c3a382ffc7106e4002c42a8d85",
+            size=169_001_437,
+            unpacked=187_000_000,
+        ),
+    ),
 )
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from laresa.data import pictures
 from laresa.data.cache import Source, open_prepared, prepare, stamp
 from laresa.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset, DataSource
-from laresa.data.known import About, find, lines
+from laresa.data.known import About, Remote, find, lines
 from laresa.errors import DataError
 from laresa.fields import Doc
 from laresa.taxonomy import shipped
@@ -31,6 +31,15 @@ ABOUT = About(
     licence="non-commercial research and education",
     classes=200,
     images=11_788,
+    files=(
+        Remote(
+            url="https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
+            kind="tar.gz",
+            checksum="md5:97eceeb196236b17998738112f37df78",
+            size=1_150_585_339,
+            unpacked=1_300_000_000,
+        ),
+    ),
 )
 MARGIN = 8 / 7
 TABLES = ("classes", "images", "image_class_labels", "train_test_split")

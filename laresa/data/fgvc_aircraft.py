@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from laresa.data import pictures, tree
 from laresa.data.cache import Source, fetched, stamp
 from laresa.data.dataset import IMAGENET_MEAN, IMAGENET_STD
-from laresa.data.known import About, find, lines, pairs, same_keys
+from laresa.data.known import About, Remote, find, lines, pairs, same_keys
 from laresa.errors import DataError
 from laresa.taxonomy import Taxonomy
 
@@ -32,6 +32,15 @@ ABOUT = About(
     licence="non-commercial research",
     classes=100,
     images=10_000,
+    files=(
+        Remote(
+            url="https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
+            kind="tar.gz",
+            checksum="md5:d4acdd33327262359767eeaa97a4f732",
+            size=2_753_340_328,
+            unpacked=2_900_000_000,
+        ),
+    ),
 )
 LEVELS = {"variant": "variants.txt", "family": "families.txt", "manufacturer": "manufacturers.txt"}  # and their names
 PARTS = ("train", "val", "test")

@@ -7,14 +7,33 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from laresa.errors import DataError, MissingDataError
 from laresa.paths import expanded
 
 
 @dataclass(frozen=True)
+class Remote:
+    """A file to download: an archive, or a file that is used as it is.
+
+    url: None where the host wants a form filled in first. checksum: "md5:..." or "sha256:..."; None: none is public.
+    size, unpacked: bytes of it, and of what it becomes; `unpacked` is about, on a disk of 4 KiB blocks.
+    """
+
+    url: str | None
+    kind: Literal["tar.gz", "zip", "file"]
+    checksum: str | None
+    size: int
+    unpacked: int
+
+
+@dataclass(frozen=True)
 class About:
-    """folders: names that the unpacked archive may bear; marker: a file in it. images: of all splits with labels."""
+    """folders: names that the unpacked archive may bear; marker: a file in it. images: of all splits with labels.
+
+    url: where a person finds it. files: what `laresa data get` downloads: one archive, or files to be used as they are.
+    """
 
     name: str
     folders: tuple[str, ...]
@@ -23,11 +42,18 @@ class About:
     licence: str
     classes: int
     images: int
+    files: tuple[Remote, ...] = ()
+
+
+def base_folder(root: str | Path | None = None) -> Path:
+    """Where data sets lie: `root`, else $LARESA_DATA, else ~/data. ConfigError: that can't be a path."""
+    chosen = root or os.environ.get("LARESA_DATA") or Path.home() / "data"
+    return expanded(str(chosen), "folder of data sets" if root else "LARESA_DATA")
 
 
 def places(about: About, root: str | Path | None = None) -> list[Path]:
     """Where the data set is looked for: `root`, else $LARESA_DATA, else ~/data; there, and in its own folders."""
-    base = expanded(str(root or os.environ.get("LARESA_DATA") or Path.home() / "data"), "LARESA_DATA")
+    base = base_folder(root)
     own = [base, base / about.name]
     return [place / name for place in own for name in about.folders] + own
 
@@ -39,8 +65,9 @@ def find(about: About, root: str | Path | None = None) -> Path:
         if (place / about.marker).is_file():
             return place
     raise MissingDataError(
-        f"{about.name} is not here: no {about.marker} in {', '.join(map(str, looked))}. Fetch {about.url} (licence: "
-        f"{about.licence}), unpack it in {looked[-2]}, or set LARESA_DATA to the folder in which it was unpacked"
+        f"{about.name} is not here: no {about.marker} in {', '.join(map(str, looked))}. `laresa data get {about.name}` "
+        f"fetches it (licence: {about.licence}); or unpack {about.url} in {looked[-2]}, or set LARESA_DATA to the "
+        "folder in which it was unpacked"
     )
 
 

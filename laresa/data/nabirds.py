@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from laresa.data import pictures, tree
 from laresa.data.cache import Source, fetched, stamp
 from laresa.data.dataset import IMAGENET_MEAN, IMAGENET_STD
-from laresa.data.known import About, find, pairs, same_keys
+from laresa.data.known import About, Remote, find, pairs, same_keys
 from laresa.errors import DataError
 from laresa.taxonomy import Taxonomy
 
@@ -27,6 +27,15 @@ ABOUT = About(
     licence="Cornell Lab's terms of use: non-commercial research and education",
     classes=555,
     images=48_562,
+    files=(
+        Remote(
+            url=None,
+            kind="tar.gz",
+            checksum=None,
+            size=9_300_000_000,
+            unpacked=10_000_000_000,
+        ),
+    ),
 )
 PER_IMAGE = ("images", "image_class_labels", "train_test_split")
 TRAINS = {"1": "train", "0": "test"}

@@ -10,12 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laresa import data
-from laresa.data import cifar100, cub200, emoji120, fgvc_aircraft, icons158, nabirds, tinyimagenet
+from laresa.data import cifar100, cub200, emoji120, fashion_mnist, fgvc_aircraft, icons158, nabirds, tinyimagenet
 from laresa.data.dataset import Dataset, Split
-from laresa.data.known import places
-from laresa.errors import DataError
+from laresa.data.known import About, places
+from laresa.errors import ConfigError, DataError, nearest
 
-FETCHED = (cifar100.ABOUT, cub200.ABOUT, tinyimagenet.ABOUT, fgvc_aircraft.ABOUT, nabirds.ABOUT)
+FETCHED = (cifar100.ABOUT, cub200.ABOUT, tinyimagenet.ABOUT, fgvc_aircraft.ABOUT, nabirds.ABOUT, fashion_mnist.ABOUT)
+
+
+def about(name: str) -> About:
+    """What is known of a data set that is fetched. ConfigError: there is none of that name to fetch."""
+    found = {known.name: known for known in FETCHED}
+    if name in found:
+        return found[name]
+    if name in data.names():
+        raise ConfigError(f"{name} needs no fetching: it comes with laresa or with a plugin")
+    raise ConfigError(f"unknown data set {name!r}{nearest(name, found)}")
 
 
 def describe(root: str | Path | None = None) -> list[dict[str, Any]]:

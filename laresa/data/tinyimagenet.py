@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from laresa.data import pictures
 from laresa.data.cache import Source, fetched, stamp
 from laresa.data.dataset import IMAGENET_MEAN, IMAGENET_STD
-from laresa.data.known import About, find, lines, plain
+from laresa.data.known import About, Remote, find, lines, plain
 from laresa.errors import DataError, nearest
 from laresa.taxonomy import shipped, shipped_json
 
@@ -26,6 +26,15 @@ ABOUT = About(
     licence="ImageNet's terms: non-commercial research and education",
     classes=200,
     images=110_000,
+    files=(
+        Remote(
+            url="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+            kind="zip",
+            checksum="md5:90528d7ca1a48142e341f4ef8d21d0de",
+            size=248_100_043,
+            unpacked=600_000_000,
+        ),
+    ),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import shlex
 from typing import Any
 
 from laresa.features import PACKAGED
@@ -18,6 +19,14 @@ def add(verbs: Any) -> None:
     add_json(listing)
     check = actions.add_parser("check", help="decode every image and hold the data set against its taxonomy")
     check.add_argument("dataset", metavar="NAME_OR_PATH")
+    get = actions.add_parser("get", help="download, check and unpack a data set that isn't in this package")
+    get.add_argument("dataset", metavar="NAME")
+    get.add_argument("--to", metavar="FOLDER", help="in which data sets lie (default: $LARESA_DATA, else ~/data)")
+    get.add_argument(
+        "--archive",
+        metavar="FILE",
+        help="take this file instead of a download; of fashion_mnist, the folder with its four",
+    )
     build = actions.add_parser("build", help="make emoji120 or icons158 from the vendors' npm packages")
     build.add_argument("dataset", choices=["emoji120", "icons158"])
     build.add_argument("--out", metavar="FILE", help="default: DATASET.npz; use it with --dataset FILE")
@@ -36,6 +45,7 @@ def add(verbs: Any) -> None:
     add_json(features, "folds")
     listing.set_defaults(handler=_list)
     check.set_defaults(handler=_check)
+    get.set_defaults(handler=_get)
     build.set_defaults(handler=_build)
     features.set_defaults(handler=_features)
 
@@ -60,6 +70,19 @@ def _check(args: argparse.Namespace) -> int:
     findings = check(dataset_name(args.dataset))
     say("\n".join(findings) or f"{args.dataset}: nothing to remark")
     return 1 if findings else 0
+
+
+def _get(args: argparse.Namespace) -> int:
+    from laresa.data.get import get
+    from laresa.data.known import base_folder, places
+    from laresa.data.report import about
+
+    known = about(args.dataset)
+    folder, new = get(known, to=args.to, archive=args.archive)
+    say(f"{known.name} is {'now' if new else 'already'} in {folder} (licence: {known.licence})")
+    if args.to and folder not in places(known):  # where nobody would look for it
+        say(f"to use it: export LARESA_DATA={shlex.quote(str(base_folder(args.to).resolve()))}")
+    return 0
 
 
 def _build(args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import importlib
 from typing import Any
 
 from laresa.features import PACKAGED
+from sweeps.cli import coarsen
 from sweeps.cli.show import add_json, say, show_json
 from sweeps.options import dataset_name, set_fields
 
@@ -34,6 +35,7 @@ def add(verbs: Any) -> None:
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="such as heads.pool=cls, heads.pca=64"
     )
     add_json(features, "folds")
+    coarsen.add(actions)
     listing.set_defaults(handler=_list)
     check.set_defaults(handler=_check)
     build.set_defaults(handler=_build)

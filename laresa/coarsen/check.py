@@ -45,9 +45,9 @@ def faults(
         if count > 1
     }
     both = [name for name in names if name in known]
-    found += _told("stands twice as a group's name", [name for name, count in names.items() if count > 1], limit)
-    found += _told("is both a class and a group: give the group another name", both, limit)
-    found += _told("is in no group", [name for name in classes if name not in placed], limit)
+    found += _told("the name of more than one group", [name for name, count in names.items() if count > 1], limit)
+    found += _told("both a class and a group (give the group another name)", both, limit)
+    found += _told("in no group", [name for name in classes if name not in placed], limit)
     found += [f"{name!r} is in more than one place: {homes[name]}" for name in list(homes)[:limit]]
     found += [f"{name!r} is no class{_close(name, known)}" for name in unknown[:limit]]
     return found
@@ -73,7 +73,7 @@ def _shape(group: Any, members: Any) -> str:
 
 
 def _told(what: str, names: Sequence[str], limit: int | None) -> list[str]:
-    return [f"{listed(names, limit)} {what}"] if names else []
+    return [f"{what}: {listed(names, limit)}"] if names else []
 
 
 def listed(names: Sequence[str], limit: int | None = 8) -> str:

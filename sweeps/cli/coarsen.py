@@ -12,7 +12,7 @@ from sweeps.cli.show import say
 from sweeps.options import dataset_name
 
 if TYPE_CHECKING:
-    from laresa.coarsen import Classes, Groups
+    from laresa.coarsen import Classes, Coarse, Groups
 
 
 def add(actions: Any) -> None:
@@ -33,6 +33,14 @@ def add(actions: Any) -> None:
         choices=("medoid", "wordnet"),
         help="groups are called like their most typical class, or by WordNet's common hypernym (default: medoid)",
     )
+    model = action.add_argument_group(
+        "by a language model",
+        "the class names are sent to an OpenAI-compatible endpoint; its key is read from LARESA_LLM_KEY alone",
+    )
+    model.add_argument("--llm", action="store_true", help="ask a language model, as the LARESA paper did")
+    model.add_argument("--llm-url", metavar="URL", help="such as https://HOST/v1 (default: LARESA_LLM_URL)")
+    model.add_argument("--llm-model", metavar="NAME", help="default: LARESA_LLM_MODEL")
+    model.add_argument("--llm-timeout", type=float, metavar="SECONDS", help="of one request (default: 120)")
     action.set_defaults(handler=coarsen)
 
 
@@ -50,7 +58,7 @@ def coarsen(args: argparse.Namespace) -> int:
         _say_how_to_use(classes, path)
         return 0
     out = expanded(args.out or f"{classes.name}-coarse.json", "--out")
-    may_write(out, prompt=False, force=args.force)
+    may_write(out, prompt=args.llm, force=args.force)
     made = _made(args, classes)
     write(made, classes.names, out, force=args.force)
     _tell(f"wrote {out}", made.groups, made.warnings, against)
@@ -59,17 +67,29 @@ def coarsen(args: argparse.Namespace) -> int:
     return 0
 
 
-def _made(args: argparse.Namespace, classes: Classes) -> Any:
+def _made(args: argparse.Namespace, classes: Classes) -> Coarse:
+    if args.llm:
+        from laresa.coarsen.ask import ask
+        from laresa.coarsen.endpoint import TIMEOUT, endpoint_of
+
+        timeout = TIMEOUT if args.llm_timeout is None else args.llm_timeout
+        return ask(classes.names, endpoint_of(args.llm_url, args.llm_model, timeout), count=args.groups)
     from laresa.coarsen.cluster import cluster
 
     return cluster(classes.tree, count=args.groups, linkage=args.linkage or "average", names=args.names or "medoid")
 
 
 def _refuse_what_would_be_ignored(args: argparse.Namespace) -> None:
-    making = ("groups", "linkage", "names", "out")
-    ignored = [name for name in making if args.check and getattr(args, name) is not None]
-    if ignored or (args.check and args.force):
-        raise ConfigError(f"--{(ignored or ['force'])[0]} with --check: it would be ignored, --check writes nothing")
+    clustering, asking, making = ("linkage", "names"), ("llm_url", "llm_model", "llm_timeout"), ("groups", "out")
+    others = {
+        "--check, which makes nothing": (*making, *clustering, *asking, "llm", "force") if args.check else (),
+        "--llm, which clusters nothing": clustering if args.llm else (),
+        "no --llm": () if args.llm else asking,
+    }
+    for beside, names in others.items():
+        for name in names:
+            if (given := getattr(args, name)) is not None and given is not False:
+                raise ConfigError(f"--{name.replace('_', '-')} with {beside}: it would be ignored")
 
 
 def _against(args: argparse.Namespace, classes: Classes) -> tuple[str, Groups] | None:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laresa.coarsen import Coarse, check_groups
+from laresa.coarsen.check import LARGE
 from laresa.coarsen.names import NAMINGS, Naming
 from laresa.errors import ConfigError, nearest
 from laresa.labels import embed
@@ -40,20 +41,23 @@ def cluster(tree: Taxonomy, *, count: int | None = None, linkage: str = "average
         f"{len(groups)} groups ({chosen}) by agglomerative clustering ({linkage} linkage, cosine) of the class names' "
         f"embeddings (all-MiniLM-L6-v2), named by {names}; made by `laresa data coarsen`"
     )
-    return Coarse(groups, (note,), tuple(check_groups(groups, tree.names)))
+    warnings = check_groups(groups, tree.names)
+    if linkage == "average" and max(map(len, members)) > LARGE * tree.leaves and len(members) > 1 / LARGE:
+        warnings.append("average linkage has left one group very large: --linkage complete makes more even ones")
+    return Coarse(groups, (note,), tuple(warnings))
 
 
 def best_count(rows_CD: NDArray[np.float64], linkage: str = "average") -> NDArray[np.int64]:
-    """int64 [C], the cut of the greatest silhouette from 2 groups to 2 sqrt(C), at most C / 2.
+    """int64 [C], the cut of the greatest silhouette from sqrt(C) groups to 2 sqrt(C), of 2 to C / 2.
 
-    Without the root as a bound the silhouette of names grows until the groups are pairs (TinyImageNet: 98 of 200
-    classes); the paper's own mappings have about 2 sqrt(C) groups.
+    Without these bounds the silhouette of names is greatest at either end: one odd class against all others (emoji120:
+    1 and 119), or pairs (TinyImageNet: 98 groups of 200 classes). The paper's own mappings have about 2 sqrt(C).
     """
     from sklearn.metrics import silhouette_score
 
     classes = len(rows_CD)
-    most = min(classes // 2, round(2 * math.sqrt(classes)))
-    cuts = [_cut(rows_CD, count, linkage) for count in range(2, most + 1)]
+    least, most = max(2, round(math.sqrt(classes))), min(classes // 2, round(2 * math.sqrt(classes)))
+    cuts = [_cut(rows_CD, count, linkage) for count in range(least, most + 1)]
     if not cuts:  # two or three classes
         return _cut(rows_CD, min(2, classes - 1), linkage)
     return max(cuts, key=lambda labels_C: float(silhouette_score(rows_CD, labels_C, metric="cosine")))

@@ -26,8 +26,14 @@ def add(actions: Any) -> None:
     action.add_argument("--force", action="store_true", help="replace FILE, where it is there already")
     action.add_argument("--check", metavar="FILE", help="look at a mapping that was edited by hand; writes nothing")
     action.add_argument("--against", metavar="FILE", help="compare with this taxonomy.json (default: the data set's)")
-    action.add_argument("--groups", type=int, metavar="K", help="how many (default: by silhouette, at most 2 sqrt(C))")
-    action.add_argument("--linkage", choices=("average", "complete"), help="of the clustering (default: average)")
+    action.add_argument(
+        "--groups", type=int, metavar="K", help="how many (default: by silhouette, sqrt(C) to 2 sqrt(C))"
+    )
+    action.add_argument(
+        "--linkage",
+        choices=("average", "complete"),
+        help="average: odd classes stay apart; complete: more even groups (default: average)",
+    )
     action.add_argument(
         "--names",
         choices=("medoid", "wordnet"),

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,11 +87,11 @@ def _parsed(said: str, classes: Sequence[str]) -> Pairs | str:
     groups = fields.get("groups") if isinstance(fields, dict) else None
     if not isinstance(groups, list) or not groups or not all(_is_group(group) for group in groups):
         return 'the answer has another shape than {"groups": [{"name": "...", "classes": ["...", ...]}, ...]}'
-    spelled = _spellings(classes)
+    known, spelled = set(classes), _spellings(classes)
     return [
         (
             group["name"].strip(),
-            [name if name in classes else spelled.get(plain(name), name) for name in group["classes"]],
+            [name if name in known else spelled.get(plain(name), name) for name in group["classes"]],
         )
         for group in groups
     ]
@@ -113,7 +114,8 @@ def _is_group(group: Any) -> bool:
 def _spellings(classes: Sequence[str]) -> Mapping[str, str]:
     """Letters and digits -> the class; those that two classes share are left out."""
     reduced = [plain(name) for name in classes]
-    return {key: name for key, name in zip(reduced, classes, strict=True) if key and reduced.count(key) == 1}
+    counts = Counter(reduced)
+    return {key: name for key, name in zip(reduced, classes, strict=True) if key and counts[key] == 1}
 
 
 # ---------------------------------------------------------------------- the cache

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import os
 import re
 import time
@@ -19,6 +20,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
 
 from laresa.errors import ConfigError, DataError, printable
+
+log = logging.getLogger(__name__)
 
 URL, MODEL, KEY = "LARESA_LLM_URL", "LARESA_LLM_MODEL", "LARESA_LLM_KEY"
 TIMEOUT = 120.0  # seconds
@@ -70,6 +73,8 @@ def endpoint_of(url: str | None = None, model: str | None = None, timeout: float
         raise ConfigError(f"{KEY} holds blanks or characters that no header may have")
     if not 0 < timeout <= 3600:
         raise ConfigError(f"--llm-timeout {timeout:g}: expected seconds, above 0 and at most 3600")
+    if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        log.warning("%s: by http the key and the class names can be read on their way", base)
     return Endpoint(base, found[MODEL], key, timeout)
 
 

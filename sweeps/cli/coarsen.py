@@ -52,7 +52,7 @@ def add(actions: Any) -> None:
 
 def coarsen(args: argparse.Namespace) -> int:
     from laresa.coarsen import classes_of
-    from laresa.coarsen.result import may_write, read, write
+    from laresa.coarsen.result import may_write, prompt_file, read, write
 
     _refuse_what_would_be_ignored(args)
     classes = classes_of(dataset_name(args.dataset))
@@ -68,6 +68,8 @@ def coarsen(args: argparse.Namespace) -> int:
     made = _made(args, classes)
     write(made, classes.names, out, force=args.force)
     _tell(f"wrote {out}", made.groups, made.warnings, against)
+    if made.prompt:
+        say(f"What the model was asked stands in {prompt_file(out)}.")
     say(f"Read it and edit it by hand; `laresa data coarsen {args.dataset} --check {out}` looks at it again.")
     _say_how_to_use(classes, out)
     return 0

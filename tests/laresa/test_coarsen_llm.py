@@ -129,6 +129,7 @@ def test_groups_by_a_model_with_their_prompt(run: Run, fake: Fake, tmp_path: Pat
     assert headers["Authorization"] == f"Bearer {SECRET}"
     assert (asked["model"], asked["temperature"]) == ("fake-1", 0)
     assert asked["response_format"]["type"] == "json_schema"
+    assert "What the model was asked stands in pets-coarse.prompt.txt." in out
     prompt = (tmp_path / "pets-coarse.prompt.txt").read_text()
     assert all(message["content"] in prompt for message in asked["messages"])
     assert "Make exactly 3 groups" in prompt
@@ -186,6 +187,15 @@ def test_what_goes_wrong_once_is_asked_again(how: str, run: Run, fake: Fake, tmp
     assert err.count("asking again") == len(WELL[how])
 
 
+def test_it_waits_as_long_as_the_server_says(run: Run, fake: Fake, monkeypatch: pytest.MonkeyPatch):
+    waited: list[float] = []
+    monkeypatch.setattr("laresa.coarsen.ask.time.sleep", waited.append)
+    monkeypatch.setattr(ask, "PAUSE", 1.0)
+    fake.script = [(429, {"Retry-After": said}, b"") for said in ("7", "9999", "nan", "soon")] + [grouped(GOOD)]
+    assert run()[0] == 0
+    assert waited == [7, endpoint.LONGEST, 4, 8]
+
+
 def test_the_model_is_told_what_it_dropped_and_doubled(run: Run, fake: Fake):
     wrong = {"cats": ["siamese_cat", "persian"], "dogs": ["beagle", "beagle", "poodle"], "fish": ["goldfish", "guppy"]}
     fake.script = [grouped(wrong), grouped(GOOD)]
@@ -226,7 +236,8 @@ BADLY = {  # what it does each time -> (what is said, requests)
     "401": ((401, {}, f"bad key {SECRET}".encode()), "refuses the key (HTTP 401): see LARESA_LLM_KEY", 1),
     "400": ((400, {}, b'{"error": "no such model"}'), "no such model", 1),
     "400 with the key": ((400, {}, f"key {SECRET[:12]}***".encode()), "refuses the request for model 'fake-1'", 1),
-    "a redirect": ((307, {"Location": "http://127.0.0.1:9/"}, b""), "sends elsewhere (HTTP 307)", 1),
+    "302": ((302, {"Location": "http://127.0.0.1:9/"}, b""), "sends elsewhere (HTTP 302)", 1),  # urllib would go there
+    "307": ((307, {"Location": "http://127.0.0.1:9/"}, b""), "sends elsewhere (HTTP 307)", 1),
 }
 
 
@@ -287,6 +298,17 @@ def test_what_cannot_be_used_is_named_and_not_shown(name: str, value: str, run: 
     assert code == 2
     assert name in err.splitlines()[-1]
     assert value not in err
+
+
+def test_a_key_that_travels_in_the_open_is_warned_of(run: Run):
+    for url, warned in {
+        "http://models.invalid/v1": True,
+        "https://models.invalid": False,
+        "http://[::1]:9": False,
+    }.items():
+        code, _, err = run("--llm-url", url, "--groups", "7")
+        assert code == 2
+        assert ("by http the key and the class names can be read" in err) == warned
 
 
 def test_the_key_is_not_in_the_repr(fake: Fake):

@@ -8,6 +8,7 @@ import shlex
 from typing import Any
 
 from laresa.features import PACKAGED
+from sweeps.cli import coarsen
 from sweeps.cli.show import add_json, say, show_json
 from sweeps.options import dataset_name, set_fields
 
@@ -43,6 +44,7 @@ def add(verbs: Any) -> None:
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="such as heads.pool=cls, heads.pca=64"
     )
     add_json(features, "folds")
+    coarsen.add(actions)
     listing.set_defaults(handler=_list)
     check.set_defaults(handler=_check)
     get.set_defaults(handler=_get)

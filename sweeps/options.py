@@ -11,7 +11,7 @@ from laresa.errors import ConfigError
 from laresa.paths import expanded
 from sweeps import recipes
 from sweeps.recipes import Recipe
-from sweeps.service.study import Replicate, RunOptions
+from sweeps.service.study import KEEP_WEIGHTS, Replicate, RunOptions
 
 TINY: Mapping[str, Any] = {  # option -> its default at --scale tiny, of those that a study has
     "dataset": "emoji120",
@@ -170,6 +170,19 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--max-trials", type=int, metavar="N", help="of the sweep in all: it ends there; a greater number continues"
     )
+    how.add_argument(
+        "--latents-every",
+        type=int,
+        metavar="N",
+        help="keep validation latents of the first and every N-th epoch (at most 2,000, 1.5 MB each), to draw how they "
+        "came about",
+    )
+    how.add_argument(
+        "--keep-weights",
+        choices=KEEP_WEIGHTS,
+        default=KEEP_WEIGHTS[0],
+        help="of each trial: of its best epoch, of that and the last, or none (default: %(default)s)",
+    )
     add_place_options(how)
 
 
@@ -209,6 +222,8 @@ def run_options(args: argparse.Namespace) -> RunOptions:
         concurrency=args.concurrency,
         priority=args.priority,
         max_gpu_hours=args.max_gpu_hours,
+        latents_every=args.latents_every,
+        keep_weights=args.keep_weights,
         max_trials=args.max_trials,
         gpu_memory_per_trial=args.gpu_memory_per_trial,
         halve_batch=args.halve_batch,

@@ -38,7 +38,7 @@ class Result:
 
     metrics: "test/...", measured once, from the weights of best_epoch, and "best/val/..." of the same weights;
         "best_epoch", "collapse_step".
-    weights: state dict of the model at best_epoch, on the CPU.
+    weights: state dict of the model at best_epoch, on the CPU. last_weights: at the last, where a method has it.
     latents: test latents z_ND with y_N, parent_C and the names, as stored in latents.npz; None where a method has none.
     """
 
@@ -48,6 +48,7 @@ class Result:
     metrics: Mapping[str, float]
     weights: Mapping[str, Tensor]
     latents: Mapping[str, np.ndarray] | None
+    last_weights: Mapping[str, Tensor] | None = None
 
 
 class Method(Protocol):
@@ -114,6 +115,12 @@ class One:
 
     def result(self, index: int) -> Result:
         found: Result = self.single.result()
+        return found
+
+    def snapshot(self) -> Mapping[str, np.ndarray] | None:
+        """Validation latents of the last epoch, as `measure.latents_of`; None where it has none."""
+        look = getattr(self.single, "snapshot", None)
+        found: Mapping[str, np.ndarray] | None = look() if look is not None else None
         return found
 
 

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ from laresa.labels import LabelEmbeddings, embeddings_of
 from laresa.measurement import Measurement
 from laresa.methods import Result
 from laresa.methods.measure import Judged, latents_of, measure, measure_corrupted
-from laresa.methods.watch import latent_metrics, watched
+from laresa.methods.watch import SAMPLES, latent_metrics, watched
 from laresa.metrics import evaluate_own
 from laresa.seeds import derive_seed, seed_everything
 from laresa.seeds import generator as generator_for
@@ -93,6 +94,7 @@ class Loop:
         self.history: list[Measurement] = []
         self.best_epoch, self.best_top1 = 0, -math.inf
         self.best_weights: dict[str, Tensor] = {}
+        self._seen: Tensor | None = None  # validation latents of the last epoch
         fixed = {"none": ((0.0,) * 3, (1.0,) * 3), "imagenet": (IMAGENET_MEAN, IMAGENET_STD)}
         self.mean: Sequence[float]
         self.std: Sequence[float]
@@ -129,7 +131,7 @@ class Loop:
         self.model.train()
         metrics = {name: float(value) for name, value in self.train_epoch(number).items()}
         logits_NC, z_ND = self.forward(self._val)
-        y_N = self._val.labels.to(self.device)
+        y_N, self._seen = self._val.labels.to(self.device), z_ND
         if number == 1:
             evaluate_own(logits_NC, z_ND, y_N, self.data.taxonomy)  # one that fails fails now, not after the last epoch
         top1 = (logits_NC.argmax(1) == y_N).double().mean().item()
@@ -145,6 +147,7 @@ class Loop:
 
     def result(self) -> Result:
         """Load the best epoch's weights and measure the test split, once; validation too: choices are made there."""
+        last = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(self.best_weights)
         tree = self.data.taxonomy
         val, test = self._judged(self._val), self._judged(self._test)
@@ -154,7 +157,16 @@ class Loop:
         weights = {name: value.contiguous() for name, value in self.best_weights.items()}  # as files want them
         latents = None if test[1] is None else latents_of(test[1], test[2], tree)
         history = tuple(self.history)
-        return Result(self.config, history, self.best_epoch, metrics | self.last_metrics(), weights, latents)
+        return Result(self.config, history, self.best_epoch, metrics | self.last_metrics(), weights, latents, last)
+
+    def snapshot(self) -> Mapping[str, np.ndarray] | None:
+        """Validation latents of the last epoch, evenly SAMPLES of them at most, in float16; None: there are none."""
+        if self._seen is None:
+            return None
+        every = -(-len(self._seen) // SAMPLES)
+        z_ND, y_N = self._seen[::every].cpu(), self._val.labels[::every].cpu()
+        small = z_ND.abs().max() < torch.finfo(torch.float16).max
+        return latents_of(z_ND.half() if small else z_ND, y_N, self.data.taxonomy)
 
     def _judged(self, split: Split) -> Judged:
         logits_NC, z_ND = self.forward(split)

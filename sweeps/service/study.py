@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 LONGEST_NAME = 200  # bytes of a sweep's name, which folders and MLflow take
 LEAST_SHARE = 1e-4  # of a GPU: Ray counts no finer
+KEEP_WEIGHTS = ("best", "all", "none")  # of the best epoch; also of the last; no weights
 Space = Mapping[str, "BaseDistribution"]
 # Where a search's choice is from: a trial that finished; where none did, the best of what was stopped early; where
 # nothing was measured, the settings that it began with.
@@ -33,7 +34,8 @@ class RunOptions:
     halve_batch: a trial that runs out of a whole GPU's memory is followed by one with half the batch, which is another
     configuration under the same arm. accept_code: results that other code learned are kept and marked; retrain: they
     are trained anew. priority: of this sweep among those that share a cluster. max_gpu_hours, max_trials: of the sweep
-    over all its runs; it ends there, resumably. ConfigError for a number that can't be.
+    over all its runs; it ends there, resumably. latents_every: epochs between two at which a trial's validation latents
+    are kept as an artifact. keep_weights: of KEEP_WEIGHTS. ConfigError for a number that can't be.
     """
 
     tracking_uri: str | None = None
@@ -48,6 +50,8 @@ class RunOptions:
     priority: float = 1.0
     max_gpu_hours: float | None = None
     max_trials: int | None = None
+    latents_every: int | None = None
+    keep_weights: str = "best"
 
     def __post_init__(self) -> None:
         cpus, gpus, memory = self.cpus_per_trial, self.gpus_per_trial, self.gpu_memory_per_trial
@@ -68,6 +72,8 @@ class RunOptions:
             raise ConfigError(f"--max-gpu-hours {self.max_gpu_hours:g}: expected a number greater than 0")
         if self.max_trials is not None and self.max_trials < 1:
             raise ConfigError(f"--max-trials {self.max_trials}: expected 1 or more")
+        if self.latents_every is not None and self.latents_every < 1:
+            raise ConfigError(f"--latents-every {self.latents_every}: expected epochs, 1 or more")
 
     @property
     def gpus(self) -> float:

@@ -52,13 +52,13 @@ def train_here(source, sweep, folder, options, tags, display, spending, schedule
     writer = Direct(sweep.uri)
     while (group := source.next()) is not None:
         code = {name: digest for trial in group.trials for name, digest in bytes_of(trial.config).items()}
-        context = TrialContext(sweep, folder.place, 1.0, tags, files=code)
+        context = replace(TrialContext.of(sweep, folder, options, tags), files=code)
         session = Session(group.trials, context, writer, torch.device("cpu"), halving=group.halving)
         while session.running:
             session.step()
         for trial in group.trials:
             source.concluded(trial, folder.trial(trial.key).outcome())
-    return tune.Ended(1, 0.0, False, "", ())
+    return tune.Ended(1, 0.0, False, ())
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from sweeps.service.driver.shares import DEAD_SECONDS, Demand, Shares, allotted
 from sweeps.service.driver.spending import BudgetReachedError, Spending
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import RunOptions
+from sweeps.service.tracking.sweep import Sweep
 from sweeps.service.worker import board
 from sweeps.service.worker.trial import TuneTrial
 from tests.sweeps.conftest import ablation, laresa
@@ -163,6 +164,7 @@ def test_a_sweep_ends_at_its_number_of_trials_and_a_greater_one_continues(
     server: str, pictures: Path, tmp_path: Path, laresa_home: Path
 ):
     arguments = ["run", *ablation("capped", pictures, "ce,ce+anchor", "0,1", epochs=2), "--priority", "2"]
+    arguments += ["--latents-every", "2", "--keep-weights", "all"]
     done = laresa(*arguments, "--max-trials", "3", check=False, cwd=tmp_path)
     assert done.returncode == 3
     assert "stopped: 3 finished, 1 not started; --max-trials 3: the sweep has as many; a greater" in done.stdout
@@ -173,6 +175,14 @@ def test_a_sweep_ends_at_its_number_of_trials_and_a_greater_one_continues(
     laresa(*arguments, "--max-trials", "4", cwd=tmp_path)
     assert_settled(server, "capped", {"finished"})
     assert len(trials("capped")) == 4
+    sweep = Sweep.open("capped")
+    for record in trials("capped"):
+        left = {file.path for file in sweep.api.list_artifacts(record.run_id, "checkpoint")}
+        assert left == {"checkpoint/model.safetensors", "checkpoint/last.safetensors"}
+        kept = sweep.latents_by_epoch(record)
+        assert list(kept) == [1, 2]
+        assert kept[1]["z_ND"].shape == (30, 384)
+        assert list(kept[2]["coarse_names"]) == ["pet", "vehicle", "fruit"]
 
 
 @pytest.mark.slow

@@ -124,6 +124,14 @@ class Runner:
         self.halved: list[PlannedTrial] = []  # planned here, in place of what a whole GPU was too small for
 
     def run(self) -> SweepResult:
+        try:
+            return self._run()
+        except StorageError:
+            disconnect()
+            self._close_runs()
+            raise
+
+    def _run(self) -> SweepResult:
         from sweeps.service.search.sources import FixedPlan, OptunaSource
 
         note_plan(self.study, self.options, self.folder, self.sweep.uri)
@@ -149,10 +157,6 @@ class Runner:
             stopped = True
         except BudgetReachedError as reached:
             stopped, budget = True, str(reached)
-        except StorageError:
-            disconnect()
-            self._close_runs()
-            raise
         with GracefulInterrupt() as late:  # a press that comes now would leave runs open that nobody trains
             if stopped:
                 disconnect()

@@ -186,8 +186,7 @@ def run_trials(
 ) -> Ended:
     """Train what the source gives on the connected Ray."""
     interrupt, chosen = GracefulInterrupt(), scheduler or InOrder()
-    memory = options.gpu_memory_per_trial if options.gpus < 1 else None  # alone, it may have all there is
-    context = TrialContext(sweep, folder.place, options.cpus_per_trial, tags, options.gpus, memory)
+    context = TrialContext.of(sweep, folder, options, tags)
     shares = Shares(sweep.sweep, options.priority, options.gpus > 0, options.concurrency)
     search = SourceSearch(source, context, display, interrupt, shares)
     asks = {"CPU": options.cpus_per_trial, "GPU": options.gpus}

@@ -256,6 +256,10 @@ class TrialFolder:
         found = [path for path in self.root.iterdir() if path.is_file() and path.name not in state]
         return sorted(path for path in found if not path.name.startswith("."))
 
+    def latents(self) -> list[Path]:
+        """Of single epochs, by RunOptions.latents_every; `file` fetches one."""
+        return sorted(self.files.glob(self.root, "epoch-*.npz"))
+
     def check_files(self) -> None:
         """DamagedError: a file that the outcome speaks of is not what was written; the outcome is set aside."""
         for name, digest in ((self.outcome() or {}).get("files") or {}).items():

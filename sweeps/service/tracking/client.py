@@ -28,6 +28,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 PAGE = 1000  # runs or experiments in one answer
 HISTORY = "history.json"  # the artifact that holds a trial's measurements by epoch
+LATENTS = "latents"  # artifact folder of latents of single epochs
 SCHEMES = r"https?|sqlite|(postgresql|mysql|mssql)(\+\w+)?|databricks"  # of tracking stores
 SQLITE = b"SQLite format 3\0"  # how a database begins
 VIEW = "laresa"  # the view of MLflow's runs table that `write` keeps on a sweep's experiment

@@ -19,7 +19,7 @@ from laresa.files import failpoint
 from laresa.measurement import Measurement
 from sweeps.service.storage.files import TrialFolder
 from sweeps.service.tracking.bulk import Bulk
-from sweeps.service.tracking.client import HISTORY, SUPERSEDED, put_artifacts, refused
+from sweeps.service.tracking.client import HISTORY, LATENTS, SUPERSEDED, put_artifacts, refused
 from sweeps.service.tracking.thin import at_once, thinned
 from sweeps.service.tracking.write import STATUS, Opened, TrialRun, first_tags, found_by, open_trial
 
@@ -27,6 +27,7 @@ ARTIFACTS = {  # file of a concluded trial -> its artifact folder
     "config.json": None,
     "traceback.txt": None,
     "model.safetensors": "checkpoint",
+    "last.safetensors": "checkpoint",
     "latents.npz": None,
     "weights.svg": "figures",
 }
@@ -201,4 +202,5 @@ def _conclusion(delivery: Delivery, opened: Opened) -> tuple[Change, list[Path]]
 
 def artifacts(folder: TrialFolder) -> list[tuple[Path, str | None]]:
     """(file, artifact folder) of what a concluded trial left on storage."""
-    return [(path, target) for name, target in ARTIFACTS.items() if (path := folder.file(name)).exists()]
+    left = [(path, target) for name, target in ARTIFACTS.items() if (path := folder.file(name)).exists()]
+    return left + [(folder.file(path.name), LATENTS) for path in folder.latents()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from typing import Any
 
 from sweeps.service.key import trial_key
 from sweeps.service.tracking.client import (
+    LATENTS,
     UNRECORDED,
     check_active,
     client,
@@ -73,16 +75,24 @@ class Sweep:
 
     def latents(self, record: TrialRecord) -> Mapping[str, Any] | None:
         """The arrays of a trial's latents.npz; None for a trial that has none (it did not finish, or kept none)."""
-        import numpy as np
-
         if record.state != "finished":
             return None
         kept = {file.path for file in self.api.list_artifacts(record.run_id)}
-        if "latents.npz" not in kept:
-            return None
+        return self._arrays(record, "latents.npz") if "latents.npz" in kept else None
+
+    def latents_by_epoch(self, record: TrialRecord) -> Mapping[int, Mapping[str, Any]]:
+        """Validation latents of the epochs at which they were kept (--latents-every); empty where they were not."""
+        listed = self.api.list_artifacts(record.run_id, LATENTS) if record.run_id else []
+        found = {int(n[1]): file.path for file in listed if (n := re.search(r"epoch-(\d+)\.npz$", file.path))}
+        return {epoch: self._arrays(record, path) for epoch, path in sorted(found.items())}
+
+    def _arrays(self, record: TrialRecord, path: str) -> Mapping[str, Any]:
+        """Of an .npz among a trial's artifacts."""
+        import numpy as np
+
         with (
             tempfile.TemporaryDirectory() as folder,
-            np.load(self.api.download_artifacts(record.run_id, "latents.npz", folder)) as arrays,
+            np.load(self.api.download_artifacts(record.run_id, path, folder)) as arrays,
         ):
             return {name: arrays[name] for name in arrays.files}
 

@@ -14,22 +14,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from laresa.checkpoint import write_tensors
 from laresa.config import TrialConfig
 from laresa.data import Dataset, data_key, load
 from laresa.errors import StorageError
 from laresa.files import atomic_write, cant_write, is_full
 from laresa.measurement import Measurement
 from laresa.methods import AT_ONCE, Method, Result, start
-from sweeps.service.storage.files import MEASURED, Attempt, FencedError, TrialFolder, write_json
+from sweeps.service.storage.files import MEASURED, Attempt, FencedError, SweepFolder, TrialFolder, write_json
 from sweeps.service.storage.open import sweep_at
 from sweeps.service.storage.outcome import describe_outcome, pruned_metrics
-from sweeps.service.study import PlannedTrial
+from sweeps.service.study import PlannedTrial, RunOptions
 from sweeps.service.tracking.async_writer import AsyncWriter
 from sweeps.service.tracking.write import SweepRun, TrialRun
 from sweeps.service.worker.gpu_memory import forget_peak, free_gib, out_of_memory, peak_gib, wait_for_room
 from sweeps.service.worker.group_files import KEEP_SECONDS, GroupFiles
 from sweeps.service.worker.halving import Halving
+from sweeps.service.worker.leaves import write_described, write_latents, write_weights
 
 log = logging.getLogger("laresa.trial")
 OOM_SHARED_GPU = "oom_shared_gpu"  # the state of a trial that ran out of the memory of a GPU it shares
@@ -56,10 +56,18 @@ class TrialContext:
     tags: Mapping[str, str]
     gpus: float = 0.0
     gpu_memory: float | None = None  # GiB that a trial was said to need
+    latents_every: int | None = None  # epochs; as of RunOptions
+    keep_weights: str = "best"
     files: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def of(cls, sweep: SweepRun, folder: SweepFolder, options: RunOptions, tags: Mapping[str, str]) -> TrialContext:
+        memory = options.gpu_memory_per_trial if options.gpus < 1 else None  # alone, it may have all there is
+        shares = (options.cpus_per_trial, tags, options.gpus, memory)
+        return cls(sweep, folder.place, *shares, options.latents_every, options.keep_weights)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> TrialContext:
@@ -217,6 +225,7 @@ class Session:
             for index, measurement in enumerate(method.epoch()):
                 seconds[index] += 0.0 if measurement is None else measurement.seconds
             self._unkept = True
+            self._keep_latents(method)
             if self._halving is not None:
                 for index in self._halving.stopped(method.histories, [i for i in self.running if not method.done[i]]):
                     method.stop(index)
@@ -228,6 +237,16 @@ class Session:
         if self.alone or time.monotonic() - self._kept_at > KEEP_SECONDS:
             self._keep(method)
         return seconds
+
+    def _keep_latents(self, method: Method) -> None:
+        """Of the first epoch and every latents_every-th. Before the checkpoint: one that is there has all before it."""
+        every, number = self.context.latents_every, len(method.histories[0])
+        look = getattr(method, "snapshot", None)
+        if every and look is not None and self.alone and (number == 1 or number % every == 0):
+            self.first.attempt.check()
+            path = self.first.folder.root / f"epoch-{number:04d}.npz"
+            write_latents(path, look())
+            self.first.folder.files.put(path)
 
     def _keep(self, method: Method) -> None:
         """Write the checkpoint of what has been trained."""
@@ -289,29 +308,21 @@ class Session:
             self._finish(self.members[index], method.result(index))
 
     def _finish(self, member: Member, result: Result) -> None:
-        self._write_artifacts(member, result.history)
-        write_tensors(member.folder.root / "model.safetensors", result.weights)
-        if (latents := result.latents) is not None:
-            path = member.folder.root / "latents.npz"
-            atomic_write(path, lambda file: np.savez_compressed(file, allow_pickle=False, **latents))
+        self._describe(member, result.history)
+        write_weights(member.folder.root, result, self.context.keep_weights)
+        write_latents(member.folder.root / "latents.npz", result.latents)
         self._conclude(member, "finished", result.metrics, result.history)
 
     def _fail(self, index: int, error: Exception) -> None:
         member, history = self.members[index], self._history(index)
         member.attempt.check()
-        self._write_artifacts(member, history)
+        self._describe(member, history)
         atomic_write(member.folder.root / "traceback.txt", "".join(traceback.format_exception(error)))
         self._conclude(member, "failed", {}, history, error=f"{type(error).__name__}: {error}")
 
-    def _write_artifacts(self, member: Member, history: Sequence[Measurement]) -> None:
-        config, root = member.trial.config, member.folder.root
-        write_json(root / "config.json", config.to_dict())
-        # Of a group none is drawn: a drawing takes longer than a head does.
-        if self.alone and any("weight/entropy" in measurement.metrics for measurement in history):
-            from sweeps.service.worker.weight_figure import draw_weights
-
-            title = f"{member.trial.arm}, seed {config.seed}"
-            atomic_write(root / "weights.svg", lambda file: draw_weights(history, file, title=title))
+    def _describe(self, member: Member, history: Sequence[Measurement]) -> None:
+        # Of a group nothing is drawn: a drawing takes longer than a head does.
+        write_described(member.folder.root, member.trial, history, draw=self.alone)
 
     def _conclude(
         self,

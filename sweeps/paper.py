@@ -28,6 +28,7 @@ __all__ = ["PRIMARY", "TINY", "add_options", "build", "recipe_lines"]
 PRIMARY = ((FULL, "ce"),)
 SEED = "42"
 TINY = {"dataset": "emoji120,icons158", "backbone": "test_resnet,test_convnext,test_vit"}
+TINY_SHOTS = 3  # icons158 has nine times as many images as emoji120
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +41,8 @@ def build(args: argparse.Namespace) -> Study:
     """One cell a subset, in a block a pair of data set and backbone."""
     if "subset" in set_fields(args.set):
         raise ConfigError("--set subset: it would be ignored, each arm has its own; expected --subsets")
+    if args.scale == "tiny" and not {"shots", "train_fraction"} & set_fields(args.set).keys():
+        args.set = [*args.set, f"shots={TINY_SHOTS}"]
     chosen, cells, known = subsets(args) or list(SUBSETS), list[Cell](), None
     for pair in _pairs(args):
         base = base_config(pair).replace(**READINGS["literal"])

@@ -28,6 +28,7 @@ ABOUT = About(
     licence="none stated by the authors",
     classes=100,
     images=60_000,
+    size=32,
     files=(
         Remote(
             url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
@@ -59,7 +60,7 @@ def source(root: Path | None = None) -> Source:
         labels=labels,
         images=images,
         stamp=stamp([folder / name for name in ("train", "test", "meta")], folder),
-        size=32,
+        size=ABOUT.size,
     )
 
 

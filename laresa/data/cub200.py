@@ -31,6 +31,7 @@ ABOUT = About(
     licence="non-commercial research and education",
     classes=200,
     images=11_788,
+    size=224,
     files=(
         Remote(
             url="https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
@@ -77,7 +78,7 @@ def source(root: Path | None = None, margin: float = MARGIN) -> Source:
         labels={part: np.array([label for _, label in found], dtype=np.int64) for part, found in pairs.items()},
         images=images,
         stamp=seen if margin == MARGIN else f"{seen} {margin:g}",
-        size=224,
+        size=ABOUT.size,
         normalisation=(IMAGENET_MEAN, IMAGENET_STD),
     )
 

@@ -53,6 +53,7 @@ ABOUT = About(
     licence="MIT",
     classes=10,
     images=70_000,
+    size=SIDE,
     files=(
         _remote("train-images-idx3-ubyte.gz", "8d4fb7e6c68d591d4c3dfef9ec88bf0d", 26_421_880),
         _remote("train-labels-idx1-ubyte.gz", "25c81989df183df01b3e8a0aad5dffbe", 29_515),
@@ -79,7 +80,7 @@ def source(root: Path | None = None) -> Source:
         labels=labels,
         images=images,
         stamp=stamp([*images_of.values(), *labels_of.values()], folder),
-        size=SIDE,
+        size=ABOUT.size,
     )
 
 

@@ -32,6 +32,7 @@ ABOUT = About(
     licence="non-commercial research",
     classes=100,
     images=10_000,
+    size=224,
     files=(
         Remote(
             url="https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
@@ -72,7 +73,7 @@ def source(root: Path | None = None) -> Source:
         labels={p: np.array([index[v] for v in labels[p]["variant"].values()], dtype=np.int64) for p in labels},
         images=images,
         stamp=stamp([*seen, *(folder / listed for listed in LEVELS.values()), folder / "images"], folder),
-        size=224,
+        size=ABOUT.size,
         normalisation=(IMAGENET_MEAN, IMAGENET_STD),
     )
 

@@ -31,6 +31,7 @@ class Remote:
 @dataclass(frozen=True)
 class About:
     """folders: names that the unpacked archive may bear; marker: a file in it. images: of all splits with labels.
+    size: pixels of a side, where nobody asks for others.
 
     url: where a person finds it. files: what `laresa data get` downloads: one archive, or files to be used as they are.
     """
@@ -42,6 +43,7 @@ class About:
     licence: str
     classes: int
     images: int
+    size: int
     files: tuple[Remote, ...] = ()
 
 

@@ -27,6 +27,7 @@ ABOUT = About(
     licence="Cornell Lab's terms of use: non-commercial research and education",
     classes=555,
     images=48_562,
+    size=224,
     files=(
         Remote(
             url=None,
@@ -72,7 +73,7 @@ def source(root: Path | None = None) -> Source:
         labels={part: np.array([label for _, label in found], dtype=np.int64) for part, found in parts.items()},
         images=images,
         stamp=stamp([*files.values(), folder / "images"], folder),
-        size=224,
+        size=ABOUT.size,
         normalisation=(IMAGENET_MEAN, IMAGENET_STD),
     )
 

@@ -26,6 +26,7 @@ ABOUT = About(
     licence="ImageNet's terms: non-commercial research and education",
     classes=200,
     images=110_000,
+    size=64,
     files=(
         Remote(
             url="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
@@ -71,7 +72,7 @@ def source(root: Path | None = None) -> Source:
         labels={part: np.array([label for _, label in found], dtype=np.int64) for part, found in pairs.items()},
         images=images,
         stamp=stamp([*seen, *(folder / "train" / wnid / "images" for wnid in index)], folder),
-        size=64,
+        size=ABOUT.size,
         normalisation=(IMAGENET_MEAN, IMAGENET_STD),
     )
 

@@ -11,10 +11,12 @@ from laresa.errors import ConfigError
 from sweeps.cli.show import add_json, say, show_json
 from sweeps.cli.studies import add_study_parsers, find_study
 from sweeps.options import describe_recipe, run_options
+from sweeps.service.planning import calibrate as calibrating
 from sweeps.service.planning import estimate as estimating
 from sweeps.service.planning import plan as planning
 from sweeps.service.planning.code import CodeBook, OtherCode, decide, other_code, planned_now, refusal
 from sweeps.service.planning.estimate import Progress, chosen_so_far
+from sweeps.service.planning.footprint import footprint, network_parameters, order_line
 from sweeps.service.planning.gpus import cluster_address, decided, of_cluster, of_this_machine
 from sweeps.service.planning.plan import PlanRow
 from sweeps.service.planning.reuse import with_cached
@@ -31,7 +33,11 @@ def add(verbs: Any, given: str | None) -> None:
     for study in add_study_parsers(verb, given):
         study.set_defaults(handler=_plan)
         add_json(study, "trials")
-        study.add_argument("--calibrate", action="store_true", help="train two epochs where no time is known")
+        study.add_argument(
+            "--calibrate",
+            action="store_true",
+            help="train some steps where no time is known: seconds and, on a GPU, memory",
+        )
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -118,6 +124,8 @@ def show_plan(study: Study, options: RunOptions, *, as_json: bool, calibrate: bo
     say(f"device: {device}")
     for line in _time(chosen, rows, progress, folder, options, calibrate):
         say(line)
+    for line in _space(chosen, rows, options):
+        say(line)
     return chosen
 
 
@@ -168,6 +176,18 @@ def _print_searches(study: Study, progress: Mapping[str, Progress]) -> None:
         say(f"search {search.name}: {budget}; {found.asked} asked, {found.told} told, {found.epochs} epochs spent")
 
 
+def _space(study: Study, rows: Sequence[PlanRow], options: RunOptions) -> list[str]:
+    """What will be filled, and what can be read first."""
+    left = [row.trial.config for row in rows if not row.done]
+    searched = [search.base for search in study.searches for _ in range(search.trials)]
+    if not left + searched:
+        return []
+    found = footprint([*left, *searched], options, options.concurrency or 1, network_parameters)
+    early = sum(row.trial.arm in study.early for row in rows)
+    order = [order_line(study.early, early, len(rows))] if study.early and len(study.blocks) > 1 else []
+    return [*found.lines(), *order]
+
+
 def _time(
     study: Study,
     rows: Sequence[PlanRow],
@@ -183,8 +203,15 @@ def _time(
     if options.gpus_per_trial is None:
         return ["time: depends on the device; give --gpus-per-trial to see it"] if configs else []
     seconds = estimating.measured_seconds(configs, options.tracking_uri, gpu=options.gpus > 0)
-    for config in configs if calibrate else ():
-        if estimating.cost_of(config) not in seconds:
+    lines = []
+    for cost, config in {estimating.cost_of(config): config for config in configs}.items():
+        if calibrate and cost not in seconds:
             threads, device = max(1, int(options.cpus_per_trial)), "cuda" if options.gpus else "cpu"
-            seconds[estimating.cost_of(config)] = estimating.calibrate(config, threads, device)
-    return estimating.estimate(study, rows, progress, seconds, folder, options).lines()
+            found = calibrating.calibrate(config, threads, device)
+            seconds[cost] = found.seconds
+            memory = "" if found.gib is None else f", {found.gib:.1f} GiB of the GPU"
+            lines.append(
+                f"measured: {config.backbone} on {config.dataset}, batch {config.batch_size}: {found.seconds:.3g} s an "
+                f"epoch{memory}"
+            )
+    return [*lines, *estimating.estimate(study, rows, progress, seconds, folder, options).lines()]

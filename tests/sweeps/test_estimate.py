@@ -10,13 +10,18 @@ from pathlib import Path
 import pytest
 from optuna.distributions import FloatDistribution
 
+from laresa import training
 from laresa.config import TrialConfig
+from laresa.data import load
 from laresa.errors import ConfigError, StorageError
+from laresa.measurement import Measurement
 from sweeps import trials
 from sweeps.cli.plan import show_plan
 from sweeps.service.driver.runner import describe, run
+from sweeps.service.planning import calibrate as calibrating
 from sweeps.service.planning import estimate as estimating
 from sweeps.service.planning.estimate import Estimate, against_actual, cost_of, duration, estimate, read_journal
+from sweeps.service.planning.footprint import footprint, network_parameters
 from sweeps.service.planning.plan import PlanRow
 from sweeps.service.search.budget import Spent
 from sweeps.service.search.sources import OptunaSource
@@ -188,10 +193,45 @@ def test_measured_epochs_of_any_sweep_tell_the_time_of_the_next(server: str, tmp
 
 
 @pytest.mark.slow
-def test_calibration_trains_two_epochs(pictures: Path, laresa_home: Path):
+def test_calibration_trains_some_steps(pictures: Path, laresa_home: Path, monkeypatch: pytest.MonkeyPatch):
+    """A whole epoch of a small data set; of a larger one a part, from which the whole is reckoned."""
     config = TrialConfig(
         dataset=str(pictures), subset="ce", backbone="test_vit", input_size=32, batch_size=16, epochs=1
     )
-    assert estimating.calibrate(config, 1, "cpu") > 0
+    whole = load(config)
+    assert calibrating.shortened(config, whole) is whole
+    found = calibrating.calibrate(config, 1, "cpu")
+    assert found.seconds > 0
+    assert found.gib is None
     with pytest.raises(ConfigError):
-        estimating.calibrate(config.replace(backbone="no_such_backbone"), 1, "cpu")
+        calibrating.calibrate(config.replace(backbone="no_such_backbone"), 1, "cpu")
+    large = config.replace(dataset="emoji120", batch_size=8)
+    few = calibrating.shortened(large, load(large))
+    assert (len(few.train), len(few.val), len(few.test)) == (96, 8, 8)
+    assert len(few.train.labels.unique()) > 60  # of all classes, as far as they go
+    whole, steps = load(large), iter([Measurement(1, {}, 9.0), Measurement(2, {}, 2.0)])
+    monkeypatch.setattr(training, "train", lambda *given, **named: steps)
+    reckoned = 2.0 * (len(whole.train) + len(whole.val) / 3) / (96 + 8 / 3)
+    assert calibrating.calibrate(large, 1, "cpu").seconds == pytest.approx(reckoned)
+
+
+def test_what_a_study_fills_is_reckoned_from_its_networks_images_and_epochs():
+    """ResNet-50 has 23.5 million parameters, and a layer to 384; CIFAR-100 60,000 images, its test part kept twice."""
+    config = TrialConfig(dataset="cifar100", backbone="resnet50", subset="ce", epochs=100)
+    parameters = network_parameters(config)
+    assert parameters == 23_508_032 + 2048 * 384
+    options = RunOptions(latents_every=50)
+    found = footprint([config, config.replace(seed=1)], options, 1, network_parameters)
+    weights, latents = 4 * parameters, 4 * 384 * 5000
+    assert found.artifacts == 2 * (weights + latents + 3 * 2000 * 384 * 2)
+    assert (found.storage, found.decoded, found.rows) == (4 * weights, 60_000 * 3 * 32**2, 2 * 100 * 10)
+    assert footprint([config], RunOptions(keep_weights="none"), 1, network_parameters).artifacts == latents
+    long = footprint([config.replace(subset="ce+anchor", epochs=1000)], options, 1, network_parameters)
+    assert long.rows == 200 * 16  # longer histories are thinned
+    assert found.lines()[0].startswith("disk: about 219 MB of artifacts in MLflow (--keep-weights), 389 MB of check")
+    unknown = footprint([config.replace(backbone="not_timms")], options, 1, network_parameters)
+    assert (unknown.artifacts, unknown.storage) == (None, None)
+    assert unknown.lines() == [
+        "disk: about 184 MB of decoded images on each node",
+        "MLflow: about 1,000 rows of metrics",
+    ]

@@ -24,6 +24,7 @@ from sweeps.cli.plan import show_plan
 from sweeps.options import run_options
 from sweeps.service.driver import tune as tuning
 from sweeps.service.driver.runner import anything_left, halved, run
+from sweeps.service.planning import calibrate as calibrating
 from sweeps.service.planning import estimate as estimating
 from sweeps.service.planning import gpus as planning
 from sweeps.service.planning.gpus import Gpus, decided
@@ -175,7 +176,7 @@ def test_the_plan_states_the_device(
 def test_calibration_on_a_device_that_is_not_here_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="--calibrate: trials would use a GPU and this machine has none"):
-        estimating.calibrate(CE, 1, "cuda")
+        calibrating.calibrate(CE, 1, "cuda")
 
 
 # ---------------------------------------------------------------------- the device on a worker

@@ -11,7 +11,6 @@ from itertools import islice
 from typing import Any
 
 from laresa.config import TrialConfig
-from laresa.errors import ConfigError
 from sweeps.service.planning.plan import PlanRow
 from sweeps.service.search import journal
 from sweeps.service.search.budget import Spent, choose
@@ -27,7 +26,6 @@ COST = (
     *("stem", "train_fraction", "shots"),
 )
 NEWEST = 200  # trials whose epochs give the median
-CALIBRATION_EPOCHS = 2
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class Estimate:
         if not self.trials:
             return []
         if math.isnan(self.seconds):
-            return ["time: nothing like it was measured in this tracking store; --calibrate trains two epochs to know"]
+            return ["time: nothing like it was measured in this tracking store; --calibrate trains some steps to know"]
         bound = "at most " if self.upper_bound else "about "
         places = min(self.concurrency, self.trials)
         found = [f"time: {bound}{duration(self.wall_seconds)} for {self.epochs} epochs on {places} at once"]
@@ -116,26 +114,6 @@ def _alike(configs: Iterable[TrialConfig], uri: str | None, *, gpu: bool) -> lis
         absent = [name for name, value in zip(COST, cost, strict=True) if value is None]
         found.append((cost, [run for run in runs if not any(name in run.data.params for name in absent)]))
     return found
-
-
-def calibrate(config: TrialConfig, threads: int, device: str) -> float:
-    """Seconds an epoch, from the second of two that are trained now (the first warms up) and kept nowhere.
-
-    ConfigError where the device is "cuda" and this machine has none: seconds on another one would tell nothing.
-    """
-    import torch
-
-    from laresa.training import train
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--calibrate: trials would use a GPU and this machine has none; calibrate where one is")
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        steps = train(config.replace(epochs=max(CALIBRATION_EPOCHS, config.epochs)), device=device)
-        return [next(steps).seconds for _ in range(CALIBRATION_EPOCHS)][-1]
-    finally:
-        torch.set_num_threads(before)
 
 
 def estimate(

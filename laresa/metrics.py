@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist, pdist
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import silhouette_score
 from torch import Tensor
 
 from laresa.errors import ConfigError
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
 Array = Tensor | NDArray[Any]
 NAN = float("nan")
+ROWS = 512  # of distances that are held at once
 
 
 @dataclass(frozen=True)
@@ -242,10 +242,31 @@ def silhouette(z_ND: Array, group_N: Array) -> float:
 
     nan unless there are at least 2 groups and fewer groups than samples.
     """
-    z_ND, group_N = _numpy(z_ND), _numpy(group_N)
+    z_ND, group_N = _numpy(z_ND).astype(np.float64), _numpy(group_N)
     if not 2 <= len(np.unique(group_N)) < len(group_N) or not np.isfinite(z_ND).all():
         return NAN
-    return float(silhouette_score(z_ND, group_N))
+    order_N = np.argsort(group_N, kind="stable")  # a group's samples lie side by side: its sums are runs
+    z_ND, (_, start_K, size_K) = z_ND[order_N], np.unique(group_N[order_N], return_index=True, return_counts=True)
+    own_N = np.repeat(np.arange(len(size_K)), size_K)
+    z_ND = z_ND - z_ND.mean(0)  # squares cancel less
+    square_N = np.einsum("nd,nd->n", z_ND, z_ND)
+    total = 0.0
+    for start in range(0, len(z_ND), ROWS):
+        rows = np.arange(start, min(start + ROWS, len(z_ND)))
+        distance_BN = square_N[rows, None] + square_N - 2 * (z_ND[rows] @ z_ND.T)
+        distance_BN = np.sqrt(np.maximum(distance_BN, 0, out=distance_BN), out=distance_BN)
+        distance_BN[np.arange(len(rows)), rows] = 0
+        sum_BK = np.add.reduceat(distance_BN, start_K, axis=1)
+        own_B, size_B = own_N[rows], size_K[own_N[rows]]
+        within_B = sum_BK[np.arange(len(rows)), own_B] / np.maximum(size_B - 1, 1)
+        mean_BK = sum_BK / size_K
+        mean_BK[np.arange(len(rows)), own_B] = np.inf
+        nearest_B = mean_BK.min(1)
+        larger_B = np.maximum(within_B, nearest_B)
+        total += np.where(
+            (size_B > 1) & (larger_B > 0), (nearest_B - within_B) / np.where(larger_B > 0, larger_B, 1), 0
+        ).sum()
+    return float(total / len(z_ND))
 
 
 def semantic_correlation(z_ND: Array, y_N: Array, e_CD: Array) -> tuple[float, float]:

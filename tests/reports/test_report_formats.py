@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from reports import beside, comparison_tables, failures, formats, tables
+from reports import beside, comparison_tables, failures, formats, paper_tables, tables
 from reports.formats import Cell, Column, Rows, Table, to_csv, to_document, to_latex, to_markdown
 from tests.reports.handmade import by_hand, found_against_base, record
 
@@ -61,7 +61,7 @@ def all_tables() -> list[Table]:
         tables.latent_table(made),
         tables.correlation_table(made),
         comparison_tables.baseline_table(made, found),
-        beside.published_table(made),
+        *paper_tables.made(made, found),
         beside.plan_table(made, {NASTY: (1, 2)}),
         nasty(),
     ]

@@ -176,9 +176,9 @@ def _coarse_note(context: Context) -> tuple[str, ...]:
     text = (resources.files("laresa") / "data" / "tinyimagenet.json").read_text(encoding="utf-8")
     found = json.loads(text)
     return (
-        f"TinyImageNet, not comparable: {len(found['not_classes'])} names in the paper's mapping are no classes of this "
-        f"data set, which has {len(found['classes'])}; so the two rows stand on different coarse classes, and no ! is "
-        "set.",
+        f"TinyImageNet, not comparable: {len(found['not_classes'])} names in the paper's mapping are no classes of "
+        f"this data set, which has {len(found['classes'])}; the two rows stand on different coarse classes, and no ! "
+        "is set.",
     )
 
 

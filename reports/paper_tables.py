@@ -16,7 +16,9 @@ import numpy as np
 from laresa.config import SUBSETS
 from reports.comparisons import Comparison
 from reports.formats import MISSING, Cell, Column, Table, interval, minus, signed, spread
+from reports.paper_gains import claims_table, gains_table
 from reports.published import BASELINE, LARESA, dataset_name, epochs_by_pair, models, published
+from reports.published.gains import not_faster
 from reports.select import Arm, Block
 from reports.statistics import Floats, mean_sd, paired_differences, prediction_interval
 from reports.tables import (
@@ -73,8 +75,15 @@ def made(context: Context, found: Sequence[Comparison]) -> tuple[Table, ...]:
     if not of_paper:
         return ()
     of_pairs = replace(context, blocks=of_paper)
-    candidates = (top1_table(of_pairs, found), latents_table(of_pairs), correlations_table(of_pairs))
-    return tuple(table for table in (*candidates, epochs_table(of_pairs)) if table is not None)
+    candidates = (
+        top1_table(of_pairs, found),
+        gains_table(),
+        claims_table(),
+        latents_table(of_pairs),
+        correlations_table(of_pairs),
+        epochs_table(of_pairs),
+    )
+    return tuple(table for table in candidates if table is not None)
 
 
 # ---------------------------------------------------------------------------------------------------- table 7 and 1
@@ -158,11 +167,6 @@ def epochs_table(context: Context) -> Table | None:
     )
     title = "Epochs to peak validation accuracy, beside table 8 of the paper"
     return _table(context, "paper-epochs", title, _both([(PEAK, 0)]), notes)
-
-
-def not_faster() -> tuple[tuple[str, str], ...]:
-    """The pairs of table 8 in which the full objective needs as many epochs as ce, or more."""
-    return tuple(pair for pair, epochs in epochs_by_pair().items() if epochs[LARESA][0] >= epochs[BASELINE][0])
 
 
 def _both(quantities: Sequence[tuple[Quantity, int]]) -> list[Shown]:

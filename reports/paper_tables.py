@@ -19,6 +19,7 @@ from reports.formats import MISSING, Cell, Column, Table, interval, minus, signe
 from reports.paper_gains import claims_table, gains_table
 from reports.published import BASELINE, LARESA, dataset_name, epochs_by_pair, models, published
 from reports.published.gains import not_faster
+from reports.reach import reach_table
 from reports.select import Arm, Block
 from reports.statistics import Floats, mean_sd, paired_differences, prediction_interval
 from reports.tables import (
@@ -82,6 +83,7 @@ def made(context: Context, found: Sequence[Comparison]) -> tuple[Table, ...]:
         latents_table(of_pairs),
         correlations_table(of_pairs),
         epochs_table(of_pairs),
+        reach_table(of_pairs),
     )
     return tuple(table for table in candidates if table is not None)
 

@@ -57,14 +57,22 @@ def all_gains() -> Iterator[Gains]:
     yield gains()
     yield gains("pairs of table 1", lambda pair: pair[0] in IN_TABLE_1)
     for dataset in DATASETS.values():
-        yield gains(dataset, lambda pair, name=dataset: pair[1] == name)  # type: ignore[misc]
+        yield gains(dataset, _on(dataset))
     for family in FAMILIES:
-        yield gains(family, lambda pair, name=family: pair[0].startswith(name))  # type: ignore[misc]
+        yield gains(family, _of(family))
+
+
+def _on(dataset: str) -> Callable[[Pair], bool]:
+    return lambda pair: pair[1] == dataset
+
+
+def _of(family: str) -> Callable[[Pair], bool]:
+    return lambda pair: pair[0].startswith(family)
 
 
 def p_over_datasets() -> float:
     """Sign-flip p of the data sets' mean gains, three numbers: what is left when pairs that share images count once."""
-    means = [gains(name, lambda pair, name=name: pair[1] == name).mean for name in DATASETS.values()]  # type: ignore[misc]
+    means = [found.mean for found in all_gains() if found.of in DATASETS.values()]
     return sign_flip_p(np.array(means), np.random.default_rng(0))
 
 
@@ -127,6 +135,7 @@ def said() -> tuple[Said, ...]:
     spearman, pearson = rises("test/spearman_coarse"), rises("test/pearson_coarse")
     quadrupled = latents_by_pair("test/nn_hit")["ViT-Large", "TinyImageNet"]
     birds = [g for (model, data), g in every.by_pair.items() if data == "CUB-200" and not model.startswith("ResNet")]
+    others = [gain for gain in every.by_pair.values() if gain not in birds]
     saved = ", ".join(f"{family} {epochs_saved(family):.0f} %" for family in FAMILIES)
     return (
         Said("Abstract", "delivers substantial accuracy improvements", "7",
@@ -151,7 +160,8 @@ def said() -> tuple[Said, ...]:
              f"It is {quadrupled[1] / quadrupled[0]:.1f} times as high."),
         Said("4.3", "CUB-200 results, where ConvNeXt and ViT display large gains in NN-HR despite marginal accuracy "
              "differences", "7",
-             f"There the gains in top-1 are {min(birds):+.2f} to {max(birds):+.2f} points, the largest of the table."),
+             f"There the gains in top-1 are {min(birds):+.2f} to {max(birds):+.2f} points; in all other pairs "
+            f"{min(others):+.2f} to {max(others):+.2f}."),
         Said("4.4", "both Spearman and Pearson correlations consistently improve with LARESA", "3",
              f"Spearman is higher in {_higher(spearman)}, by {min(spearman.values()):.3f} at least, Pearson in "
              f"{_higher(pearson)}, by {min(pearson.values()):.3f} at least."),

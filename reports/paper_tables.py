@@ -205,7 +205,7 @@ def _table(
     more: More | None = None,
 ) -> Table | None:
     """A row of ours and one of the paper for every pair that has both an arm of ours and a number of the paper."""
-    blocks, most = [], 0
+    blocks, single = [], []
     for block in context.blocks:
         numbers = published(block.dataset, block.backbone)
         asked = {(s.arm, READ_AS.get(s.quantity.metric, s.quantity.metric)) for s in shown}
@@ -215,7 +215,7 @@ def _table(
         cells = [_cells(block, s, numbers, comparable) for s in shown]
         ours, paper = ([cell[side] for cell in cells] for side in (0, 1))
         sizes = [len(arm.chosen) for s in shown if (arm := block.arm(s.arm))]
-        most = max(most, *sizes)
+        single += [block.title] * (max(sizes) <= 1)
         extra: tuple[Row, Row] = more[1](block) if more else ((), ())
         words = "" if comparable else " (not comparable)"
         rows = (
@@ -224,15 +224,19 @@ def _table(
         )
         blocks.append(block_rows(block, rows))
     heads = (WHO, *(columns or [s.column for s in shown]), *(more[0] if more else ()), N)
+    where = f"{'; '.join(single)}: " if len(single) < len(blocks) else ""
+    verdict = where + ONE_RUN if single else ""
     said = context.notes(SEED_AND_FOLD, MISFIT, *notes)
-    return Table(name, title, heads, tuple(blocks), said, verdict=ONE_RUN if most == 1 else "") if blocks else None
+    return Table(name, title, heads, tuple(blocks), said, verdict=verdict) if blocks else None
 
 
 def _cells(block: Block, s: Shown, numbers: Mapping[tuple[str, str], float], comparable: bool) -> tuple[Cell, Cell]:
     """Ours and the paper's."""
-    values = _values(block.arm(s.arm), s.quantity)
+    arm = block.arm(s.arm)
+    values = _values(arm, s.quantity)
     (mean, sd), (low, high) = mean_sd(values), prediction_interval(values)
-    ours = Cell(spread(mean, sd, s.quantity.digits), (mean, sd, len(values), low, high))
+    lacking = f" (n = {len(values)})" if arm and 0 < len(values) < len(arm.chosen) else ""
+    ours = Cell(spread(mean, sd, s.quantity.digits) + lacking, (mean, sd, len(values), low, high))
     number = numbers.get((s.arm, READ_AS.get(s.quantity.metric, s.quantity.metric)), math.nan)
     if math.isnan(number):
         return ours, Cell(MISSING, (None,) * 5)

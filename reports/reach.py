@@ -23,6 +23,7 @@ CENSORED = (
     "A run that ended under the target, stopped early or at its last epoch, never reached it: it counts as later than "
     "all that did, so the median stands as long as most runs reach; k of n did not."
 )
+ONE_PAIR = "One run of each arm: no difference here can be told from the noise of the seed."
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ def reach_table(context: Context) -> Table | None:
         "seed would fail in about half of the runs. Seconds depend on the machine and on what else ran there.",
     )
     title = "Epochs and seconds to ce's peak validation accuracy"
-    return Table("paper-reach", title, columns, blocks, context.notes(*notes)) if blocks else None
+    most = max((int(row[-1].values[1] or 0) for block in blocks for row in block.rows), default=0)
+    verdict = ONE_PAIR if most == 1 else ""
+    return Table("paper-reach", title, columns, blocks, context.notes(*notes), verdict=verdict) if blocks else None
 
 
 def _rows(block: Block) -> list[Row]:

@@ -101,11 +101,18 @@ def test_of_one_run_there_is_no_interval_and_the_table_says_so() -> None:
         assert "can be told from the noise of the seed" in tables[name].verdict
         assert "!" not in "".join(cell.text for block in tables[name].blocks for row in block.rows for cell in row)
     assert drawn(three_seeds())["paper-top1"].verdict == ""
+    mixed = [*three_seeds(), record("ce", 0.5, dataset="cub200", backbone="resnet50")]
+    assert drawn(mixed)["paper-top1"].verdict.startswith("cub200, resnet50: One run of ours")
+    alone = [curve("ce", 0, 0.5), curve(FULL, 0, 0.6)]
+    assert drawn(alone)["paper-reach"].verdict.startswith("One run of each arm")
 
 
 def test_arms_with_unequal_replicates_say_how_many() -> None:
-    records = [*three_seeds(), record("ce+reg", 0.5, **WHERE)]
-    assert column(drawn(records)["paper-top1"], "n") == ["1 to 3", "1"]
+    records = [*three_seeds(), record("ce+reg", 0.5, metrics={"test/silhouette": 0.5}, **WHERE)]
+    records += [record("ce", 0.5, seed=7, metrics={"test/silhouette": 0.5}, **WHERE)]
+    tables = drawn(records)
+    assert column(tables["paper-top1"], "n") == ["1 to 4", "1"]
+    assert column(tables["paper-latents"], "silhouette, ce") == ["0.500 (n = 1)", "0.0755"]
 
 
 def test_a_variant_is_not_the_papers_subset() -> None:

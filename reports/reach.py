@@ -102,11 +102,12 @@ def _row(arm: Arm, pairs: Sequence[Reached]) -> Row:
         ([pair.seconds / pair.ce_seconds if pair.ce_seconds else math.nan for pair in pairs], 100.0),
     )
     count = Cell(f"{never} of {len(pairs)}", (never, len(pairs)))
-    return (label_cell(arm), *(_median_cell(values, scale, never) for values, scale in numbers), count)
+    epochs, *others = (_median_cell(values, scale) for values, scale in numbers)
+    words = Cell(f"never in {count.text}", epochs.values) if 2 * never >= len(pairs) else epochs
+    return (label_cell(arm), words, *others, count)
 
 
-def _median_cell(values: Sequence[float], scale: float, never: int) -> Cell:
-    median = scale * float(np.median(values))  # inf from the moment that half of them are
-    if math.isinf(median):
-        return Cell(f"never in {never} of {len(values)}", (None,))
-    return Cell(MISSING if math.isnan(median) else f"{median:.0f}", (median,))
+def _median_cell(values: Sequence[float], scale: float) -> Cell:
+    """Without a number where half of them or more are inf."""
+    median = scale * float(np.median(values))
+    return Cell(f"{median:.0f}" if math.isfinite(median) else MISSING, (median,))

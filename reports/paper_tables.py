@@ -218,7 +218,7 @@ def _table(
         marks += [paper.text.endswith("!") for ours, paper in cells if comparable and _predicts(ours, paper)]
         ours, paper = ([cell[side] for cell in cells] for side in (0, 1))
         sizes = [len(arm.chosen) for s in shown if (arm := block.arm(s.arm))]
-        single += [block.title] * (max(sizes) <= 1)
+        single += [block.title] * (max(sizes) == 1)
         extra: tuple[Row, Row] = more[1](block) if more else ((), ())
         words = "" if comparable else " (not comparable)"
         rows = (
@@ -229,7 +229,7 @@ def _table(
     heads = (WHO, *(columns or [s.column for s in shown]), *(more[0] if more else ()), N)
     where = f"{'; '.join(single)}: " if len(single) < len(blocks) else ""
     verdict = where + ONE_RUN if single else ""
-    count = f"{sum(marks)} of {len(marks)} published numbers are marked; of runs just like ours 1 in 20 would be."
+    count = f"{sum(marks)} of {len(marks)} published cells are marked; of runs just like ours 1 in 20 would be."
     said = context.notes(SEED_AND_FOLD, MISFIT, *([count] if marks else []), *notes)
     return Table(name, title, heads, tuple(blocks), said, verdict=verdict) if blocks else None
 

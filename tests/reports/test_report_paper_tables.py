@@ -88,8 +88,8 @@ def test_a_number_outside_what_one_more_run_would_give_is_marked() -> None:
     assert column(table, "ce") == ["50.1 ± 0.1", "76.55 !"]
     assert column(table, "full") == ["–", "77.49"]  # nothing of ours, nothing to differ from
     assert column(table, "gain of full [points]") == ["–", "+0.94"]
-    assert "1 of 1 published numbers are marked; of runs just like ours 1 in 20 would be." in table.notes
-    assert "0 of 2 published numbers are marked" in to_markdown(drawn(three_seeds())["paper-top1"])
+    assert "1 of 1 published cells are marked; of runs just like ours 1 in 20 would be." in table.notes
+    assert "0 of 2 published cells are marked" in to_markdown(drawn(three_seeds())["paper-top1"])
 
 
 def test_of_one_run_there_is_no_interval_and_the_table_says_so() -> None:
@@ -102,7 +102,7 @@ def test_of_one_run_there_is_no_interval_and_the_table_says_so() -> None:
         assert "One run of ours stands beside one run of the paper" in tables[name].verdict
         assert "can be told from the noise of the seed" in tables[name].verdict
         assert "!" not in "".join(cell.text for block in tables[name].blocks for row in block.rows for cell in row)
-        assert "numbers are marked" not in to_markdown(tables[name])
+        assert "cells are marked" not in to_markdown(tables[name])
     assert drawn(three_seeds())["paper-top1"].verdict == ""
     mixed = [*three_seeds(), record("ce", 0.5, dataset="cub200", backbone="resnet50")]
     assert drawn(mixed)["paper-top1"].verdict.startswith("cub200, resnet50: One run of ours")

@@ -257,6 +257,7 @@ def test_claims_stand_beside_what_the_tables_give() -> None:
         "There the gains in top-1 are +6.99 to +9.10 points; in all other pairs +0.89 to +4.87.",
         "Spearman is higher in 9 of 9, by 0.012 at least",
         "Nine backbones on three data sets are 27.",
+        "Epochs, no time; not fewer in 4 of 27 pairs.",
     ):
         assert words in given
     assert len(to_csv(paper_gains.claims_table()).splitlines()) == 1 + len(said)

@@ -21,7 +21,7 @@ CRM = "_crm"
 # accuracy of each level (top1_level1, ...), which are as many as the tree has.
 SCORES = (
     *("top1", "top5"),
-    *("nn_hit", "silhouette", "effective_rank", "rank_share"),
+    *("nn_hit", "nn_hit_predicted", "silhouette", "effective_rank", "rank_share"),
     *("spearman_fine", "pearson_fine", "spearman_coarse", "pearson_coarse"),
     "classes_without_samples",
     *DECISIONS[2:],

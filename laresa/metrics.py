@@ -63,7 +63,7 @@ def evaluate(
     crm = _of_ranks(_ranked(-expected_heights(logits, tree)), y_N, tree) if not tree.flat else dict.fromkeys(plain, NAN)
     found = {name: plain.pop(name) for name in ("top1", "top5")}
     if z_ND is not None:
-        found |= _of_latents(z_ND, y_N, tree, labels)
+        found |= _of_latents(z_ND, y_N, logits, tree, labels)
     found["classes_without_samples"] = float(len(tree.names) - len(np.unique(y_N)))
     found |= {name: plain.pop(name) for name in DECISIONS[2:]}
     found |= {f"{name}{CRM}": crm.pop(name) for name in DECISIONS}
@@ -100,12 +100,13 @@ def evaluate_own(logits: Array, z_ND: Array | None, y_N: Array, tree: Taxonomy) 
 
 
 def _of_latents(
-    z_ND: NDArray[Any], y_N: NDArray[Any], tree: Taxonomy, labels: LabelEmbeddings | None
+    z_ND: NDArray[Any], y_N: NDArray[Any], logits: NDArray[Any], tree: Taxonomy, labels: LabelEmbeddings | None
 ) -> dict[str, float]:
     """The geometry of the latent space."""
     parent_C = tree.parent_C
     found = {
         "nn_hit": NAN if tree.flat else nn_hit(z_ND, y_N, parent_C),
+        "nn_hit_predicted": NAN if tree.flat else nn_hit_predicted(z_ND, logits, parent_C),
         "silhouette": NAN if tree.flat else silhouette(z_ND, parent_C[y_N]),
         "effective_rank": (rank := effective_rank(z_ND)),
         "rank_share": rank / min(max(tree.leaves - 1, 1), z_ND.shape[1]),
@@ -208,7 +209,8 @@ def class_centroids(z_ND: Array, y_N: Array) -> tuple[NDArray[np.float64], NDArr
 def nn_hit(z_ND: Array, y_N: Array, parent_C: Array) -> float:
     """Share of class centroids whose nearest other centroid (Euclidean) has the same parent. LARESA Eq. 7.
 
-    Classes without samples are left out. A class without siblings can't hit, so the ceiling may lie under 1.
+    y_N: the true classes; Eq. 7 sums over "predicted classes", which is `nn_hit_predicted`. Classes without samples are
+    left out. A class without siblings can't hit, so the ceiling may lie under 1.
     """
     centroids_PD, present_P = class_centroids(z_ND, y_N)
     if len(present_P) < 2 or not np.isfinite(centroids_PD).all():
@@ -217,6 +219,15 @@ def nn_hit(z_ND: Array, y_N: Array, parent_C: Array) -> float:
     np.fill_diagonal(distance_PP, np.inf)
     parent_P = _numpy(parent_C)[present_P]
     return _mean(parent_P[distance_PP.argmin(1)] == parent_P)
+
+
+def nn_hit_predicted(z_ND: Array, logits: Array, parent_C: Array) -> float:
+    """As nn_hit, a centroid being the mean of what was PREDICTED to be of the class: Eq. 7's words taken literally.
+
+    logits: one a class, or one a node, of which the classes' come first and count alone. A class that is never
+    predicted has no centroid and is left out.
+    """
+    return nn_hit(z_ND, _numpy(logits)[:, : len(parent_C)].argmax(1), parent_C)
 
 
 def effective_rank(z_ND: Array) -> float:

@@ -22,6 +22,7 @@ from reports import (
     formats,
     matrix,
     pairs,
+    paper_tables,
     tables,
     trade_off,
 )
@@ -182,7 +183,7 @@ def _tables(
         tables.correlation_table(context) if context.blocks else None,
         tables.peak_table(context) if context.blocks else None,
         diagnosis.order_table(context),
-        beside.published_table(context),
+        *paper_tables.made(context, found.against_base),
         beside.plan_table(context, plan) if plan else None,
         failures.table(context) if context.blocks else None,
     ]

@@ -201,6 +201,33 @@ def test_nn_hit_is_the_naive_loop(seed: int) -> None:
     assert metrics.nn_hit(z, y, parent) == pytest.approx(hits / len(present))
 
 
+@few
+@given(seed=seeds)
+def test_nn_hit_of_predicted_classes_is_the_naive_loop(seed: int) -> None:
+    z, logits, parent = draw(seed, N, D), draw(seed + 1, N, C), TREE.parent_C
+    logits[:, seed % C] = -99.0  # one class is never predicted
+    predicted = [max(range(C), key=lambda c: float(row[c])) for row in logits]
+    present, hits = sorted(set(predicted)), 0
+    means = {c: z[[i for i in range(N) if predicted[i] == c]].double().mean(0).tolist() for c in present}
+    for i in present:
+        near = min((j for j in present if j != i), key=lambda j: math.dist(means[i], means[j]))
+        hits += int(parent[i] == parent[near])
+    assert seed % C not in present
+    assert metrics.nn_hit_predicted(z, logits, parent) == pytest.approx(hits / len(present))
+    nodes = torch.cat([logits, torch.full((N, 3), 100.0)], dim=1)  # internal nodes are no classes
+    assert metrics.nn_hit_predicted(z, nodes, parent) == metrics.nn_hit_predicted(z, logits, parent)
+
+
+def test_nn_hit_of_predicted_classes_by_hand() -> None:
+    z = torch.tensor([[0.0], [1.0], [10.0], [11.0]])
+    right = torch.eye(4)
+    assert metrics.nn_hit_predicted(z, right, [0, 0, 1, 1]) == metrics.nn_hit(z, torch.arange(4), [0, 0, 1, 1]) == 1.0
+    # 1 and 2 are taken for each other: 0 lies next to "2", 3 next to "1".
+    assert metrics.nn_hit_predicted(z, right[[0, 2, 1, 3]], [0, 0, 1, 1]) == 0.0
+    assert math.isnan(metrics.nn_hit_predicted(z, right[[0, 0, 0, 0]], [0, 0, 1, 1]))
+    assert math.isnan(metrics.nn_hit_predicted(z[:0], right[:0], [0, 0, 1, 1]))
+
+
 def test_nn_hit_by_hand() -> None:
     z = torch.tensor([[0.0], [1.0], [10.0], [11.0]])
     y = torch.arange(4)
@@ -318,6 +345,7 @@ def test_evaluate_gathers_every_metric() -> None:
         "top1": metrics.top1(logits, y),
         "top5": metrics.top5(logits, y),
         "nn_hit": metrics.nn_hit(z, y, parent),
+        "nn_hit_predicted": metrics.nn_hit_predicted(z, logits, parent),
         "silhouette": metrics.silhouette(z, parent[y]),
         "effective_rank": metrics.effective_rank(z),
         "rank_share": metrics.effective_rank(z) / min(C - 1, D),

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from reports import beside, comparison_tables, failures, formats, tables
+from reports import beside, comparison_tables, failures, formats, paper_tables, tables
 from reports.formats import Cell, Column, Rows, Table, to_csv, to_document, to_latex, to_markdown
-from tests.reports.handmade import by_hand, found_against_base, record
+from tests.reports.handmade import FULL, by_hand, found_against_base, study
 
 NASTY = r"50% of_a & b #1 {x} $y$ ~^\ <u> | [z] *s* 日本 é “q” – −"
 
@@ -53,7 +53,7 @@ def test_signed(number: float, text: str) -> None:
 
 def all_tables() -> list[Table]:
     made, found = found_against_base(
-        [*by_hand(), *(record("ce", 0.7, seed=s, dataset="cifar100", backbone="resnet50") for s in (0, 1))]
+        [*by_hand(), *study(2, 4, arms=("ce", FULL), dataset="cifar100", backbone="resnet50")]
     )
     candidates = [
         tables.top1_table(made),
@@ -61,7 +61,7 @@ def all_tables() -> list[Table]:
         tables.latent_table(made),
         tables.correlation_table(made),
         comparison_tables.baseline_table(made, found),
-        beside.published_table(made),
+        *paper_tables.made(made, found),
         beside.plan_table(made, {NASTY: (1, 2)}),
         nasty(),
     ]

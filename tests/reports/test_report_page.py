@@ -200,7 +200,7 @@ def test_two_blocks_have_figures_of_their_own(tmp_path: Path) -> None:
     stems = [path.stem for path in report.figures if path.suffix == ".svg"]
     assert stems == ["top1-1", "weights-1", "learned-beta-1", "validation-1", "top1-2", "validation-2"]
     text, reader = read(report)
-    assert "published" in {path.stem for path in report.tables}
+    assert "paper-top1" in {path.stem for path in report.tables}
     assert "Validation curves (cifar100, resnet50)" in text
     assert len([link for link in reader.links if not link.startswith("#")]) == 0
 

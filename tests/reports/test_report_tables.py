@@ -11,7 +11,6 @@ from reports import beside, comparison_tables, comparisons, failures, tables
 from reports.claims import Design
 from reports.formats import to_csv, to_latex, to_markdown
 from reports.mistakes import mistakes_tables
-from reports.published import published
 from sweeps.service.tracking.records import TrialRecord
 from tests.reports.handmade import FULL, by_hand, column, context, found_against_base, record, study, unheard
 
@@ -228,34 +227,6 @@ def test_pooled_over_blocks() -> None:
 
 
 # ------------------------------------------------------------------------------------------------ beside ours
-def test_published_numbers_are_found_under_our_names() -> None:
-    numbers = published("cifar100", "resnet50.a1_in1k")
-    assert numbers["ce", "test/top1"] == 76.55
-    assert numbers[FULL, "test/silhouette"] == 0.2476
-    assert numbers[FULL, "test/pearson_coarse"] == 0.5916
-    assert numbers["ce", "best_epoch"] == 223
-    assert published("CUB-200", "vit_large_patch32_224")[FULL, "test/nn_hit"] == 93.0
-    assert published("tiny-imagenet", "convnext_base.fb_in1k")["ce", "test/spearman_coarse"] == 0.0256
-
-
-def test_published_numbers_are_complete_and_nothing_else_is_in_the_paper() -> None:
-    models = ["resnet50", "resnet101", "resnet152", "convnext_small", "convnext_base", "convnext_large"]
-    models += [f"vit_{size}_patch32_224" for size in ("small", "base", "large")]
-    sizes = [len(published(d, m)) for d in ("cifar100", "cub200", "tinyimagenet") for m in models]
-    assert sorted(sizes) == [10] * 18 + [18] * 9  # 8 top-1 and 2 epochs; three models also have 8 latent metrics
-    assert published("emoji120", "resnet50") == published("cifar100", "vit_large_patch16_224") == {}
-
-
-def test_the_paper_stands_beside_ours() -> None:
-    made = context([record("ce", 0.75, dataset="cifar100", backbone="resnet50"), record("ce", 0.5)])
-    table = beside.published_table(made)
-    assert table is not None
-    assert "| ce | test top-1 [%] | 75.0 | 76.55 | −1.5 | – | 1/1 |" in to_markdown(table)
-    assert "cifar100,resnet50,ce,top1,75,,76.55,-1.55,,,1,1,1" in to_csv(table)
-    assert "| ce | silhouette | – | 0.0755 | – | – | 1/1 |" in to_markdown(table)
-    assert beside.published_table(context([record("ce", 0.5)])) is None
-
-
 def test_plan_against_actual() -> None:
     table = beside.plan_table(context(by_hand()), {"trials": (9, 8), "seconds": (100.0, 125.5), "retries": (0, 2)})
     assert to_csv(table).splitlines() == [

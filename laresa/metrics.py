@@ -256,28 +256,46 @@ def silhouette(z_ND: Array, group_N: Array) -> float:
     z_ND, group_N = _numpy(z_ND).astype(np.float64), _numpy(group_N)
     if not 2 <= len(np.unique(group_N)) < len(group_N) or not np.isfinite(z_ND).all():
         return NAN
-    order_N = np.argsort(group_N, kind="stable")  # a group's samples lie side by side: its sums are runs
-    z_ND, (_, start_K, size_K) = z_ND[order_N], np.unique(group_N[order_N], return_index=True, return_counts=True)
-    own_N = np.repeat(np.arange(len(size_K)), size_K)
+    order_N = np.argsort(group_N, kind="stable")
+    _, size_K = np.unique(group_N, return_counts=True)
+    sum_NK, own_N = _distances_to_groups(z_ND[order_N], size_K), np.repeat(np.arange(len(size_K)), size_K)
+    all_N, size_N = np.arange(len(own_N)), size_K[own_N]
+    within_N = sum_NK[all_N, own_N] / np.maximum(size_N - 1, 1)
+    mean_NK = sum_NK / size_K
+    mean_NK[all_N, own_N] = np.inf
+    nearest_N = mean_NK.min(1)
+    larger_N = np.maximum(within_N, nearest_N)
+    counts_N = (size_N > 1) & (larger_N > 0)
+    return float(np.where(counts_N, (nearest_N - within_N) / np.where(counts_N, larger_N, 1), 0).mean())
+
+
+def _distances_to_groups(z_ND: NDArray[np.float64], size_K: NDArray[np.int64]) -> NDArray[np.float64]:
+    """float64 [N, K]: the sum of each sample's Euclidean distances to those of each group.
+
+    The groups' samples lie side by side, so that a sum is of a run. Each pair is measured once: of a block of samples
+    the distances to itself and all that follow, which the followers need, too.
+    """
     z_ND = z_ND - z_ND.mean(0)  # squares cancel less
     square_N = np.einsum("nd,nd->n", z_ND, z_ND)
-    total = 0.0
+    own_N = np.repeat(np.arange(len(size_K)), size_K)
+    sum_NK = np.zeros((len(z_ND), len(size_K)))
     for start in range(0, len(z_ND), ROWS):
-        rows = np.arange(start, min(start + ROWS, len(z_ND)))
-        distance_BN = square_N[rows, None] + square_N - 2 * (z_ND[rows] @ z_ND.T)
-        distance_BN = np.sqrt(np.maximum(distance_BN, 0, out=distance_BN), out=distance_BN)
-        distance_BN[np.arange(len(rows)), rows] = 0
-        sum_BK = np.add.reduceat(distance_BN, start_K, axis=1)
-        own_B, size_B = own_N[rows], size_K[own_N[rows]]
-        within_B = sum_BK[np.arange(len(rows)), own_B] / np.maximum(size_B - 1, 1)
-        mean_BK = sum_BK / size_K
-        mean_BK[np.arange(len(rows)), own_B] = np.inf
-        nearest_B = mean_BK.min(1)
-        larger_B = np.maximum(within_B, nearest_B)
-        total += np.where(
-            (size_B > 1) & (larger_B > 0), (nearest_B - within_B) / np.where(larger_B > 0, larger_B, 1), 0
-        ).sum()
-    return float(total / len(z_ND))
+        end = min(start + ROWS, len(z_ND))
+        distance_BM = square_N[start:end, None] + square_N[start:] - 2 * (z_ND[start:end] @ z_ND[start:].T)
+        distance_BM = np.sqrt(np.maximum(distance_BM, 0, out=distance_BM), out=distance_BM)
+        np.fill_diagonal(distance_BM, 0)
+        runs, group_R = _runs(own_N[start:])
+        sum_NK[start:end, group_R] += np.add.reduceat(distance_BM, runs, axis=1)
+        if end < len(z_ND):
+            runs, group_R = _runs(own_N[start:end])
+            sum_NK[end:, group_R] += np.add.reduceat(distance_BM[:, end - start :], runs, axis=0).T
+    return sum_NK
+
+
+def _runs(own: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(where each run of equal numbers begins, its number), of ascending ones."""
+    group_R, runs = np.unique(own, return_index=True)
+    return runs, group_R
 
 
 def semantic_correlation(z_ND: Array, y_N: Array, e_CD: Array) -> tuple[float, float]:

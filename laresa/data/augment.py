@@ -99,12 +99,14 @@ def crop_flip(images: Tensor, generator: torch.Generator, *, crop: bool = True, 
     Offsets are uniform over the 2 * padding + 1 places of each axis, as torchvision's.
     """
     count, channels, height, width = images.shape
+    flipped_N = _randint(2, count, generator, images.device) if flip else torch.zeros_like(images[:, 0, 0, 0]).long()
+    if not crop:
+        index = flipped_N.nonzero().flatten()
+        return images.index_copy(0, index, images.index_select(0, index).flip(-1))
     image_N = torch.arange(count, device=images.device)
     if flip:  # the flipped images stand behind the others: to flip is to choose from the second half
         images = torch.cat([images, images.flip(-1)])
-        image_N = image_N + count * _randint(2, count, generator, images.device)
-    if not crop:
-        return images.index_select(0, image_N)
+        image_N = image_N + count * flipped_N
     pad_y, pad_x = max(1, round(height / 8)), max(1, round(width / 8))
     top_N, left_N = (_randint(2 * pad + 1, count, generator, images.device) for pad in (pad_y, pad_x))
     images = nn.functional.pad(images, (pad_x, pad_x, pad_y, pad_y))

@@ -25,6 +25,7 @@ from tests.bench import (
     hosts,
     kills,
     load,
+    metrics,
     networks,
     objective,
     search,
@@ -38,6 +39,10 @@ from tests.bench import (
 
 BENCHES = {
     "data": data.augmentation,
+    "labels": data.labels,
+    "epoch": data.epoch,
+    "pixels": data.pixels,
+    "latents": metrics.latents,
     "objective": objective.step,
     "hace": objective.hace,
     "heads": heads.gemm_share,

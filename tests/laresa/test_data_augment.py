@@ -5,9 +5,10 @@ import torch
 import torchvision.transforms as tv1
 from torchvision.transforms.autoaugment import AutoAugment, AutoAugmentPolicy, _apply_op
 from torchvision.transforms.functional import InterpolationMode
+from torchvision.transforms.v2 import functional as tv
 
 from laresa.data.augment import augment, crop_flip, normalise, random_boxes, resized_crop
-from laresa.data.autoaugment import LEVELS, OPERATIONS, SIGNED, autoaugment
+from laresa.data.autoaugment import LEVELS, OPERATIONS, SIGNED, WARPS, autoaugment
 from laresa.errors import ConfigError, DataError
 
 ALL = ("autoaugment", "resizedcrop", "crop", "flip")
@@ -147,6 +148,24 @@ def test_operations_are_torchvisions(name, size):
             for image, result in zip(images, ours, strict=True):
                 theirs = _apply_op(image, name, magnitude, InterpolationMode.NEAREST, None)
                 assert (result.int() - theirs.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("size", [(17, 17), (32, 32), (64, 65), (224, 224)])
+def test_what_is_done_here_equals_torchvision_to_the_bit(size: tuple[int, int]):
+    """Of noise, of few values, of one value, of a black half; warps at every magnitude."""
+    noise = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8, generator=generator(4))
+    half = noise.clone()
+    half[:, :, : size[0] // 2] = 0
+    for images in (noise, noise // 40, torch.full_like(noise, 7), half):
+        assert torch.equal(OPERATIONS["Equalize"](images, 0.0), tv.equalize(images))
+        for level in range(-9, 10, 3):
+            factor = 1.0 + 0.9 * level / LEVELS
+            assert torch.equal(OPERATIONS["Sharpness"](images, level), tv.adjust_sharpness(images, factor))
+            assert torch.equal(
+                OPERATIONS["Solarize"](images, abs(level)), tv.solarize(images, 255.0 * (1 - abs(level) / LEVELS))
+            )
+            for name, warp in WARPS.items():
+                assert torch.equal(OPERATIONS[name](images, level), warp(images, level)), (name, level)
 
 
 def test_each_image_follows_one_sub_policy(images):

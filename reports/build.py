@@ -22,6 +22,7 @@ from reports import (
     formats,
     matrix,
     pairs,
+    paper_figures,
     tables,
     trade_off,
 )
@@ -201,6 +202,8 @@ def _draw(
     saved = []
     weights, learned = figures.weight_looks(blocks), figures.learned_looks(blocks)
     gradients = figures.gradient_looks(blocks)
+    grids = (paper_figures.weights_grid(blocks, weights), *paper_figures.learned_grids(blocks, learned))
+    saved += [figures.save(drawing, folder) for drawing in grids if drawing]
     for number, block in enumerate(blocks, start=1):
         drawings = (
             figures.top1_figure(block),

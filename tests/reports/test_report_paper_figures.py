@@ -1,0 +1,114 @@
+"""The paper's figures of a whole report: grids of weights, by what is drawn in them and where it lies."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Container, Iterable
+
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from laresa.measurement import Measurement
+from reports import figures, paper_figures
+from reports.select import Block, to_blocks
+from sweeps.service.tracking.records import TrialRecord
+from tests.reports.handmade import FULL, record, study
+
+BACKBONES = (
+    *(
+        "resnet50",
+        "resnet101",
+        "resnet152",
+        "convnext_small.fb_in1k",
+        "convnext_base.fb_in1k",
+        "convnext_large.fb_in1k",
+    ),
+    *("vit_small_patch32_224", "vit_base_patch32_224", "vit_large_patch32_224"),
+)
+DATASETS = ("cifar100", "cub200", "tinyimagenet")
+
+
+def weighed(ce: Iterable[float], *, seed: int = 0, step: float = -1.0, **config: object) -> TrialRecord:
+    """A trial of the full objective whose base weight takes these values, an epoch each."""
+    history = tuple(
+        Measurement(epoch, {"weight/ce": w, "weight/anchor": 1 - w, "beta/fine": w, "beta/coarse": 1 - w}, 1.0)
+        for epoch, w in enumerate(ce, start=1)
+    )
+    return record(FULL, 0.5, seed=seed, history=history, metrics={"collapse_step": step}, **config)
+
+
+def pairs(
+    backbones: Iterable[str], datasets: Iterable[str], without: Container[tuple[str, str]] = ()
+) -> tuple[Block, ...]:
+    records = [
+        trial
+        for backbone, dataset in itertools.product(backbones, datasets)
+        if (backbone, dataset) not in without
+        for trial in study(2, 6, arms=("ce", FULL), backbone=backbone, dataset=dataset)
+    ]
+    return to_blocks(records)
+
+
+def grid(blocks: tuple[Block, ...]) -> figures.Drawing:
+    drawing = paper_figures.weights_grid(blocks, figures.weight_looks(blocks))
+    assert drawing is not None
+    return drawing
+
+
+def crowded(figure: Figure) -> list[str]:
+    """What is cut off by the figure's edge or lies on the legend, as the figure is saved."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    (legend,) = figure.legends
+    below, page = legend.get_window_extent(renderer), figure.bbox
+    panels = [ax.get_tightbbox(renderer) for ax in figure.axes]
+    found = [f"panel {n} on the legend" for n, box in enumerate(panels) if box.y0 < below.y1]
+    named = {"legend": below, **{f"panel {n}": box for n, box in enumerate(panels)}}
+    for name, box in named.items():
+        if box.x0 < 0 or box.y0 < 0 or box.x1 > page.x1 or box.y1 > page.y1:
+            found.append(f"{name} cut off")
+    return found
+
+
+def test_one_block_has_no_grid_and_neither_have_blocks_without_the_full_objective() -> None:
+    alone, without = to_blocks([weighed([0.5, 0.4])]), pairs(["a", "b"], ["c"])
+    looks = figures.weight_looks(alone)
+    assert paper_figures.weights_grid(alone, looks) is None
+    assert paper_figures.learned_grids(alone, figures.learned_looks(alone)) == []
+    bare = to_blocks([record("ce", 0.5, backbone=name) for name in "ab"])
+    assert paper_figures.weights_grid(bare, looks) is None
+    assert paper_figures.weights_grid(without, {}) is None
+
+
+def test_collapse_is_marked_at_the_epoch_in_which_the_base_weight_fell() -> None:
+    trials = [weighed([0.5, 0.2, 0.04, 0.06], step=60, backbone="a"), weighed([0.5, 0.4], backbone="b")]
+    drawing = grid(to_blocks([*trials, weighed([0.5, 0.01], seed=1, step=30, backbone="a")]))
+    marks = [[line.get_xdata()[0] for line in ax.lines if line.get_gid() == "collapse"] for ax in drawing.figure.axes]
+    assert marks == [[3, 2], []]
+    assert "2 of 3 trials collapsed" in drawing.caption
+
+
+def test_the_grid_of_27_pairs_stays_readable() -> None:
+    missing = {(BACKBONES[1], "cub200"), (BACKBONES[8], "cifar100")}
+    drawing = grid(pairs(BACKBONES, DATASETS, missing))
+    axes = drawing.figure.axes
+    assert len(axes) == 27
+    assert [n for n, ax in enumerate(axes) if "not run" in [text.get_text() for text in ax.texts]] == [4, 24]
+    assert "Without curves: 2 of 27 pairs." in drawing.caption
+    assert len({(ax.get_xlim(), ax.get_ylim()) for ax in axes}) == 1
+    assert crowded(drawing.figure) == []
+    sizes = {text.get_fontsize() for text in drawing.figure.findobj(Text) if text.get_text()}
+    assert min(sizes) == pytest.approx(7)
+    assert drawing.figure.get_figwidth() == 6.9
+    assert drawing.figure.get_figheight() < 9.5
+
+
+def test_beta_is_in_the_same_grid() -> None:
+    blocks = to_blocks([weighed([0.5, 0.4], backbone=name) for name in "ab"])
+    (drawing,) = paper_figures.learned_grids(blocks, figures.learned_looks(blocks))
+    assert drawing.name == "learned-beta-grid"
+    assert drawing.figure.get_figwidth() == 3.3
+    assert [len(ax.lines) for ax in drawing.figure.axes] == [2, 2]
+    assert "One trial each." in drawing.caption

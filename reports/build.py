@@ -29,6 +29,7 @@ from reports import (
 from reports.arms import summaries
 from reports.claims import Design
 from reports.comparisons import Comparison
+from reports.development import Snapshots, development_figure, no_snapshots
 from reports.figures import Saved
 from reports.forest import forest_rows
 from reports.formats import Table
@@ -79,6 +80,7 @@ def build_report(
     objectives: Sequence[str] = ("val/top1",),
     design: Design | None = None,
     marks: Sequence[str] = (),
+    snapshots: Snapshots = no_snapshots,
 ) -> Report:
     """Write report.html, tables/*.{md,tex,csv} and figures/*.{svg,png} under `out`, replacing what has the same name.
 
@@ -87,6 +89,7 @@ def build_report(
     term alone is the baseline. latent_arms: the arms with a UMAP panel; None for a choice of the figure's own.
     space: what the search trials were drawn from, for their pictures; objectives: what they were searched by.
     design: what was fixed in advance, the primary contrasts above all. marks: sentences on what weakens the evidence.
+    snapshots: gives a trial's validation latents by epoch, {} for none; asked of the baseline and the full objective.
     Arms are compared over evidence trials only.
     Raises DataError where `records` is empty.
     """
@@ -96,7 +99,7 @@ def build_report(
     context = tables.Context(blocks, rule, budget(evidence), candidates.describe(searched))
     found = Found.of(blocks, design or Design(), rng)
     made = (*_tables(context, found, plan, rng), *_appendix(context, searched, space))
-    drawn = _draw(blocks, latents, latent_arms, out / "figures")
+    drawn = _draw(blocks, latents, latent_arms, snapshots, out / "figures")
     part = _search_part(searched, space, objectives, rule, out / "figures") if searched else None
     summary = (*summarise(blocks, found.primary, found.against_base, found.variants), *candidates.sentences(searched))
     summary = summary if blocks else (*summary, candidates.NO_EVIDENCE)
@@ -196,7 +199,11 @@ def _appendix(context: tables.Context, searched: Sequence[TrialRecord], space: S
 
 
 def _draw(
-    blocks: Sequence[Block], latents: Latents, latent_arms: Sequence[str] | None, folder: Path
+    blocks: Sequence[Block],
+    latents: Latents,
+    latent_arms: Sequence[str] | None,
+    snapshots: Snapshots,
+    folder: Path,
 ) -> tuple[Saved, ...]:
     """Every figure that has something to show; with several blocks each has its own, numbered and named after it."""
     saved = []
@@ -215,6 +222,7 @@ def _draw(
             diagnosis.rank_figure(block),
             diagnosis.gradients_figure(block, gradients),
             latent_figure(block, latents, latent_arms),
+            development_figure(block, snapshots),
             figures.validation_figure(block),
         )
         for drawing in filter(None, drawings):

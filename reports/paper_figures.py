@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from reports.figures import BLACK, WEIGHT, Curve, Drawing, Look, curves, mean_curve
-from reports.paper_style import COLUMN, FONT, PAPER_STYLE, TWO_COLUMNS, fitted_legend
+from reports.paper_style import COLUMN, FONT, PAPER_STYLE, TWO_COLUMNS, broken, fitted_legend
 from reports.published import LARESA
 from reports.select import COLLAPSE_WEIGHT, Arm, Block, collapse_step
 from sweeps.service.tracking.records import TrialRecord
@@ -176,7 +176,7 @@ def _name(figure: Figure, axes: np.ndarray, pairs: Pairs, y: str) -> None:
         ax.set_title(dataset)
     for ax, backbone in zip(axes[:, -1], _short(pairs.rows), strict=True):
         ax.annotate(
-            _broken(backbone),
+            broken(backbone, "_."),
             (1, 0.5),
             (4, 0),
             xycoords="axes fraction",
@@ -198,13 +198,3 @@ def _short(backbones: Sequence[str]) -> list[str]:
     """timm's names without the training's tag (resnet50.a1_in1k), where they stay apart without it."""
     stems = [name.split(".")[0] for name in backbones]
     return stems if len(set(stems)) == len(stems) else list(backbones)
-
-
-def _broken(name: str, most: int = 15) -> str:
-    """At most so many letters a line, broken after an underscore or a dot."""
-    lines = [""]
-    for part in re.findall(r"[^_.]*[_.]?", name):
-        if lines[-1] and len(lines[-1]) + len(part) > most:
-            lines.append("")
-        lines[-1] += part
-    return "\n".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +20,7 @@ FONT = 7  # points: nothing in these figures is smaller
 PAPER_STYLE: dict[Any, Any] = STYLE | {
     "font.size": FONT,
     "axes.titlesize": FONT,
+    "axes.titlepad": 3,
     "axes.labelsize": FONT,
     "axes.linewidth": 0.6,
     "grid.linewidth": 0.5,
@@ -30,17 +32,42 @@ PAPER_STYLE: dict[Any, Any] = STYLE | {
     "ytick.major.size": 2,
     "legend.fontsize": FONT,
 }
-MOST_LETTERS = 26  # of a name in a legend
+MANY, LETTERS, FEWER_LETTERS = 20, 30, 20  # of a name in a legend; fewer where there are more names than MANY
 MOST_COLUMNS = 8
 MARGIN = 0.06  # inches at the sides of a legend
 
 
-def abbreviated(names: Sequence[str], most: int = MOST_LETTERS) -> list[str]:
-    """Long names with their middle left out; whole where two would look the same."""
+def abbreviated(names: Sequence[str]) -> list[str]:
+    """Long names with their middle left out, at a space if possible; whole where two would look the same."""
+    most = LETTERS if len(names) <= MANY else FEWER_LETTERS
+    ways = [[cut(name, most) for name in names] for cut in (_by_words, _by_letters)] + [list(names)]
+    counts = [Counter(way) for way in ways]
+    found = []
+    for several in zip(*ways, strict=True):
+        own = (text for text, count in zip(several, counts, strict=True) if count[text] == 1)
+        found.append(next(own, several[-1]))
+    return found
+
+
+def _by_words(name: str, most: int) -> str:
+    words = name.split()
+    cuts = (f"{' '.join(words[:kept])} … {words[-1]}" for kept in range(len(words) - 2, 0, -1))
+    return next((text for text in (name, *cuts) if len(text) <= most), _by_letters(name, most))
+
+
+def _by_letters(name: str, most: int) -> str:
     head = (most - 1) * 2 // 3
-    short = [n if len(n) <= most else f"{n[:head].rstrip()}…{n[head + 1 - most :].lstrip()}" for n in names]
-    count = Counter(short)
-    return [cut if count[cut] == 1 else name for cut, name in zip(short, names, strict=True)]
+    return name if len(name) <= most else f"{name[:head]}…{name[head + 1 - most :]}"
+
+
+def broken(name: str, after: str, most: int = 15) -> str:
+    """At most so many letters a line where it can be helped, broken after one of these letters."""
+    lines = [""]
+    for part in re.findall(f"[^{after}]+[{after}]*|[{after}]+", name):
+        if lines[-1] and len(lines[-1]) + len(part) > most:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def fitted_legend(figure: Figure, handles: Sequence[Line2D], names: Sequence[str]) -> float:

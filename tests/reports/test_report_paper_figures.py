@@ -5,16 +5,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Container, Iterable
 
+import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from laresa.measurement import Measurement
-from reports import figures, paper_figures
+from reports import figures, paper_figures, paper_style
+from reports.development import development_figure, no_snapshots, spread
+from reports.latent_map import PAPER_PANELS, latent_figure
 from reports.select import Block, to_blocks
 from sweeps.service.tracking.records import TrialRecord
-from tests.reports.handmade import FULL, record, study
+from tests.reports.handmade import FULL, latents, record, study
 
 BACKBONES = (
     *(
@@ -112,3 +115,82 @@ def test_beta_is_in_the_same_grid() -> None:
     assert drawing.figure.get_figwidth() == 3.3
     assert [len(ax.lines) for ax in drawing.figure.axes] == [2, 2]
     assert "One trial each." in drawing.caption
+
+
+# ------------------------------------------------------------------------------------------------ latents
+def named(trial: TrialRecord, groups: int, n: int = 50) -> dict[str, np.ndarray]:
+    """Latents of so many coarse classes with long names."""
+    names = [f"things of the kind that has the number {group}" for group in range(groups)]
+    return {**latents(trial, n, n, 3), "parent_C": np.arange(n) % groups, "coarse_names": np.array(names)}
+
+
+@pytest.mark.parametrize("groups", [6, 40])
+def test_one_legend_for_all_latent_panels_that_is_never_cut_off(groups: int) -> None:
+    (block,) = to_blocks([record(arm, 0.5) for arm in (*PAPER_PANELS, "ce+anchor")])
+    drawing = latent_figure(block, lambda trial: named(trial, groups))
+    assert drawing is not None
+    assert crowded(drawing.figure) == []
+    (legend,) = drawing.figure.legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert len(set(texts)) == groups
+    assert max(map(len, texts)) <= paper_style.LETTERS
+    assert min(text.get_fontsize() for text in legend.get_texts()) == 7
+    panels = drawing.figure.axes
+    assert len({(*ax.get_xlim(), *ax.get_ylim()) for ax in panels}) == 1
+    assert {ax.get_aspect() for ax in panels} == {1.0}
+    assert "one scale and the same limits" in drawing.caption
+
+
+def test_long_names_are_cut_at_spaces_and_stay_apart() -> None:
+    long = ["large omnivores and big herbivores", "large man-made outdoor but old things", "fish"]
+    assert paper_style.abbreviated(long) == ["large omnivores … herbivores", "large man-made … things", "fish"]
+    same = [f"{'a' * 40} {n} {'z' * 40}" for n in (1, 2)]
+    assert paper_style.abbreviated(same) == same
+    assert paper_style.broken("vit_base_patch32_224", "_.") == "vit_base_\npatch32_224"
+
+
+# ------------------------------------------------------------------------------------------------ over training
+def moving(trial: TrialRecord, epochs: Iterable[int]) -> dict[int, dict[str, np.ndarray]]:
+    """Clusters that part as training goes on; one image is not finite in the second epoch."""
+    kept = latents(trial, 18, 6, 3)
+    found = {epoch: {**kept, "z_ND": kept["z_ND"] * (1 + epoch / 10)} for epoch in epochs}
+    if 2 in found:
+        found[2]["z_ND"][3] = np.nan
+    return found
+
+
+def test_development_has_a_row_an_arm_and_an_epoch_a_column() -> None:
+    (block,) = to_blocks([record(arm, 0.5, seed=seed) for arm in ("ce", "ce+anchor", FULL) for seed in (0, 1)])
+    asked = []
+
+    def snapshots(trial: TrialRecord) -> dict[int, dict[str, np.ndarray]]:
+        asked.append((trial.arm, trial.config.seed))
+        return moving(trial, {"ce": range(1, 4), FULL: range(1, 42)}[trial.arm]) if trial.config.seed else {}
+
+    drawing = development_figure(block, snapshots)
+    assert drawing is not None
+    assert asked == [("ce", 0), (FULL, 0), ("ce", 1), (FULL, 1)]
+    panels = drawing.figure.axes
+    titles = [ax.get_title(loc="left") for ax in panels]
+    assert titles == [f"epoch {epoch}" for epoch in (1, 2, 3, 1, 11, 21, 31, 41)]
+    assert [ax.get_ylabel() for ax in panels if ax.get_ylabel()] == ["ce", "ce+anchor+\ntriplet+reg"]
+    counts = [sum(len(dots.get_offsets()) for dots in ax.collections[::2]) for ax in panels]
+    assert counts == [17] * 3 + [18] * 5  # the same images in each panel of a row
+    assert len({(*ax.get_xlim(), *ax.get_ylim()) for ax in panels}) == 1
+    assert crowded(drawing.figure) == []
+    assert drawing.alt == f"Scatter plots of the latent space of ce and {FULL}, a panel an epoch"
+
+
+def test_development_needs_two_epochs_of_one_arm() -> None:
+    (block,) = to_blocks([record("ce", 0.5), record(FULL, 0.5)])
+    assert development_figure(block, no_snapshots) is None
+    assert development_figure(block, lambda trial: moving(trial, [1])) is None
+    drawing = development_figure(block, lambda trial: moving(trial, [1, 3] if trial.arm == "ce" else []))
+    assert drawing is not None
+    assert len(drawing.figure.axes) == 2
+
+
+def test_epochs_are_spread_over_the_training() -> None:
+    assert spread([3, 9]) == [3, 9]
+    assert spread([1, 2, 3, 4, 5, 6, 50, 100]) == [1, 6, 50, 100]
+    assert spread(range(1, 101)) == [1, 26, 50, 75, 100]

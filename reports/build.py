@@ -82,7 +82,9 @@ def build_report(
     marks: Sequence[str] = (),
     snapshots: Snapshots = no_snapshots,
 ) -> Report:
-    """Write report.html, tables/*.{md,tex,csv} and figures/*.{svg,png} under `out`, replacing what has the same name.
+    """Write report.html, tables/*.{md,tex,csv}, figures/*.{svg,png} and figures/dark/*.svg under `out`.
+
+    What is there already under the same name is replaced.
 
     latents: gives a trial's test latents (the arrays of latents.npz) or None; asked only for the panels drawn.
     plan: name -> (planned, actual), for a table of its own. arms: the study's, in its order; the first that is a base
@@ -114,7 +116,7 @@ def build_report(
     return Report(
         html,
         written,
-        tuple(path for saved in all_figures for path in (saved.svg, saved.png)),
+        tuple(path for saved in all_figures for path in saved.files),
         summary,
         tuple(summaries(blocks)),
     )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
+import re
 from collections.abc import Container, Iterable
+from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -11,8 +15,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+import reports
 from laresa.measurement import Measurement
-from reports import figures, paper_figures, paper_style
+from reports import Report, figures, paper_figures, paper_style
+from reports.dark import INK, PAGE, SHADES
 from reports.development import development_figure, no_snapshots, spread
 from reports.latent_map import PAPER_PANELS, latent_figure
 from reports.select import Block, to_blocks
@@ -115,6 +121,57 @@ def test_beta_is_in_the_same_grid() -> None:
     assert drawing.figure.get_figwidth() == 3.3
     assert [len(ax.lines) for ax in drawing.figure.axes] == [2, 2]
     assert "One trial each." in drawing.caption
+
+
+# ------------------------------------------------------------------------------------------------ dark pages
+def brightness(color: str) -> float:
+    """WCAG's relative luminance of "#rrggbb"."""
+    parts = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((brightness(one), brightness(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_every_figure_has_a_dark_variant_with_other_ink_and_the_same_data(tmp_path: Path) -> None:
+    saved = figures.save(grid(pairs("ab", ["c"])), tmp_path)
+    light, dark = (path.read_text(encoding="utf-8") for path in (saved.svg, saved.dark))
+    assert saved.files == (saved.svg, saved.png, saved.dark)
+    assert saved.dark == tmp_path / "dark" / saved.svg.name
+    root = ElementTree.fromstring(dark)
+    assert (ElementTree.fromstring(light).get("fill"), root.get("fill")) == (None, INK)  # text has no colour of its own
+    colors = set(re.findall(r"(?:fill|stroke): (#\w+)", dark))
+    assert not colors & set(SHADES)
+    assert PAGE in colors
+    assert {figures.BLUE.lower(), figures.VERMILION.lower()} <= colors
+    assert len(dark) == pytest.approx(len(light), abs=40)
+    again = figures.save(grid(pairs("ab", ["c"])), tmp_path / "again")
+    assert [a.read_bytes() for a in again.files] == [b.read_bytes() for b in saved.files]
+
+
+def test_ink_and_palette_stand_out_on_the_dark_page() -> None:
+    assert all(contrast(color, PAGE) >= 3 for color in (*figures.PALETTE, SHADES["#555555"]))
+    assert contrast(INK, PAGE) >= 7
+    assert contrast(SHADES["#6b6b6b"], SHADES["#f4f4f4"]) >= 4.5
+    css = Path(reports.__file__).with_name("page.css").read_text(encoding="utf-8")
+    assert f"--page: {PAGE}; --ink: {INK};" in css.partition("prefers-color-scheme: dark")[2]
+
+
+def test_the_page_shows_the_dark_variant_where_the_reader_prefers_it(whole: Report) -> None:
+    text = whole.html.read_text(encoding="utf-8")
+    shown = re.findall(
+        r'<picture><source media="screen and \(prefers-color-scheme: dark\)" '
+        r'srcset="data:image/svg\+xml;base64,([^"]+)">'
+        r'<img src="data:image/svg\+xml;base64,([^"]+)" alt="[^"]+"></picture>',
+        text,
+    )
+    files = [path for path in whole.figures if path.suffix == ".svg"]
+    found = [base64.b64decode(each) for pair in shown for each in reversed(pair)]
+    assert found == [path.read_bytes() for path in files]
+    assert len(shown) == text.count('<figure id="figure-')
 
 
 # ------------------------------------------------------------------------------------------------ latents

@@ -45,7 +45,7 @@ def development_figure(block: Block, snapshots: Snapshots) -> Drawing | None:
     labels = [row.label for row in rows]
     caption = (
         f"Validation latents over the training of one replicate (seed {key[0]}, fold {key[1]}), a row an arm, coloured "
-        "by coarse class; larger, with a black border: centroids of the fine classes. One map a row over all of its "
+        "by coarse class; larger, with a border: centroids of the fine classes. One map a row over all of its "
         "epochs together, so that images and classes may be followed from left to right; between rows only what lies "
         f"beside what compares. All panels have one scale. {lossy(MOST_POINTS)[:-2]} an epoch)."
     )
@@ -68,15 +68,16 @@ def _first_replicate(arms: Sequence[Arm], snapshots: Snapshots) -> tuple[Replica
 
 def _development(arm: Arm, kept: Mapping[int, Arrays]) -> Development | None:
     """None where fewer than two epochs can be mapped."""
-    arrays = {epoch: kept[epoch] for epoch in spread(sorted(kept))}
-    # An image that has no finite latent in one epoch is left out of all of them: the same images stand in each panel.
-    shapes = {each["z_ND"].shape for each in arrays.values()}
-    if len(shapes) != 1:
+    found = {epoch: kept[epoch] for epoch in spread(sorted(kept))}
+    finites = {epoch: np.isfinite(each["z_ND"]).all(axis=1) for epoch, each in found.items()}
+    arrays = {epoch: each for epoch, each in found.items() if finites[epoch].mean() > 0.5}  # else it has diverged
+    if len({each["z_ND"].shape for each in arrays.values()}) != 1:
         return None
-    finite = np.all([np.isfinite(each["z_ND"]).all(axis=1) for each in arrays.values()], axis=0)
+    # An image that has no finite latent in one epoch is left out of all of them: the same images stand in each panel.
+    finite = np.all([finites[epoch] for epoch in arrays], axis=0)
     same = {epoch: {**a, "z_ND": a["z_ND"][finite], "y_N": a["y_N"][finite]} for epoch, a in arrays.items()}
-    found = {epoch: points for epoch, a in same.items() if (points := to_points(a, MOST_POINTS)) is not None}
-    return Development(arm.label, found) if len(found) > 1 else None
+    drawn = {epoch: points for epoch, a in same.items() if (points := to_points(a, MOST_POINTS)) is not None}
+    return Development(arm.label, drawn) if len(drawn) > 1 else None
 
 
 def spread(epochs: Sequence[int], most: int = MOST_EPOCHS) -> list[int]:

@@ -269,7 +269,7 @@ def top1_figure(block: Block) -> Drawing | None:
         ax.set_xlabel("test top-1 [%]")
     caption = (
         "Test top-1: a dot for every replicate (hollow: its weighting collapsed), thin lines join the same seed and "
-        "fold across arms, the black tick is the mean. Beside each arm: trials with a test result / trials started."
+        "fold across arms, the tall tick is the mean. Beside each arm: trials with a test result / trials started."
     )
     return Drawing("top1", "Test top-1, every replicate", caption, "Dots of test top-1 by arm", figure)
 

@@ -92,7 +92,7 @@ def _common_replicate(arms: Sequence[Arm]) -> Replicate | None:
 def _caption(key: Replicate, chosen: str, missing: Sequence[str]) -> str:
     return (
         f"{chosen}Test latents of one replicate (seed {key[0]}, fold {key[1]}), coloured by coarse class; "
-        "larger, with a black border: centroids of the fine classes, computed in the latent space and placed by the "
+        "larger, with a border: centroids of the fine classes, computed in the latent space and placed by the "
         "same map. Each panel is a map of its own, for latent spaces of different networks have no common axes; all "
         f"are centred, with one scale and the same limits. {lossy(MOST_POINTS)}"
         + (f" Without latents: {', '.join(missing)}." if missing else "")
@@ -231,7 +231,7 @@ def _panel(ax: Axes, cell: Cell, side: float) -> None:
         mine = latent_N2[points.parents[points.classes] == group]
         centers = centroid_P2[points.parents[points.centroid_classes] == group]
         # Many points in an SVG file are slow to show: the dots become one picture in it, the text stays text.
-        dots = ax.scatter(mine[:, 0], mine[:, 1], s=small, color=color, marker=marker, alpha=0.6, linewidths=0)
+        dots = ax.scatter(mine[:, 0], mine[:, 1], s=small, color=color, marker=marker, alpha=0.7, linewidths=0)
         dots.set_rasterized(len(latent_N2) > 500)
         x, y = centers.T
         ax.scatter(x, y, s=large, color=color, marker=marker, edgecolors=BLACK, linewidths=0.6)

@@ -21,7 +21,9 @@ from reports.select import COLLAPSE_WEIGHT, Arm, Block, collapse_step
 from sweeps.service.tracking.records import TrialRecord
 
 MOST_EPOCHS = 200  # drawn of a curve: a panel has hardly more dots than that in its width
-ROW, NARROWEST = 0.85, 1.1  # inches
+ROW, HIGH_ROW, NARROWEST = 0.85, 1.2, 1.1  # inches
+FEW = 3  # rows, which may be high
+LETTERS = 14  # that go into an inch
 EMPTY, NOTE = "#f4f4f4", "#6b6b6b"
 
 
@@ -127,7 +129,8 @@ def _draw(pairs: Pairs, looks: Mapping[str, Look], y: str, *, collapse: bool = F
     names = [name.removeprefix(WEIGHT) for name in shown]
     with mpl.rc_context(PAPER_STYLE):
         width = max(COLUMN if columns == 1 else TWO_COLUMNS, NARROWEST * columns)
-        figure = Figure(figsize=(width, ROW * rows), layout="constrained")
+        height = rows * (ROW if rows > FEW else HIGH_ROW)
+        figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         fell = 0
         for ax, pair in zip(axes.flat, itertools.product(pairs.rows, pairs.columns), strict=True):
@@ -145,7 +148,7 @@ def _draw(pairs: Pairs, looks: Mapping[str, Look], y: str, *, collapse: bool = F
             handles.append(Line2D([], [], color=BLACK, linewidth=0.8, linestyle=":"))
             names.append("collapse")
         _name(figure, axes, pairs, y)
-        figure.set_size_inches(width, ROW * rows + fitted_legend(figure, handles, names) + 0.5)
+        figure.set_size_inches(width, height + fitted_legend(figure, handles, names) + 0.5)
     return figure
 
 
@@ -173,7 +176,7 @@ def _leave_empty(ax: Axes, why: str) -> None:
 def _name(figure: Figure, axes: np.ndarray, pairs: Pairs, y: str) -> None:
     """Data sets over the columns, backbones beside the rows, and each axis once."""
     for ax, dataset in zip(axes[0], pairs.columns, strict=True):
-        ax.set_title(dataset)
+        ax.set_title(broken(dataset, " ", int(LETTERS * figure.get_figwidth() / len(pairs.columns))))
     for ax, backbone in zip(axes[:, -1], _short(pairs.rows), strict=True):
         ax.annotate(
             broken(backbone, "_."),

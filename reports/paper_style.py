@@ -67,7 +67,7 @@ def broken(name: str, after: str, most: int = 15) -> str:
         if lines[-1] and len(lines[-1]) + len(part) > most:
             lines.append("")
         lines[-1] += part
-    return "\n".join(lines)
+    return "\n".join(line.strip() for line in lines)
 
 
 def fitted_legend(figure: Figure, handles: Sequence[Line2D], names: Sequence[str]) -> float:

@@ -77,7 +77,7 @@ def save(drawing: Drawing, folder: Path) -> Saved:
     dark = folder / "dark" / svg.name
     dark.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
-        drawing.figure.savefig(svg, metadata={"Date": None})
+        drawing.figure.savefig(svg, metadata={"Date": None}, dpi=200)  # of the dots that are a picture in it
         drawing.figure.set_layout_engine("none")  # keeps the layout just found, which took half of the time
         drawing.figure.savefig(png, dpi=150)
     dark.write_text(dark_svg(svg.read_text(encoding="utf-8")), encoding="utf-8")

@@ -22,6 +22,7 @@ from reports import (
     formats,
     matrix,
     pairs,
+    paper_figures,
     paper_tables,
     tables,
     trade_off,
@@ -29,6 +30,7 @@ from reports import (
 from reports.arms import summaries
 from reports.claims import Design
 from reports.comparisons import Comparison
+from reports.development import Snapshots, development_figure, no_snapshots
 from reports.figures import Saved
 from reports.forest import forest_rows
 from reports.formats import Table
@@ -79,14 +81,18 @@ def build_report(
     objectives: Sequence[str] = ("val/top1",),
     design: Design | None = None,
     marks: Sequence[str] = (),
+    snapshots: Snapshots = no_snapshots,
 ) -> Report:
-    """Write report.html, tables/*.{md,tex,csv} and figures/*.{svg,png} under `out`, replacing what has the same name.
+    """Write report.html, tables/*.{md,tex,csv}, figures/*.{svg,png} and figures/dark/*.svg under `out`.
+
+    What is there already under the same name is replaced.
 
     latents: gives a trial's test latents (the arrays of latents.npz) or None; asked only for the panels drawn.
     plan: name -> (planned, actual), for a table of its own. arms: the study's, in its order; the first that is a base
     term alone is the baseline. latent_arms: the arms with a UMAP panel; None for a choice of the figure's own.
     space: what the search trials were drawn from, for their pictures; objectives: what they were searched by.
     design: what was fixed in advance, the primary contrasts above all. marks: sentences on what weakens the evidence.
+    snapshots: gives a trial's validation latents by epoch, {} for none; asked of the baseline and the full objective.
     Arms are compared over evidence trials only.
     Raises DataError where `records` is empty.
     """
@@ -96,7 +102,7 @@ def build_report(
     context = tables.Context(blocks, rule, budget(evidence), candidates.describe(searched))
     found = Found.of(blocks, design or Design(), rng)
     made = (*_tables(context, found, plan, rng), *_appendix(context, searched, space))
-    drawn = _draw(blocks, latents, latent_arms, out / "figures")
+    drawn = _draw(blocks, latents, latent_arms, snapshots, out / "figures")
     part = _search_part(searched, space, objectives, rule, out / "figures") if searched else None
     summary = (*summarise(blocks, found.primary, found.against_base, found.variants), *candidates.sentences(searched))
     summary = summary if blocks else (*summary, candidates.NO_EVIDENCE)
@@ -111,7 +117,7 @@ def build_report(
     return Report(
         html,
         written,
-        tuple(path for saved in all_figures for path in (saved.svg, saved.png)),
+        tuple(path for saved in all_figures for path in saved.files),
         summary,
         tuple(summaries(blocks)),
     )
@@ -196,12 +202,18 @@ def _appendix(context: tables.Context, searched: Sequence[TrialRecord], space: S
 
 
 def _draw(
-    blocks: Sequence[Block], latents: Latents, latent_arms: Sequence[str] | None, folder: Path
+    blocks: Sequence[Block],
+    latents: Latents,
+    latent_arms: Sequence[str] | None,
+    snapshots: Snapshots,
+    folder: Path,
 ) -> tuple[Saved, ...]:
     """Every figure that has something to show; with several blocks each has its own, numbered and named after it."""
     saved = []
     weights, learned = figures.weight_looks(blocks), figures.learned_looks(blocks)
     gradients = figures.gradient_looks(blocks)
+    grids = (paper_figures.weights_grid(blocks, weights), *paper_figures.learned_grids(blocks, learned))
+    saved += [figures.save(drawing, folder) for drawing in grids if drawing]
     for number, block in enumerate(blocks, start=1):
         drawings = (
             figures.top1_figure(block),
@@ -213,6 +225,7 @@ def _draw(
             diagnosis.rank_figure(block),
             diagnosis.gradients_figure(block, gradients),
             latent_figure(block, latents, latent_arms),
+            development_figure(block, snapshots),
             figures.validation_figure(block),
         )
         for drawing in filter(None, drawings):

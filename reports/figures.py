@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from reports.dark import dark_svg
 from reports.select import COLLAPSE_WEIGHT, TEST, Arm, Block, collapse_step
 
 # After Okabe and Ito (2008): colours that stay apart for every common kind of colour blindness.
@@ -58,20 +59,29 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Saved:
+    """dark: the SVG file for dark pages."""
+
     drawing: Drawing
     svg: Path
     png: Path
+    dark: Path
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return self.svg, self.png, self.dark
 
 
 def save(drawing: Drawing, folder: Path) -> Saved:
-    """Write the drawing as SVG and PNG (150 dots per inch)."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the drawing as SVG, light and dark, and PNG (150 dots per inch)."""
     svg, png = folder / f"{drawing.name}.svg", folder / f"{drawing.name}.png"
+    dark = folder / "dark" / svg.name
+    dark.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
-        drawing.figure.savefig(svg, metadata={"Date": None})
+        drawing.figure.savefig(svg, metadata={"Date": None}, dpi=200)  # of the dots that are a picture in it
         drawing.figure.set_layout_engine("none")  # keeps the layout just found, which took half of the time
         drawing.figure.savefig(png, dpi=150)
-    return Saved(drawing, svg, png)
+    dark.write_text(dark_svg(svg.read_text(encoding="utf-8")), encoding="utf-8")
+    return Saved(drawing, svg, png, dark)
 
 
 # ---------------------------------------------------------------------------------------------------- curves
@@ -259,7 +269,7 @@ def top1_figure(block: Block) -> Drawing | None:
         ax.set_xlabel("test top-1 [%]")
     caption = (
         "Test top-1: a dot for every replicate (hollow: its weighting collapsed), thin lines join the same seed and "
-        "fold across arms, the black tick is the mean. Beside each arm: trials with a test result / trials started."
+        "fold across arms, the tall tick is the mean. Beside each arm: trials with a test result / trials started."
     )
     return Drawing("top1", "Test top-1, every replicate", caption, "Dots of test top-1 by arm", figure)
 

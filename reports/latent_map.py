@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +16,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from reports.figures import BLACK, PALETTE, STYLE, Drawing
+from reports.figures import BLACK, PALETTE, Drawing
+from reports.paper_style import COLUMN, PAPER_STYLE, TWO_COLUMNS, broken, fitted_legend
 from reports.published import BASELINE, LARESA
 from reports.select import Arm, Block, Replicate
 from sweeps.service.tracking.records import TrialRecord
 
 PAPER_PANELS = (BASELINE, "ce+anchor+reg", "ce+triplet+reg", LARESA)  # as LARESA, Fig. 3
-MOST_PANELS = 6
+MOST_PANELS = 8  # as many as the paper has subsets
 NEIGHBORS, MIN_DISTANCE, SEED = 15, 0.1, 0
 FEWEST_POINTS, MOST_POINTS = 10, 2000
 MARKERS = "os^Dv"  # 8 colours x 5 shapes keep 40 coarse classes apart
@@ -92,17 +92,27 @@ def _common_replicate(arms: Sequence[Arm]) -> Replicate | None:
 def _caption(key: Replicate, chosen: str, missing: Sequence[str]) -> str:
     return (
         f"{chosen}Test latents of one replicate (seed {key[0]}, fold {key[1]}), coloured by coarse class; "
-        "larger, with a black border: centroids of the fine classes, computed in the latent space and placed by the "
-        "same map. Each panel is a map of its own, centred, all with the same limits of the axes. "
-        "UMAP is lossy: it keeps neighbourhoods, while gaps, sizes and densities of clusters mean little "
-        f"and another seed draws another picture ({NEIGHBORS} neighbours, min_dist {MIN_DISTANCE}, Euclidean, "
-        f"PCA start, seed {SEED}; "
-        f"at most {MOST_POINTS:,} points)." + (f" Without latents: {', '.join(missing)}." if missing else "")
+        "larger, with a border: centroids of the fine classes, computed in the latent space and placed by the "
+        "same map. Each panel is a map of its own, for latent spaces of different networks have no common axes; all "
+        f"are centred, with one scale and the same limits. {lossy(MOST_POINTS)}"
+        + (f" Without latents: {', '.join(missing)}." if missing else "")
     )
 
 
-def to_points(arrays: Mapping[str, np.ndarray] | None) -> Points | None:
-    """The arrays of latents.npz with centroids added; None where there are none, too few, or all are the same."""
+def lossy(most: int) -> str:
+    """What every map has to say of itself."""
+    return (
+        "UMAP is lossy: it keeps neighbourhoods, while gaps, sizes and densities of clusters mean little "
+        f"and another seed draws another picture ({NEIGHBORS} neighbours, min_dist {MIN_DISTANCE}, Euclidean, "
+        f"PCA start, seed {SEED}; at most {most:,} points)."
+    )
+
+
+def to_points(arrays: Mapping[str, np.ndarray] | None, most: int = MOST_POINTS) -> Points | None:
+    """The arrays of latents.npz with centroids added; None where there are none, too few, or all are the same.
+
+    most: latents kept, the same ones of the same number; centroids are those of all.
+    """
     if arrays is None:
         return None
     z_ND, y_N = np.asarray(arrays["z_ND"], dtype=np.float32), np.asarray(arrays["y_N"], dtype=np.int64)
@@ -112,8 +122,8 @@ def to_points(arrays: Mapping[str, np.ndarray] | None) -> Points | None:
         return None
     p_P = np.unique(y_N)
     c_PD = np.stack([z_ND[y_N == label].mean(axis=0) for label in p_P])
-    if len(z_ND) > MOST_POINTS:
-        kept = np.sort(np.random.default_rng(SEED).choice(len(z_ND), MOST_POINTS, replace=False))
+    if len(z_ND) > most:
+        kept = np.sort(np.random.default_rng(SEED).choice(len(z_ND), most, replace=False))
         z_ND, y_N = z_ND[kept], y_N[kept]
     names = tuple(str(name) for name in arrays["coarse_names"])
     return Points(z_ND, y_N, c_PD, p_P, np.asarray(arrays["parent_C"], dtype=np.int64), names)
@@ -163,49 +173,78 @@ def _umap() -> Any:
 
 # ---------------------------------------------------------------------------------------------------- drawing
 def _draw(drawn: Mapping[str, Points]) -> Figure:
-    columns = min(len(drawn), 2 if len(drawn) <= 4 else 3)
-    rows = math.ceil(len(drawn) / columns)
-    maps = [_centred_map(points) for points in drawn.values()]
-    reach = 1.05 * max(float(np.abs(map_M2).max()) for map_M2 in maps)
-    with mpl.rc_context(STYLE | {"axes.grid": False, "axes.spines.top": True, "axes.spines.right": True}):
-        figure = Figure(figsize=(10 if columns > 1 else 6, rows * 10 / columns * 0.8 + 0.8), layout="constrained")
-        grid = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for ax, (label, points), map_M2 in zip(grid, drawn.items(), maps, strict=False):
-            _panel(ax, label, points, map_M2)
-            ax.set(xlim=(-reach, reach), ylim=(-reach, reach))
-        for ax in grid[len(drawn) :]:
-            ax.remove()
-        handles, names = _legend(list(drawn.values()))
-        figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=9, handletextpad=0.3)
-    return figure
+    columns = min(len(drawn), 2 if len(drawn) <= 4 else 3 if len(drawn) <= 6 else 4)
+    cells = [
+        Cell(label.replace(", ", ",\n"), points, centred(embed(np.concatenate([points.latents, points.centroids]))))
+        for label, points in drawn.items()
+    ]
+    return panels_figure([cells[at : at + columns] for at in range(0, len(cells), columns)])
 
 
-def _centred_map(points: Points) -> Floats:
-    """Latents, then centroids, around zero: where a map lies means nothing, and so panels can share their limits."""
-    map_M2 = embed(np.concatenate([points.latents, points.centroids]))
+@dataclass(frozen=True)
+class Cell:
+    """One panel: its title, and its points with where the map puts latents, then centroids."""
+
+    title: str
+    points: Points
+    map_M2: Floats
+
+
+def centred(map_M2: Floats) -> Floats:
+    """Around zero: where a map lies means nothing, and so panels can share their limits."""
     return map_M2 - (map_M2.max(axis=0) + map_M2.min(axis=0)) / 2
 
 
-def _panel(ax: Axes, label: str, points: Points, map_M2: Floats) -> None:
-    """Latents small and translucent, centroids of their fine classes over them."""
-    latent_N2, centroid_P2 = map_M2[: len(points.latents)], map_M2[len(points.latents) :]
+def panels_figure(rows: Sequence[Sequence[Cell]], names: Sequence[str] = ()) -> Figure:
+    """Square panels with the same limits in both directions, and one legend of the coarse classes under them all.
+
+    names: of the rows, written beside them; none where each panel's title says it all.
+    """
+    cells, columns = [cell for row in rows for cell in row], max(map(len, rows))
+    reach = 1.05 * max(float(np.abs(cell.map_M2).max()) for cell in cells)
+    width = TWO_COLUMNS if columns > 1 else COLUMN
+    side = (width - (0.5 if names else 0.2)) / columns
+    lines = 1 + max(cell.title.count("\n") for cell in cells)
+    with mpl.rc_context(PAPER_STYLE | {"axes.grid": False, "axes.spines.top": True, "axes.spines.right": True}):
+        figure = Figure(figsize=(width, side * len(rows)), layout="constrained")
+        axes = figure.subplots(len(rows), columns, squeeze=False)
+        for number, row in enumerate(rows):
+            for ax, cell in zip(axes[number], row, strict=False):
+                _panel(ax, cell, side)
+                ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
+            for ax in axes[number, len(row) :]:
+                ax.remove()
+            if names:
+                axes[number, 0].set_ylabel(broken(names[number], "+"))
+        height = fitted_legend(figure, *_legend([cell.points for cell in cells]))
+        figure.set_size_inches(width, (side + 0.11 * lines + 0.1) * len(rows) + height + 0.1)
+    return figure
+
+
+def _panel(ax: Axes, cell: Cell, side: float) -> None:
+    """Latents small and translucent, centroids of their fine classes over them. side: of the panel, in inches."""
+    points = cell.points
+    latent_N2, centroid_P2 = cell.map_M2[: len(points.latents)], cell.map_M2[len(points.latents) :]
+    small, large = 1.5 * side, 4.5 * side  # areas, so that a panel of half the side is filled alike
     for group in range(len(points.coarse_names)):
-        color, marker = PALETTE[group % len(PALETTE)], MARKERS[group // len(PALETTE) % len(MARKERS)]
+        color, marker = _look(group)
         mine = latent_N2[points.parents[points.classes] == group]
         centers = centroid_P2[points.parents[points.centroid_classes] == group]
         # Many points in an SVG file are slow to show: the dots become one picture in it, the text stays text.
-        many = len(latent_N2) > 500
-        ax.scatter(mine[:, 0], mine[:, 1], s=14, color=color, marker=marker, alpha=0.6, linewidths=0, rasterized=many)
-        ax.scatter(centers[:, 0], centers[:, 1], s=46, color=color, marker=marker, edgecolors=BLACK, linewidths=1.1)
-    ax.set_title(label.replace(", ", ",\n"), loc="left")
-    ax.set_xticks([])
-    ax.set_yticks([])
+        dots = ax.scatter(mine[:, 0], mine[:, 1], s=small, color=color, marker=marker, alpha=0.7, linewidths=0)
+        dots.set_rasterized(len(latent_N2) > 500)
+        x, y = centers.T
+        ax.scatter(x, y, s=large, color=color, marker=marker, edgecolors=BLACK, linewidths=0.6)
+    ax.set_title(cell.title, loc="left")
+
+
+def _look(group: int) -> tuple[str, str]:
+    """Colour and marker of a coarse class."""
+    return PALETTE[group % len(PALETTE)], MARKERS[group // len(PALETTE) % len(MARKERS)]
 
 
 def _legend(drawn: Sequence[Points]) -> tuple[list[Line2D], list[str]]:
     names = max((list(points.coarse_names) for points in drawn), key=len)
-    handles = [
-        Line2D([], [], linestyle="", color=PALETTE[k % len(PALETTE)], marker=MARKERS[k // len(PALETTE) % len(MARKERS)])
-        for k in range(len(names))
-    ]
+    looks = map(_look, range(len(names)))
+    handles = [Line2D([], [], linestyle="", color=color, marker=marker, markersize=4) for color, marker in looks]
     return handles, names

@@ -10,7 +10,10 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import optuna
+from matplotlib import colormaps
 from matplotlib import pyplot as plt
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from optuna.trial import TrialState, create_trial
 from optuna.visualization import matplotlib as pictures
@@ -37,6 +40,8 @@ from sweeps.service.tracking.records import TrialRecord
 MOST = len(PALETTE)  # searches with pictures
 PANELS = 5  # of a slice plot
 AXIS = "validation top-1 [%]"
+# Optuna's blues without their ends, which are lost on a white and on a dark page.
+TINTS = LinearSegmentedColormap.from_list("tints", colormaps["Blues"](np.linspace(0.35, 0.8, 64)))
 
 
 def drawings(searched: Sequence[TrialRecord], space: Space, objectives: Sequence[str] = ("val/top1",)) -> list[Drawing]:
@@ -87,6 +92,9 @@ def _plot(draw: Callable[[], Any], height: float, width: float = 10) -> Figure:
         figure: Figure = first.figure
         plt.close(figure)
     figure.suptitle("")
+    for shaded in figure.findobj():
+        if isinstance(shaded, ScalarMappable) and shaded.get_array() is not None:
+            shaded.set_cmap(TINTS)
     for ax in figure.axes:
         ax.set_title("", loc="left")
         ax.set_title("")

@@ -26,6 +26,8 @@ HINTS = """[...document.querySelectorAll(".wide")].map((box) =>
   [box.scrollWidth > box.clientWidth, getComputedStyle(box.nextElementSibling).display !== "none"])"""
 COLORS = "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
 PICTURE = "Math.min(...[...document.images].map((image) => image.complete && image.naturalWidth))"
+SCHEME = """[...document.images].every((image) =>
+  (image.currentSrc !== image.src) === matchMedia("(prefers-color-scheme: dark)").matches)"""
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +40,13 @@ def chromium() -> Iterator[browser.Browser]:
 def test_it_fits_the_screen_and_asks_for_nothing(
     chromium: browser.Browser, whole: Report, width: int, dark: bool
 ) -> None:
-    seen = chromium.visit(whole.html.as_uri(), [STICKS_OUT, SMALLEST, PICTURE, COLORS, HINTS], width=width, dark=dark)
-    sticks_out, smallest, picture, (page, ink), hints = seen.values
+    asked = [STICKS_OUT, SMALLEST, PICTURE, SCHEME, COLORS, HINTS]
+    seen = chromium.visit(whole.html.as_uri(), asked, width=width, dark=dark)
+    sticks_out, smallest, picture, scheme, (page, ink), hints = seen.values
     assert sticks_out <= 0
     assert smallest >= 15
     assert picture > 100  # each of them is shown: the policy lets them
+    assert scheme  # figures are the ones for this page
     assert (_brightness(page) < _brightness(ink)) == dark
     assert all(over == hinted for over, hinted in hints)
     assert any(over for over, _ in hints) == (width == 390)

@@ -17,7 +17,7 @@ from reports import Report, build_report, candidates, html, importance
 from reports.html import duration, shared
 from tests.reports.handmade import FULL, of_version_0_1, record, study
 
-VOID = {"meta", "img", "br", "hr", "wbr"}
+VOID = {"meta", "img", "source", "br", "hr", "wbr"}
 
 
 class Reader(HTMLParser):
@@ -72,7 +72,8 @@ def test_every_file_it_names_is_there(whole: Report) -> None:
     ]
     assert [path.stem for path in whole.tables if path.suffix == ".csv"] == names
     drawn = ["top1", "weights", "learned-beta", "latents", "validation"]
-    assert [path.stem for path in whole.figures if path.suffix == ".svg"] == drawn
+    for folder in ("figures", "dark"):
+        assert [path.stem for path in whole.figures if (path.suffix, path.parent.name) == (".svg", folder)] == drawn
     assert sorted(whole.html.parent.rglob("*.*")) == sorted(whole.files)
 
 
@@ -197,7 +198,7 @@ def test_an_empty_study_is_an_error_and_writes_nothing(tmp_path: Path) -> None:
 def test_two_blocks_have_figures_of_their_own(tmp_path: Path) -> None:
     records = study(2, 4, arms=("ce", "ce+anchor")) + study(2, 4, arms=("ce",), dataset="cifar100", backbone="resnet50")
     report = build_report(records, tmp_path, latents=nothing, title="t", tracking_url="sqlite:///x.db")
-    stems = [path.stem for path in report.figures if path.suffix == ".svg"]
+    stems = [path.stem for path in report.figures if path.suffix == ".png"]
     assert stems == ["top1-1", "weights-1", "learned-beta-1", "validation-1", "top1-2", "validation-2"]
     text, reader = read(report)
     assert "paper-top1" in {path.stem for path in report.tables}

@@ -69,7 +69,7 @@ def report(trials: list[TrialRecord], out: Path, space: importance.Space | None 
 
 
 def drawn(made: Report) -> list[str]:
-    return [path.stem for path in made.figures if path.suffix == ".svg"]
+    return [path.stem for path in made.figures if path.suffix == ".png"]
 
 
 # ---------------------------------------------------------------------------------------------------- words, tables

@@ -11,7 +11,6 @@ from laresa.errors import ConfigError
 from sweeps.cli.show import add_json, say, show_json
 from sweeps.cli.studies import add_study_parsers, find_study
 from sweeps.options import describe_recipe, run_options
-from sweeps.service.planning import calibrate as calibrating
 from sweeps.service.planning import estimate as estimating
 from sweeps.service.planning import plan as planning
 from sweeps.service.planning.code import CodeBook, OtherCode, decide, other_code, planned_now, refusal
@@ -25,6 +24,7 @@ from sweeps.service.search.groups import described
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import PlannedTrial, RunOptions, Study
 from sweeps.service.tracking.sweep import tracked_states, tracked_trials
+from sweeps.service.worker import calibrate as calibrating
 
 
 def add(verbs: Any, given: str | None) -> None:

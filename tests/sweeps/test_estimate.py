@@ -18,7 +18,6 @@ from laresa.measurement import Measurement
 from sweeps import trials
 from sweeps.cli.plan import show_plan
 from sweeps.service.driver.runner import describe, run
-from sweeps.service.planning import calibrate as calibrating
 from sweeps.service.planning import estimate as estimating
 from sweeps.service.planning.estimate import Estimate, against_actual, cost_of, duration, estimate, read_journal
 from sweeps.service.planning.footprint import footprint, network_parameters
@@ -28,6 +27,7 @@ from sweeps.service.search.sources import OptunaSource
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import Cell, Replicate, RunOptions, Search, Study
 from sweeps.service.tracking.sweep import Sweep
+from sweeps.service.worker import calibrate as calibrating
 from tests.sweeps.conftest import ablation, draw_pictures, laresa
 
 CE = TrialConfig(subset="ce", epochs=10)

@@ -24,7 +24,6 @@ from sweeps.cli.plan import show_plan
 from sweeps.options import run_options
 from sweeps.service.driver import tune as tuning
 from sweeps.service.driver.runner import anything_left, halved, run
-from sweeps.service.planning import calibrate as calibrating
 from sweeps.service.planning import estimate as estimating
 from sweeps.service.planning import gpus as planning
 from sweeps.service.planning.gpus import Gpus, decided
@@ -32,6 +31,7 @@ from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import Cell, PlannedTrial, Replicate, RunOptions, Search, Study
 from sweeps.service.tracking.client import client
 from sweeps.service.tracking.write import SweepRun
+from sweeps.service.worker import calibrate as calibrating
 from sweeps.service.worker import gpu_memory as gpu
 from sweeps.service.worker import trial as worker_trial
 from sweeps.service.worker.device import VISIBLE, trial_device

@@ -20,6 +20,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,11 +36,13 @@ from laresa.data.dataset import Dataset, DataSource, Split, Statistics, check_fo
 from laresa.errors import DataError
 from laresa.files import sync_file
 from laresa.labels import cache_folder
+from laresa.progress import Told
 from laresa.taxonomy import Taxonomy
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1  # of the files above, part of the key
+LARGE = 10**8  # bytes above which it is said before they are written
 HASHED = 2**30  # bytes of a file up to which its content is checked
 PARTS = ("train", "val", "test")
 FILES = ("images.npy", "labels.npy", "meta.json")
@@ -158,11 +161,14 @@ def cut(labels: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], int]:
 
 # ---------------------------------------------------------------------- decoding
 def _decode(source: Source, size: int, folder: Path) -> None:
-    log.info("decoding %s at %d pixels into %s", source.name, size, folder)
     for stale in folder.parent.glob(f"{folder.name}.*.part"):  # of a killed process: we hold the lock, nobody writes it
         shutil.rmtree(stale, ignore_errors=True)
     total = sum(len(source.labels[part]) for part in source.labels)
-    _check_room(source, size, total, folder.parent)
+    needed = _check_room(source, size, total, folder.parent)
+    if needed > LARGE:
+        room = f"{total:,} images of {size} px, {needed / 1e9:,.1f} GB in {folder}"
+        print(f"decoding {source.name} once for this node: {room}", file=sys.stderr, flush=True)
+    told = Told(f"decoding {source.name}")
     if folder.exists():
         log.warning("%s is not as it was written: decoded anew", folder)
         folder.rename(Path(tempfile.mkdtemp(prefix=folder.name + ".", suffix=".part", dir=folder.parent)))
@@ -178,6 +184,7 @@ def _decode(source: Source, size: int, folder: Path) -> None:
                     images[filled] = image
                     labels.append(label)
                     filled += 1
+                    told(filled, total)
             counts[part] = filled - before
         _check_counts(source, counts, np.array(labels))
         _finish(partial, images, filled)
@@ -190,8 +197,8 @@ def _decode(source: Source, size: int, folder: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _check_room(source: Source, size: int, total: int, where: Path) -> None:
-    """DataError where the disk has no room for the decoded images, and for the cut's copy of the test images."""
+def _check_room(source: Source, size: int, total: int, where: Path) -> int:
+    """Bytes of the decoded images and of the cut's copy of the test images. DataError: the disk has no room."""
     copied = 0 if "val" in source.labels else len(source.labels["test"])
     needed, free = (total + copied) * 3 * size**2, shutil.disk_usage(where).free
     if needed > free:
@@ -199,6 +206,7 @@ def _check_room(source: Source, size: int, total: int, where: Path) -> None:
             f"{source.name}: {total:,} images at image_size={size} take {needed / 1e9:,.1f} GB, of which {where} has "
             f"{free / 1e9:,.1f} free: expected a smaller image_size, or XDG_CACHE_HOME on another disk"
         )
+    return needed
 
 
 def _finish(partial: Path, images: NDArray[np.uint8], filled: int) -> None:

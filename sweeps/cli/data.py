@@ -103,7 +103,7 @@ def _features(args: argparse.Namespace) -> int:
     from laresa.data import folds, load
     from laresa.features.ridge import ridge
     from laresa.methods import preparation
-    from sweeps.service.planning.prepare import Told
+    from laresa.progress import Told
 
     name = dataset_name(args.dataset)
     config = TrialConfig.from_dict(

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from laresa.config import TrialConfig
 from laresa.errors import NotHereError
+from laresa.progress import Told
 from sweeps.service.study import Study
 
 if TYPE_CHECKING:
@@ -124,20 +123,6 @@ def take_shared(config: TrialConfig, dataset: Dataset) -> None:
 
     if (prepare_group := preparation(config)) is not None:
         prepare_group(config, dataset, torch.device("cpu"), Told(f"features of {config.backbone}"))
-
-
-class Told:
-    """How far a preparation has come, a line every few seconds."""
-
-    SECONDS = 5.0
-
-    def __init__(self, what: str) -> None:
-        self.what, self._last = what, time.monotonic()
-
-    def __call__(self, done: int, of: int) -> None:
-        if time.monotonic() - self._last >= self.SECONDS:
-            self._last = time.monotonic()
-            print(f"{self.what}: {done:,} of {of:,} images", file=sys.stderr)
 
 
 def try_out(config: TrialConfig, dataset: Dataset) -> None:

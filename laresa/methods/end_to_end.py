@@ -28,8 +28,7 @@ class EndToEnd(Loop):
         self.labels = self.text()
         self.head = base_head(config)
         self.model = self._build_model()
-        levels = (self.text(shuffled=True) if config.shuffle_labels else self.labels).levels
-        self.objective = Objective(config, data.taxonomy, levels).to(self.device)
+        self.objective = Objective(config, data.taxonomy, self.text(shown=True).levels).to(self.device)
         self.optimizer = build_optimizer(config, self.model, self.objective)
 
     def _build_model(self) -> LatentClassifier:

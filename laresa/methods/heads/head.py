@@ -16,6 +16,7 @@ from laresa.data.dataset import Dataset
 from laresa.errors import ConfigError
 from laresa.features import FeatureConfig
 from laresa.fields import Doc
+from laresa.label_noise import control_of
 from laresa.labels import LabelEmbeddings, embeddings_of
 from laresa.measurement import Measurement
 from laresa.methods.parts import base_head, build_optimizer, set_rates
@@ -61,7 +62,7 @@ class Head:
         _check(config, self.fields)
         check_tree(config.parts, self.tree)
         self.labels: LabelEmbeddings = embeddings_of(config, self.tree)  # the true ones, for metrics
-        shown = embeddings_of(config, self.tree, shuffled=True) if config.shuffle_labels else self.labels
+        shown = self.labels if control_of(config) is None else embeddings_of(config, self.tree, shown=True)
         self.model = self._build(width).to(device)
         self.objective = Objective(config, self.tree, shown.levels).to(device)
         self.optimizer = build_optimizer(config, self.model, self.objective)

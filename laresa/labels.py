@@ -111,7 +111,7 @@ def label_embeddings(
     if control is not None:
         own_C, above_C = sources(taxonomy, control)
         if control.random:
-            rows_VD = random_rows(*true_VD.shape, control.seed)
+            rows_VD = random_rows(len(true_VD), true_VD.shape[1], control.seed)
     levels = tuple(
         rows_VD[torch.from_numpy(taxonomy.level(number))][above_C if number else own_C]
         for number in range(taxonomy.levels)

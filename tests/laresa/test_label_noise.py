@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from laresa import labels
 from laresa.config import SUBSETS, TrialConfig
 from laresa.data import Dataset
-from laresa.errors import ConfigError, DataError
+from laresa.errors import ConfigError, DataError, LatentWidthError
 from laresa.label_noise import Control, control_of, corrupted, random_rows, sources
 from laresa.methods.end_to_end import EndToEnd
 from laresa.methods.heads.stack import stack_key
@@ -205,6 +205,17 @@ def test_controls_change_learning_and_not_the_yardstick(
     assert torch.equal(trainer.labels.coarse_CD, control.labels.coarse_CD)
     assert not torch.equal(trainer.objective.level_1, control.objective.level_1)
     assert torch.equal(trainer.objective.level_0, control.objective.level_0) == ("coarse_noise" in field)
+
+
+@pytest.mark.parametrize("subset", ["ce+anchor", "ce+triplet", "ce+devise", FULL])
+def test_latents_of_another_width_than_the_texts_are_refused_before_training(
+    tiny: Dataset, config: TrialConfig, subset: str
+) -> None:
+    config = config.replace(subset=subset, latent_dim=256)
+    with pytest.raises(LatentWidthError, match=r"term '\w+' holds latents of width 256 .* expected latent_dim=384"):
+        EndToEnd(config, tiny, "cpu")
+    for own in ({"subset": "ce+reg"}, {"subset": "ce+cpcc"}, {"latent_dim": 384}):
+        EndToEnd(config.replace(**own), tiny, "cpu")
 
 
 def test_a_whole_noise_curve_is_one_stack_of_heads() -> None:

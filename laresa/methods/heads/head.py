@@ -19,7 +19,7 @@ from laresa.fields import Doc
 from laresa.label_noise import control_of
 from laresa.labels import LabelEmbeddings, embeddings_of
 from laresa.measurement import Measurement
-from laresa.methods.parts import base_head, build_optimizer, set_rates
+from laresa.methods.parts import base_head, build_optimizer, check_width, set_rates
 from laresa.methods.watch import freeze, watched
 from laresa.objective import Objective, check_tree
 from laresa.seeds import generator
@@ -65,6 +65,8 @@ class Head:
         shown = self.labels if control_of(config) is None else embeddings_of(config, self.tree, shown=True)
         self.model = self._build(width).to(device)
         self.objective = Objective(config, self.tree, shown.levels).to(device)
+        if config.latent_dim and self.model.latent is not None:
+            check_width(self.objective, config.latent_dim, self.base.outputs(self.tree))
         self.optimizer = build_optimizer(config, self.model, self.objective)
         self.history: list[Measurement] = []
         self.best_epoch, self.best_top1 = 0, -math.inf

@@ -66,7 +66,7 @@ class Curve:
 
 
 def varied_figure(block: Block) -> Drawing | None:
-    """Test top-1 against the field that arms were varied in (--vary, noise), the baseline as a line; None where none were."""
+    """Test top-1 against the field that arms were varied in, the baseline as a line; None where none were."""
     curves = list(varied(block.arms))
     if not curves:
         return None

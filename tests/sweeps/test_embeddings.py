@@ -19,7 +19,14 @@ from sweeps.service.study import Study
 from tests.sweeps.conftest import laresa
 from tests.sweeps.test_hierarchy import built
 
-NOISE = ["label_noise 0.2", "label_noise 0.4", "label_noise 0.6", "label_noise 0.8", "coarse_noise 0.5", "coarse_noise 1"]
+NOISE = [
+    "label_noise 0.2",
+    "label_noise 0.4",
+    "label_noise 0.6",
+    "label_noise 0.8",
+    "coarse_noise 0.5",
+    "coarse_noise 1",
+]
 FORMS = ["prompt photo", "prompt concept", "shuffled labels", "random vectors", *NOISE]
 
 
@@ -110,15 +117,16 @@ def test_its_miniature_is_planned(
 @pytest.mark.usefixtures("server", "one_thread")
 def test_embeddings_in_miniature_from_nothing_to_report(tmp_path: Path) -> None:
     """Heads, which train together: the whole noise curve is one stack."""
-    words = ["embeddings", "--scale", "tiny", "--features", "tf_efficientnet_lite0", "--tune", "0"]
-    words += ["--subsets", "ce,ce+anchor+triplet", "--set", "input_size=32", "--set", "heads.pca=32", "--epochs", "3"]
+    words = ["embeddings", "--seeds", "0,1", "--features", "tf_efficientnet_lite0", "--tune", "0"]
+    words += ["--subsets", "ce,ce+anchor+triplet", "--set", "input_size=32", "--set", "heads.pca=32", "--epochs", "2"]
+    words += ["--set", "shots=2"]
     done = laresa("run", *words, cwd=tmp_path)
     assert "no arm of descriptions" in done.stdout
-    found = trials("embeddings-emoji120-features-tiny")
+    found = trials("embeddings-emoji120-features")
     assert {record.state for record in found} == {"finished"}
     assert len(found) == 2 * (2 + len(FORMS))
-    folder = tmp_path / "build" / "embeddings-emoji120-features-tiny"
+    folder = tmp_path / "build" / "embeddings-emoji120-features"
     assert (folder / "figures" / "varied.svg").exists()
     table = (folder / "tables" / "degradation.md").read_text()
     for row in ("test top-1", "weight of anchor", "weight of triplet"):
-        assert re.search(rf"^\| label_noise \| {row}", table, re.MULTILINE), table
+        assert re.search(rf"^\| label_noise \| ce\+anchor\+triplet \| {row}", table, re.MULTILINE), table

@@ -303,7 +303,7 @@ def _checked(given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 # ---------------------------------------------------------------------- resolving
 def resolve(given: Mapping[str, Any]) -> dict[str, Any]:
     """Every field that has an effect, defaults filled in; absent fields left out."""
-    from laresa.label_noise import check_texts
+    from laresa.controls import check_texts
     from laresa.plugins import component
     from laresa.terms import canonical_subset, term, term_fields
 

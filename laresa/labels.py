@@ -21,10 +21,11 @@ from annotated_types import Ge, Le
 from numpy.typing import NDArray
 from torch import Tensor
 
+from laresa.controls import Control, control_of
 from laresa.errors import ConfigError, DataError, StorageError
 from laresa.fields import Doc
 from laresa.files import atomic_write
-from laresa.label_noise import Control, control_of, derangement, random_rows, sources
+from laresa.label_noise import derangement, random_rows, sources
 from laresa.taxonomy import Taxonomy
 
 if TYPE_CHECKING:

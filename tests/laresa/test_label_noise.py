@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from laresa import labels
 from laresa.config import SUBSETS, TrialConfig
+from laresa.controls import Control, control_of
 from laresa.data import Dataset
 from laresa.errors import ConfigError, DataError, LatentWidthError
-from laresa.label_noise import Control, control_of, corrupted, random_rows, sources
+from laresa.label_noise import corrupted, random_rows, sources
 from laresa.methods.end_to_end import EndToEnd
 from laresa.methods.heads.stack import stack_key
 from laresa.taxonomy import Taxonomy

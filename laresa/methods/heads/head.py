@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from laresa import checkpoint
 from laresa.config import TrialConfig
+from laresa.controls import control_of
 from laresa.data.dataset import Dataset
 from laresa.errors import ConfigError
 from laresa.features import FeatureConfig
 from laresa.fields import Doc
-from laresa.label_noise import control_of
 from laresa.labels import LabelEmbeddings, embeddings_of
 from laresa.measurement import Measurement
 from laresa.methods.parts import base_head, build_optimizer, check_width, set_rates

@@ -19,8 +19,8 @@ from torch.utils._pytree import tree_map
 from laresa import checkpoint
 from laresa.batch import Batch
 from laresa.config import TrialConfig
+from laresa.controls import control_of
 from laresa.errors import ConfigError
-from laresa.label_noise import control_of
 from laresa.methods.heads.head import Head
 from laresa.methods.watch import gradient_norms
 from laresa.objective import Step

@@ -31,7 +31,7 @@ from laresa.taxonomy import Taxonomy
 if TYPE_CHECKING:
     from laresa.config import TrialConfig
 
-__all__ = ["LabelEmbeddings", "TextConfig", "derangement", "embed", "embeddings_of", "label_embeddings"]
+__all__ = ["LabelEmbeddings", "TextConfig", "at_hand", "derangement", "embed", "embeddings_of", "label_embeddings"]
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +147,11 @@ def embed(texts: Sequence[str], encoder: str = "all-MiniLM-L6-v2") -> Tensor:
         known = _encode(list(texts), encoder)
         _write(path, known)
     return torch.from_numpy(known)
+
+
+def at_hand(encoder: str) -> bool:
+    """Whether an encoder is on this machine as a package or a folder: nothing is downloaded for it."""
+    return importlib.util.find_spec(MINILM_PACKAGE) is not None if _is_minilm(encoder) else Path(encoder).is_dir()
 
 
 def cache_folder() -> Path:

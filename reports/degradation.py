@@ -84,8 +84,8 @@ def degradation_table(context: Context) -> Table | None:
         "Slope: by least squares in each replicate that has every share; what the quantity gains as the share goes "
         "from 0 to 1, mean ± deviation. Interval: Student's t over these replicates; exploratory. In brackets the "
         "share; 0: the arm with true texts.",
-        f"Weight: the mean over the last {LAST} epochs. One that falls with noise falls faster than with true texts, "
-        "where arms start alike; arms that were tuned may start from weights of their own.",
+        f"Weight: the mean over the last {LAST} epochs. One that falls with noise ends lower than with true texts: "
+        "where arms start alike it fell faster, or rose less. Arms that were tuned may start from other weights.",
     )
     return Table("degradation", "What label noise costs", columns, blocks, context.notes(*notes)) if blocks else None
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, one_hot
 
-from laresa.errors import ConfigError
+from laresa.errors import ConfigError, LatentWidthError
 
 if TYPE_CHECKING:
     from laresa.taxonomy import Taxonomy
@@ -146,13 +146,19 @@ class Batch:
         return (self.y_N + shift_N) % self.classes
 
     def table(self, level: Level) -> Tensor:
-        """C x D: unit embeddings of each class's text at a level. ConfigError: there are none."""
+        """C x D: unit embeddings of each class's text at a level. ConfigError: there are none, or not of z's width."""
         number = self._number(level)
         if number > 0:
             _ = self.tree
         if number >= len(self.labels):
             raise ConfigError(f"needs label embeddings of level {number}: there are those of {len(self.labels)} levels")
-        return self.labels[number].to(self.z_ND.dtype)
+        table_CD = self.labels[number]
+        if table_CD.shape[-1] != (width := self.z_ND.shape[-1]):
+            raise LatentWidthError(
+                f"holds latents of width {width} against label embeddings of width {table_CD.shape[-1]}: expected "
+                f"latent_dim={table_CD.shape[-1]}, an encoder of width {width}, or terms that read no text"
+            )
+        return table_CD.to(self.z_ND.dtype)
 
     def latents(self, form: str = "raw") -> Tensor:
         """z as a term reads it (N x D): "raw"; "unit", z / |z|; "scaled", z / |z| sqrt(D), whose entries are near 1."""

@@ -40,6 +40,7 @@ PARTS = (
 )
 ABSENT = (  # fields that are left out where they have no effect; None then
     *("image_size", "exchange_splits", "train_fraction", "shots", "corruptions", "shuffle_labels"),
+    *("prompt", "random_labels", "label_noise", "coarse_noise"),
     *("normalisation",),
     *("input_size", "stem", "dropout", "latent_dim"),
     *("weighting", "group_weights", "alpha_lr"),
@@ -302,6 +303,7 @@ def _checked(given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 # ---------------------------------------------------------------------- resolving
 def resolve(given: Mapping[str, Any]) -> dict[str, Any]:
     """Every field that has an effect, defaults filled in; absent fields left out."""
+    from laresa.controls import check_texts
     from laresa.plugins import component
     from laresa.terms import canonical_subset, term, term_fields
 
@@ -315,6 +317,7 @@ def resolve(given: Mapping[str, Any]) -> dict[str, Any]:
             f"shots={values['shots']} and train_fraction={values['train_fraction']:g} both cut the training images: "
             "expected one of them"
         )
+    check_texts(values["prompt"], shuffled=values["shuffle_labels"], noise=values["label_noise"])
     grouped = len(values["subset"].split("+")) < len(parts)
     several = len(parts) > 1
     terms = tuple(values["subset"].split("+")) if values["group_weights"] and grouped else parts
@@ -338,8 +341,11 @@ def resolve(given: Mapping[str, Any]) -> dict[str, Any]:
     weights = any(name.startswith(f"{ALPHA}.") for name in dotted)
     tensors = any(name.endswith("_learned") and value for name, value in dotted.items())
     plateau = "plateau" in (values["freeze_alpha"] if weights else None, values["freeze_beta"] if tensors else None)
+    labelled = any(term(name).labels for name in parts)
     keep = {
-        "shuffle_labels": any(term(name).labels for name in parts),
+        "prompt": values["prompt"] != core_fields()["prompt"].default,  # the metrics read it, as they do the encoder
+        "shuffle_labels": labelled,
+        **{name: labelled and bool(values[name]) for name in ("random_labels", "label_noise", "coarse_noise")},
         "group_weights": grouped and several,
         "weighting": several,
         "alpha_lr": (weights or tensors) and values["alpha_lr"] != values["lr"],

@@ -15,6 +15,10 @@ class ConfigError(LaresaError, ValueError):
     """A configuration field, subset or option that can't be used."""
 
 
+class LatentWidthError(ConfigError):
+    """Latents of another width than the label embeddings that a term holds them against."""
+
+
 class DataError(LaresaError, ValueError):
     """A data set, image or taxonomy that can't be used."""
 

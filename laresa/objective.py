@@ -184,7 +184,7 @@ class Objective(nn.Module):
             try:
                 found = self._terms[name].fn(batch, **{**self._fields[name], **of_it})
             except ConfigError as error:
-                raise ConfigError(f"term {name!r} {error}") from error
+                raise type(error)(f"term {name!r} {error}") from error
             if isinstance(found, tuple):
                 found, new = found
                 kept |= {f"{name}/{f}": value for f, value in self._remembered(name, new, of_it).items()}

@@ -30,6 +30,7 @@ from reports import (
 from reports.arms import summaries
 from reports.claims import Design
 from reports.comparisons import Comparison
+from reports.degradation import degradation_table
 from reports.development import Snapshots, development_figure, no_snapshots
 from reports.figures import Saved
 from reports.forest import forest_rows
@@ -184,6 +185,7 @@ def _tables(
         comparison_tables.pooled_table(context, found.against_base),
         matrix.matrix_table(context, rng),
         *mistakes_tables(context),
+        degradation_table(context),
         robustness_table(context),
         tables.latent_table(context) if context.blocks else None,
         tables.correlation_table(context) if context.blocks else None,

@@ -66,7 +66,7 @@ class Curve:
 
 
 def varied_figure(block: Block) -> Drawing | None:
-    """Test top-1 against the field that arms were varied in (--vary), the baseline as a line; None where none were."""
+    """Test top-1 against the field that arms were varied in, the baseline as a line; None where none were."""
     curves = list(varied(block.arms))
     if not curves:
         return None
@@ -99,13 +99,20 @@ def varied_figure(block: Block) -> Drawing | None:
 
 
 def varied(arms: Iterable[Arm]) -> Iterable[Curve]:
-    """What --vary made: arms "SUBSET, FIELD VALUE" of a subset whose numbers differ, by value."""
+    """Arms "SUBSET, FIELD VALUE" of a subset whose numbers differ, by value: what --vary made, and shares of noise.
+
+    Of a share (a field of no term, absent where it is 0) the subset's own arm is the curve's beginning.
+    """
+    known = {arm.label: arm for arm in arms}
     found: dict[tuple[str, str], dict[float, Arm]] = {}
-    for arm in arms:
+    for arm in known.values():
         for name, value in arm.trials[0].config.resolved.items():
-            if _number(value) and "." in name and arm.label == f"{arm.subset}, {name.partition('.')[2]} {value:g}":
+            if _number(value) and arm.label == f"{arm.subset}, {name.partition('.')[2] or name} {value:g}":
                 found.setdefault((arm.subset, name), {})[float(value)] = arm
     for (subset, name), by_value in found.items():
+        plain = known.get(subset)
+        if plain is not None and "." not in name and name not in plain.trials[0].config.resolved:
+            by_value[0.0] = plain
         measured = {value: by_value[value] for value in sorted(by_value) if by_value[value].values(TEST)}
         if len(measured) > 1:
             yield Curve(subset, name, measured)

@@ -37,25 +37,35 @@ READINGS: Mapping[str, Mapping[str, Any]] = {
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_comparison_options(parser, arms="the eight, and the full one's variants")
+    add_reading_option(parser)
+
+
+def add_reading_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reading",
         choices=tuple(READINGS),
         default="literal",
-        help="how reg's center and variance are read: literally, as the paper writes them, or of unit latents; the "
-        "full arm of the other reading stands beside (default: %(default)s)",
+        help="how reg's center and variance are read: literally, as the paper writes them, or of unit latents; in the "
+        "ablation the full arm of the other reading stands beside (default: %(default)s)",
     )
 
 
 def build(args: argparse.Namespace) -> Study:
     """One cell a subset; beside the full one its variants, unless --subsets chooses."""
-    base, chosen, given = base_config(args), subsets(args), set_fields(args.set)
-    readings = {name: {n: v for n, v in fields.items() if n not in given} for name, fields in READINGS.items()}
-    base = base.replace(**readings[args.reading])
+    chosen = subsets(args)
+    base, readings = read_as(base_config(args), args)
     cells = [Cell(subset, base.replace(subset=subset)) for subset in chosen or SUBSETS]
     if not chosen:
         full, other = base.replace(subset=FULL), next(name for name in READINGS if name != args.reading)
         cells += beside_full(full, {f"{other} reading": readings[other]})
     return compared("ablation", cells, args, primary=PRIMARY)
+
+
+def read_as(base: TrialConfig, args: argparse.Namespace) -> tuple[TrialConfig, dict[str, dict[str, Any]]]:
+    """With the fields of --reading; and those of every reading, but for what --set gives."""
+    given = set_fields(args.set)
+    readings = {name: {n: v for n, v in fields.items() if n not in given} for name, fields in READINGS.items()}
+    return base.replace(**readings[args.reading]), readings
 
 
 def beside_full(full: TrialConfig, more: Mapping[str, Mapping[str, Any]]) -> list[Cell]:

@@ -25,7 +25,8 @@ from sweeps.service.study import Cell, Replicate, Search, Study
 UNTIL = 30  # replicates at most of --until, unless --seeds says otherwise
 TUNE = 12  # trials of full length that each arm's search may spend the epochs of
 FIXED = (  # they make an arm what it is
-    *("subset", "weighting", "shuffle_labels"),
+    *("subset", "weighting", "encoder", "label_text", "prompt"),
+    *("shuffle_labels", "random_labels", "label_noise", "coarse_noise"),
     *("center.input", "center.reduction", "variance.input", "variance.reduction"),
 )
 

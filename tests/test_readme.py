@@ -88,7 +88,17 @@ def help_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 def test_every_option_exists(capsys: pytest.CaptureFixture[str]):
-    commands = ("run ablation", "run search", "plan ablation", "best", "report", "ui", "data get", "data coarsen")
+    commands = (
+        "run ablation",
+        "run embeddings",
+        "run search",
+        "plan ablation",
+        "best",
+        "report",
+        "ui",
+        "data get",
+        "data coarsen",
+    )
     shown = "".join(help_of(capsys, *command.split()) for command in commands)
     options = set(re.findall(r"`(--[a-z-]+)", README))
     assert options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laresa import data
-from laresa.data import cifar100, cub200, emoji120, fashion_mnist, fgvc_aircraft, icons158, nabirds, tinyimagenet
+from laresa.data import cifar100, cub200, emoji120, fashion_mnist, fgvc_aircraft, icons158, nabirds, texts, tinyimagenet
 from laresa.data.dataset import Dataset, Split
 from laresa.data.known import About, places
 from laresa.errors import ConfigError, DataError, nearest
@@ -63,23 +64,39 @@ def describe(root: str | Path | None = None) -> list[dict[str, Any]]:
     return [*embedded, *fetched]
 
 
+@dataclass(frozen=True)
+class Found:
+    """A sentence each. findings: what is wrong or worth knowing. remarks: what the texts are like; no fault."""
+
+    findings: list[str]
+    remarks: list[str]
+
+
 def check(name: str, *, root: str | Path | None = None, image_size: int | None = None) -> list[str]:
     """What is wrong or worth knowing, one sentence each; empty if there is nothing. Decodes every image.
 
     What `load` refuses comes back as the only sentence. Else: the taxonomy's notes, classes missing from the validation
-    or test split, uneven numbers of training images, groups of one class, images that stand in two splits.
+    or test split, uneven numbers of training images, groups of one class, images that stand in two splits, classes
+    whose texts are equal.
     """
+    return examine(name, root=root, image_size=image_size, judge=False).findings
+
+
+def examine(name: str, *, root: str | Path | None = None, image_size: int | None = None, judge: bool = True) -> Found:
+    """As `check`, and with it what the texts are like, where an encoder is here; judge: whether it is asked."""
     try:
         dataset = data.load(name, root=root, image_size=image_size)
     except DataError as error:
-        return [str(error)]
-    return [
+        return Found([str(error)], [])
+    findings = [
         *dataset.taxonomy.notes,
         *_coverage(dataset),
         *_balance(dataset),
         *_lonely_groups(dataset),
         *_leaks(dataset),
+        *texts.equal_texts(dataset.taxonomy),
     ]
+    return Found(findings, texts.remarks(dataset.taxonomy) if judge else [])
 
 
 def _coverage(dataset: Dataset) -> list[str]:

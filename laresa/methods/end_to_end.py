@@ -11,7 +11,7 @@ from laresa.batch import Batch
 from laresa.config import TrialConfig
 from laresa.data.dataset import Dataset
 from laresa.methods.loop import Loop, Sample
-from laresa.methods.parts import base_head, build_optimizer, epoch_metrics, set_rates
+from laresa.methods.parts import base_head, build_optimizer, check_width, epoch_metrics, set_rates
 from laresa.methods.watch import freeze, gradient_norms, gradient_shares, watched
 from laresa.model import LatentClassifier, build_model, input_statistics
 from laresa.objective import Objective, check_tree
@@ -28,8 +28,9 @@ class EndToEnd(Loop):
         self.labels = self.text()
         self.head = base_head(config)
         self.model = self._build_model()
-        levels = (self.text(shuffled=True) if config.shuffle_labels else self.labels).levels
-        self.objective = Objective(config, data.taxonomy, levels).to(self.device)
+        self.objective = Objective(config, data.taxonomy, self.text(shown=True).levels).to(self.device)
+        if config.latent_dim:
+            check_width(self.objective, config.latent_dim, self.head.outputs(data.taxonomy))
         self.optimizer = build_optimizer(config, self.model, self.objective)
 
     def _build_model(self) -> LatentClassifier:

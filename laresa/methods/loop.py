@@ -277,6 +277,6 @@ class Loop:
         kinds = (nn.Module, torch.optim.Optimizer)
         return {name: value for name, value in vars(self).items() if isinstance(value, kinds)}
 
-    def text(self, *, shuffled: bool = False) -> LabelEmbeddings:
-        """Embeddings of the classes' texts; shuffled: as the control trains with them."""
-        return embeddings_of(self.config, self.data.taxonomy, shuffled=shuffled)
+    def text(self, *, shown: bool = False) -> LabelEmbeddings:
+        """Embeddings of the classes' texts, the true ones; shown: as the losses see them, which a control changes."""
+        return embeddings_of(self.config, self.data.taxonomy, shown=shown)

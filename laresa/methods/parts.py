@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from laresa.config import TrialConfig
+from laresa.errors import LatentWidthError
 from laresa.objective import Objective, check_finite
 from laresa.plugins import component
 from laresa.terms import Head, head_of
@@ -16,6 +17,21 @@ from laresa.terms import Head, head_of
 def base_head(config: TrialConfig) -> Head:
     """What the subset's base term asks of the classifier."""
     return head_of(config.parts[0], config.values(config.parts[0]))
+
+
+def check_width(objective: Objective, width: int, outputs: int) -> None:
+    """LatentWidthError: a term holds latents of this width against texts of another. Before anything is trained."""
+    device = next(objective.buffers(), torch.zeros(0)).device
+    z_ND, y_N = torch.zeros(1, width, device=device), torch.zeros(1, dtype=torch.long, device=device)
+    logits = torch.zeros(1, outputs, device=device)
+    batch = objective.batch(logits, z_ND, y_N, view_ND=z_ND, uniform=lambda shape: torch.zeros(*shape, device=device))
+    try:
+        with torch.no_grad():
+            objective.compute(batch, objective.tensors())
+    except LatentWidthError:
+        raise
+    except Exception:  # of one sample of zeros nothing else is asked
+        return
 
 
 def build_optimizer(config: TrialConfig, model: nn.Module, objective: Objective) -> torch.optim.Optimizer:

@@ -18,7 +18,9 @@ def add(verbs: Any) -> None:
     actions = verb.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="the data sets that have a name")
     add_json(listing)
-    check = actions.add_parser("check", help="decode every image and hold the data set against its taxonomy")
+    check = actions.add_parser(
+        "check", help="decode every image and hold the data set, and the texts, against its taxonomy"
+    )
     check.add_argument("dataset", metavar="NAME_OR_PATH")
     get = actions.add_parser("get", help="download, check and unpack a data set that isn't in this package")
     get.add_argument("dataset", metavar="NAME")
@@ -67,11 +69,13 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from laresa.data.report import check
+    from laresa.data.report import examine
 
-    findings = check(dataset_name(args.dataset))
-    say("\n".join(findings) or f"{args.dataset}: nothing to remark")
-    return 1 if findings else 0
+    found = examine(dataset_name(args.dataset))
+    say("\n".join(found.findings) or f"{args.dataset}: nothing is wrong")
+    if found.remarks:
+        say("\n".join(found.remarks))
+    return 1 if found.findings else 0
 
 
 def _get(args: argparse.Namespace) -> int:

@@ -14,7 +14,9 @@ from laresa.errors import ConfigError, nearest, printable
 from laresa.paths import expanded
 from sweeps.cli.errors import DEBUG
 
-STUDIES = {name: f"sweeps.{name}" for name in ("ablation", "search", "hierarchy", "probe", "paper", "demo")}
+STUDIES = {
+    name: f"sweeps.{name}" for name in ("ablation", "embeddings", "search", "hierarchy", "probe", "paper", "demo")
+}
 PARTS = ("add_options", "build")  # of a study: a module, or whatever else has them
 WITH_STUDY = ("run", "plan")
 WITH_PLUGINS = (*WITH_STUDY, "demo", "rerun", "fields")

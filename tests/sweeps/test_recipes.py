@@ -206,7 +206,7 @@ def test_the_recipe_is_told_in_a_line(dataset: str) -> None:
 
 def test_the_plan_tells_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setenv("LARESA_HOME", str(tmp_path))
-    monkeypatch.setattr("sweeps.service.driver.request.check_trials", lambda study: None)  # cifar100 need not be here
+    monkeypatch.setattr("sweeps.service.driver.request.check_trials", lambda *given: None)  # cifar100 need not be here
     words = ["plan", "hierarchy", "--dataset", "cifar100", "--backbone", "resnet18", "--seeds", "0", "--epochs", "2"]
     assert main([*words, "--tune", "0"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from laresa import checkpoint
 from laresa.config import TrialConfig
+from laresa.controls import control_of
 from laresa.data.dataset import Dataset
 from laresa.errors import ConfigError
 from laresa.features import FeatureConfig
 from laresa.fields import Doc
 from laresa.labels import LabelEmbeddings, embeddings_of
 from laresa.measurement import Measurement
-from laresa.methods.parts import base_head, build_optimizer, set_rates
+from laresa.methods.parts import base_head, build_optimizer, check_width, set_rates
 from laresa.methods.watch import freeze, watched
 from laresa.objective import Objective, check_tree
 from laresa.seeds import generator
@@ -61,9 +62,11 @@ class Head:
         _check(config, self.fields)
         check_tree(config.parts, self.tree)
         self.labels: LabelEmbeddings = embeddings_of(config, self.tree)  # the true ones, for metrics
-        shown = embeddings_of(config, self.tree, shuffled=True) if config.shuffle_labels else self.labels
+        shown = self.labels if control_of(config) is None else embeddings_of(config, self.tree, shown=True)
         self.model = self._build(width).to(device)
         self.objective = Objective(config, self.tree, shown.levels).to(device)
+        if config.latent_dim and self.model.latent is not None:
+            check_width(self.objective, config.latent_dim, self.base.outputs(self.tree))
         self.optimizer = build_optimizer(config, self.model, self.objective)
         self.history: list[Measurement] = []
         self.best_epoch, self.best_top1 = 0, -math.inf

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map
 from laresa import checkpoint
 from laresa.batch import Batch
 from laresa.config import TrialConfig
+from laresa.controls import control_of
 from laresa.errors import ConfigError
 from laresa.methods.heads.head import Head
 from laresa.methods.watch import gradient_norms
@@ -26,7 +27,7 @@ from laresa.objective import Step
 from laresa.weighting import collapsed
 
 log = logging.getLogger(__name__)
-CORE = ("subset", "weighting", "group_weights", "shuffle_labels", "encoder", "label_text", "latent_dim", "precision")
+CORE = ("subset", "weighting", "group_weights", "encoder", "label_text", "prompt", "latent_dim", "precision")
 
 
 def stack_key(config: TrialConfig) -> str:
@@ -34,7 +35,8 @@ def stack_key(config: TrialConfig) -> str:
     named = (*config.parts, config.weighting, config.method)
     fields = {name: value for name, value in config.to_dict().items() if name.split(".")[0] in named and "." in name}
     same = {name: value for name, value in fields.items() if value == 0 or not isinstance(value, (float, list))}
-    return json.dumps([[getattr(config, name) for name in CORE], same], sort_keys=True)
+    own_levels = control_of(config) is not None
+    return json.dumps([[getattr(config, name) for name in CORE], own_levels, same], sort_keys=True)
 
 
 class Stack:
@@ -49,8 +51,8 @@ class Stack:
         self.buffers = _shared([_named(head, nn.Module.named_buffers) for head in heads])
         numbers = [head.objective.numbers() for head in heads]
         self.numbers = {name: torch.tensor([own[name] for own in numbers], device=first.device) for name in numbers[0]}
-        # Label embeddings by level: a table a head where each seed shuffles them its own way, else one for all.
-        self._own_levels = bool(first.config.shuffle_labels)
+        # Label embeddings by level: a table a head where a control changes each its own way, else one for all.
+        self._own_levels = control_of(first.config) is not None
         levels = [value for name, value in self.buffers.items() if name.startswith("objective/level_")]
         self.levels = levels if self._own_levels else [value[0] for value in levels]
         self._shapes: dict[int, list[tuple[int, ...]]] = {}  # of the numbers drawn for a batch, by its size

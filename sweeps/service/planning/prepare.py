@@ -21,7 +21,10 @@ MODEL = (
     *("backbone", "pretrained", "input_size", "image_size", "stem", "dropout", "latent_dim"),
     *("encoder", "dataset", "method"),
 )
-LOSS = ("subset", "method", "weighting", "encoder", "label_text")
+LOSS = (
+    *("subset", "method", "weighting", "encoder", "label_text", "prompt"),
+    *("shuffle_labels", "random_labels", "label_noise", "coarse_noise"),
+)
 
 
 def check_trials(study: Study, absent: list[str] | None = None) -> None:

@@ -22,7 +22,8 @@ from sweeps.service.study import Space
 FIRST = ("subset", "group_weights", "weighting")  # the others' effect hangs on these
 REPLICATE = ("seed", "fold", "exchange_splits", "dataset")
 # They change what is learned, and are absent where they have their default.
-WHERE_GIVEN = ("image_size", "input_size", "latent_dim", "train_fraction", "shots", "stem", "dropout")
+WHERE_GIVEN = ("image_size", "input_size", "latent_dim", "train_fraction", "shots", "stem", "dropout", "prompt")
+CONTROLS = ("random_labels", "label_noise", "coarse_noise")  # absent likewise, of terms that read the texts
 ALPHA_RANGE = FloatDistribution(-1.0, 3.0)
 
 
@@ -93,6 +94,8 @@ def has_effect(name: str, config: TrialConfig) -> bool:
     resolved = config.resolved
     if name in resolved or name in WHERE_GIVEN:
         return True
+    if name in CONTROLS:
+        return "shuffle_labels" in resolved
     if name in ("alpha_lr", "freeze_alpha", "freeze_beta"):
         weights = any(field.startswith(f"{ALPHA}.") for field in resolved)
         tensors = any(field.endswith("_learned") and value for field, value in resolved.items())

@@ -46,6 +46,10 @@ FAMILIES = {
     "labels": [
         FULL.replace(shuffle_labels=True),
         FULL.replace(shuffle_labels=True, seed=5),
+        FULL.replace(label_noise=0.6, seed=2),
+        FULL.replace(coarse_noise=1.0, seed=2),
+        FULL.replace(random_labels=True, seed=2),
+        FULL.replace(prompt="a photo of a {}"),
         BASE.replace(subset="ce+triplet", **{"triplet.negatives": "semi_hard"}),
         BASE.replace(subset="ce+triplet", seed=1, **{"triplet.negatives": "nearest"}),
     ],

@@ -19,7 +19,6 @@ BAD = [
     (["--set", "backbone=nosuch"], "unknown backbone 'nosuch'"),
     (["--dataset", "/no/such"], "no such folder: /no/such"),
     (["--dataset", "~nosuch/x"], "no home folder of '~nosuch'"),
-    (["--dataset", "cifar100"], "cifar100 is not here"),
     (["--set", "image_size=100000"], "image_size=100000: expected less than or equal to 4096"),
     (["--set", "stem=x"], "expected 'default' or 'cifar'"),
     (["--set", "encoder=/no/such/folder"], "can't be had"),

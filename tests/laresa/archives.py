@@ -35,7 +35,7 @@ def zipped(members=None):
 def birds(body, *, url="http://127.0.0.1/birds", kind="tar.gz", checksum=True):
     """What is known of the data set whose archive is `body`."""
     md5 = f"md5:{hashlib.md5(body).hexdigest()}" if checksum else None
-    return About("birds", ("birds",), "list.txt", url, "MIT", 1, 1, (Remote(url, kind, md5, len(body), 30_000),))
+    return About("birds", ("birds",), "list.txt", url, "MIT", 1, 1, 8, (Remote(url, kind, md5, len(body), 30_000),))
 
 
 def info(name, kind, target="", size=0):

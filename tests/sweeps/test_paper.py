@@ -97,7 +97,13 @@ def test_data_that_is_not_here_is_planned_all_the_same(
 def test_the_study_in_miniature_from_plan_to_report(server: str, pictures: Path, tmp_path: Path, laresa_home: Path):
     """Two backbones, then a third in the same sweep; the report has a block for each pair."""
     words = ["paper", "--scale", "tiny", "--dataset", f"emoji120,{pictures}", "--subsets", f"ce,{FULL}"]
-    words += ["--epochs", "1", *(word for option in zip(QUICK[2::2], QUICK[3::2], strict=True) for word in option)]
+    words += [
+        "--latents-every",
+        "1",
+        "--epochs",
+        "1",
+        *(word for option in zip(QUICK[2::2], QUICK[3::2], strict=True) for word in option),
+    ]
     first = [*words, "--backbone", "test_vit"]
     rows = json.loads(laresa("plan", *first, "--json", cwd=tmp_path).stdout)
     assert len(rows) == 4
@@ -106,3 +112,5 @@ def test_the_study_in_miniature_from_plan_to_report(server: str, pictures: Path,
     assert len(trials("paper-tiny")) == 8
     table = (tmp_path / "build" / "paper-tiny" / "tables" / "top1.csv").read_text()
     assert table.count("test_vit") == table.count("test_resnet") == 4
+    drawn = {path.stem for path in (tmp_path / "build" / "paper-tiny" / "figures").glob("*.svg")}
+    assert {"weights-grid", "learned-beta-grid", "development-1", "latents-1"} <= drawn

@@ -230,8 +230,14 @@ def _table(
     where = f"{'; '.join(single)}: " if len(single) < len(blocks) else ""
     verdict = where + ONE_RUN if single else ""
     count = f"{sum(marks)} of {len(marks)} published cells are marked; of runs just like ours 1 in 20 would be."
-    said = context.notes(SEED_AND_FOLD, MISFIT, *([count] if marks else []), *notes)
+    said = context.notes(SEED_AND_FOLD, MISFIT, *([count] if marks else []), *notes, *_other_weights(context.blocks))
     return Table(name, title, heads, tuple(blocks), said, verdict=verdict) if blocks else None
+
+
+def _other_weights(blocks: Sequence[Block]) -> list[str]:
+    """Backbones that began with other weights than the paper says."""
+    found = dict.fromkeys(block.backbone for block in blocks if "in21k" in block.backbone)
+    return [f"{', '.join(found)}: weights of ImageNet-21k first; the paper says ImageNet-1k."] if found else []
 
 
 def _predicts(ours: Cell, paper: Cell) -> bool:

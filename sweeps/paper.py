@@ -20,7 +20,7 @@ from laresa.errors import ConfigError
 from sweeps.ablation import FULL, READINGS
 from sweeps.comparison import subsets
 from sweeps.options import add_study_options, base_config, describe_recipe, replicates, set_fields
-from sweeps.recipes import BACKBONES, LARESA, PAPERS, family
+from sweeps.recipes import BACKBONES, LARESA, NOT_1K, PAPERS, family
 from sweeps.service.study import Cell, Study
 
 __all__ = ["PRIMARY", "TINY", "add_options", "build", "recipe_lines"]
@@ -61,7 +61,9 @@ def recipe_lines(args: argparse.Namespace) -> list[str]:
     found: dict[str, str] = {}
     for pair in _pairs(args):
         found.setdefault(f"{pair.dataset}, {family(pair.backbone) or pair.backbone}", describe_recipe(pair))
-    return [f"{where}: {line}" for where, line in found.items()]
+    marked = dict.fromkeys(name for pair in _pairs(args) if (name := base_config(pair).backbone) in NOT_1K)
+    notes = [f"{name}: trained on ImageNet-21k first; timm has none of ImageNet-1k alone" for name in marked]
+    return [*(f"{where}: {line}" for where, line in found.items()), *notes]
 
 
 def _pairs(args: argparse.Namespace) -> Iterator[argparse.Namespace]:

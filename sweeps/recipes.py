@@ -146,6 +146,7 @@ WEIGHTS = {
     "vit_large_patch32_384": "vit_large_patch32_384.orig_in21k_ft_in1k",
 }
 _SMALL, _BASE, _LARGE = ([WEIGHTS[name] for name in WEIGHTS if size in name] for size in ("small", "base", "large"))
+NOT_1K = tuple(tag for tag in WEIGHTS.values() if "in21k" in tag)
 BACKBONES = ("resnet50", *_SMALL, "resnet101", *_BASE, "resnet152", *_LARGE)  # the paper's nine, the smallest first
 NAMES = tuple(dict.fromkeys(row.name for row in RECIPES))
 

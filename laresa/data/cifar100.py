@@ -67,9 +67,20 @@ def source(root: Path | None = None) -> Source:
 def _labels(folder: Path, part: str, tree: Taxonomy) -> NDArray[np.int64]:
     """The fine labels, after a look whether each image's coarse label is its class's parent in the tree."""
     fields = _read(folder / part)
-    fine, coarse = (np.array(fields[key], dtype=np.int64) for key in ("fine_labels", "coarse_labels"))
-    if fields["data"].shape != (len(fine), 3072) or fields["data"].dtype != np.uint8 or len(coarse) != len(fine):
+    try:
+        fine, coarse = (np.array(fields[key], dtype=np.int64) for key in ("fine_labels", "coarse_labels"))
+        fits = fields["data"].shape == (len(fine), 3072) and fields["data"].dtype == np.uint8
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise DataError(f"{folder / part} is not in CIFAR-100's format ({error})") from error
+    if not fits or len(coarse) != len(fine):
         raise DataError(f"{folder / part} is not in CIFAR-100's format")
+    known = len(_read(folder / "meta")["coarse_label_names"])
+    for key, labels, count in (("fine_labels", fine, len(tree.names)), ("coarse_labels", coarse, known)):
+        if bad := np.flatnonzero((labels < 0) | (labels >= count)).tolist():
+            raise DataError(
+                f"{folder / part}: {key} of image {bad[0]} is {labels[bad[0]]}: expected 0 to {count - 1}"
+                + (f" ({len(bad)} such images)" if len(bad) > 1 else "")
+            )
     in_file = [plain(str(name)) for name in _read(folder / "meta")["coarse_label_names"]]
     in_tree = [plain(tree.coarse_names[k]) for k in tree.parent_C]
     wrong = {tree.names[f]: in_file[c] for f, c in zip(fine, coarse, strict=True) if in_tree[f] != in_file[c]}

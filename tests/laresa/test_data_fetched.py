@@ -97,6 +97,29 @@ def test_coarse_labels_that_contradict_the_taxonomy_are_named(cifar):
         data.load("cifar100")
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("fine_labels", 100, r"fine_labels of image 3 is 100: expected 0 to 99$"),
+        ("fine_labels", -1, r"fine_labels of image 3 is -1: expected 0 to 99$"),
+        ("coarse_labels", 20, r"coarse_labels of image 3 is 20: expected 0 to 19$"),
+        ("fine_labels", "apple", r"cifar-100-python/test is not in CIFAR-100's format"),
+        ("fine_labels", None, r"cifar-100-python/test is not in CIFAR-100's format"),
+        ("data", None, r"cifar-100-python/test is not in CIFAR-100's format"),
+    ],
+)
+def test_labels_that_are_none_and_keys_that_are_missing_are_named(cifar, key, value, message):
+    with (cifar / "test").open("rb") as file:
+        fields = pickle.load(file, encoding="latin1")
+    if value is None:
+        del fields[key]
+    else:
+        fields[key] = [*fields[key][:3], value, *fields[key][4:]]
+    write_pickle(cifar / "test", fields)
+    with pytest.raises(DataError, match=message):
+        data.load("cifar100")
+
+
 def test_a_torn_cifar_file_is_named(cifar):
     (cifar / "train").write_bytes((cifar / "train").read_bytes()[:5000])
     with pytest.raises(DataError, match=r"cifar-100-python/train can't be read"):

@@ -66,6 +66,13 @@ def test_top1_stands_over_the_papers_row() -> None:
     ]
 
 
+def test_weights_that_are_not_the_papers_are_named() -> None:
+    large = "vit_large_patch32_384.orig_in21k_ft_in1k"
+    pair = [record(arm, 0.6, dataset="cub200", backbone=large) for arm in ("ce", FULL)]
+    assert f"{large}: weights of ImageNet-21k first; the paper says ImageNet-1k." in drawn(pair)["paper-top1"].notes
+    assert not any("ImageNet-21k" in note for note in drawn(three_seeds())["paper-top1"].notes)
+
+
 def test_nothing_is_drawn_for_what_is_not_in_the_paper() -> None:
     assert drawn([record("ce", 0.5), record(FULL, 0.6)]) == {}
     assert drawn([record("ce", 0.5, dataset="cifar100", backbone="test_resnet")]) == {}

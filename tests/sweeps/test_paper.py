@@ -41,7 +41,10 @@ def test_the_grid_is_the_paper_s_and_a_quarter_of_it_can_be_read():
     assert {(trial.config.seed, trial.config.fold) for trial in planned} == {(42, 0)}
     assert whole.contrasts == ((FULL, "ce"),)
     assert len({trial.signature for trial in planned}) == 216
-    assert len(paper.recipe_lines(options())) == 9
+    *recipes, small, large = paper.recipe_lines(options())
+    assert len(recipes) == 9
+    assert small.startswith("vit_small_patch32_224.augreg_in21k_ft_in1k: trained on ImageNet-21k first")
+    assert large.startswith("vit_large_patch32_384.orig_in21k_ft_in1k: ")
 
 
 def test_a_part_is_the_same_sweep_and_the_rest_comes_later(tmp_path: Path):

@@ -156,11 +156,12 @@ def pictures(work: Path) -> Path:
 
 def study_words(rng: random.Random, work: Path, *, data: str | None = None) -> list[str]:
     """A sound plan of one small arm."""
-    study = rng.choice(["ablation", "hierarchy", "search"])
+    study = rng.choice(["ablation", "hierarchy", "search", "embeddings", "paper"])
     where = data or str(pictures(work))
     words = [study, "--dataset", where, *QUICK, "--gpus-per-trial", "0"]
-    if study != "search":
+    if study not in ("search", "paper"):
         words += ["--tune", "0", "--subsets", "ce", "--primary", "none"]
+    words += ["--subsets", "ce", "--recipe", "default"] if study == "paper" else []
     return words
 
 
@@ -181,6 +182,11 @@ def of_line(rng: random.Random, work: Path, family: str) -> Case:
             "--vary",
             "--until",
             "--max-trials",
+            "--max-gpu-hours",
+            "--priority",
+            "--latents-every",
+            "--keep-weights",
+            "--encoders",
             "--recipe",
             "--scale",
             "--concurrency",
@@ -210,7 +216,20 @@ def of_line(rng: random.Random, work: Path, family: str) -> Case:
         "report": ("--out", "--mixed", "--storage"),
         "rerun": ("--tolerance", "--json", "--plugin"),
         "fields": ("--json", "--plugin"),
-        "data": ("--size", "--out", "--classes", "--features", "--set"),
+        "data": (
+            *("--size", "--out", "--classes", "--features", "--set", "--to", "--archive"),
+            *(
+                "--check",
+                "--against",
+                "--groups",
+                "--linkage",
+                "--names",
+                "--llm",
+                "--llm-url",
+                "--llm-timeout",
+                "--force",
+            ),
+        ),
         "plugin": ("--x",),
         "submit": ("--x",),
         "server": ("--port", "--host", "--default-permission", "--x"),
@@ -224,8 +243,9 @@ def of_line(rng: random.Random, work: Path, family: str) -> Case:
     elif verb in ("best", "status", "report", "rerun"):
         words.append(hostile(rng, "my-sweep"))
     elif verb == "data":
-        words += [rng.choice(["check", "list", hostile(rng, "check")])]
-        words += [hostile(rng, "emoji120", "cifar100")] if words[-1] == "check" else []
+        words += [rng.choice(["check", "list", "coarsen", "get", hostile(rng, "check")])]
+        words += [hostile(rng, "emoji120", "cifar100")] if words[-1] in ("check", "coarsen") else []
+        words += [hostile(rng, "emoji120")] if words[-1] == "get" else []  # nothing is fetched
     elif verb == "plugin":
         words += ["check", hostile(rng, "my.py", "os")]
     elif verb == "submit":
@@ -238,7 +258,15 @@ def of_line(rng: random.Random, work: Path, family: str) -> Case:
     for _ in range(rng.randint(0, 2) if verb in ("", "server", "ui") else rng.randint(1, 2)):
         option = rng.choice(options[verb])
         words.append(option)
-        if rng.random() < 0.85 and option not in ("--json", "--mixed", "--accept-code", "--retrain", "--halve-batch"):
+        if rng.random() < 0.85 and option not in (
+            "--json",
+            "--mixed",
+            "--accept-code",
+            "--retrain",
+            "--halve-batch",
+            "--llm",
+            "--force",
+        ):
             words.append(hostile(rng, "ce", "ce+anchor", "0,1", "val/top1", "tpe", "lr=0.1", "ablation"))
     if words[:1] == ["fields"] or rng.random() < 0.1:
         words.insert(rng.randint(0, len(words)), hostile(rng))

@@ -9,7 +9,7 @@ from typing import Any
 from cluster.server import PERMISSIONS, AuthenticatedServer, ServerError
 from laresa.errors import ConfigError
 from sweeps.cli.show import say
-from sweeps.service.storage.files import home, make_home
+from sweeps.service.storage.shared_folder import home, make_home
 from sweeps.service.tracking.local_server import TrackingError
 
 

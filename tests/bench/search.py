@@ -59,7 +59,7 @@ def _search(options: list[str]) -> list[tuple[float, int]]:
     from sweeps import search
     from sweeps.options import run_options
     from sweeps.service.driver.runner import run
-    from sweeps.service.search.sources import open_study
+    from sweeps.service.search.optuna_source import open_study
     from sweeps.service.tracking.local_server import LocalServer
 
     parser = argparse.ArgumentParser()

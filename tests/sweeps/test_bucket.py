@@ -15,12 +15,14 @@ from laresa.config import TrialConfig
 from laresa.errors import ConfigError, StorageError
 from sweeps.service.driver.nodes import Host, probe_storage, require_shared
 from sweeps.service.planning.plan import check_plan, plan, write_plan
-from sweeps.service.search.sources import OptunaSource
+from sweeps.service.search.optuna_source import OptunaSource
 from sweeps.service.storage import lease
 from sweeps.service.storage.bucket import Bucket
-from sweeps.service.storage.files import Attempt, FencedError, SweepBusyError, TrialFolder, write_json
+from sweeps.service.storage.files import Attempt, TrialFolder
 from sweeps.service.storage.open import sweep_at, sweep_folder
 from sweeps.service.storage.outcome import describe_outcome
+from sweeps.service.storage.shared_folder import FencedError, SweepBusyError
+from sweeps.service.storage.state import write_json
 from sweeps.service.study import Cell, Group, Replicate, Search, Study
 from sweeps.service.tracking.deliver import artifacts
 from sweeps.service.worker.checks import BlindWorkerError, check_here

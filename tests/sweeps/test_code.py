@@ -20,7 +20,7 @@ from sweeps.service import provenance
 from sweeps.service.planning.code import CodeBook, decide, keep_decision, planned_now
 from sweeps.service.planning.estimate import read_journal
 from sweeps.service.planning.plan import plan
-from sweeps.service.search.sources import OptunaSource
+from sweeps.service.search.optuna_source import OptunaSource
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import Cell, PlannedTrial, Replicate, RunOptions, Search, Study
 from sweeps.service.tracking.client import client

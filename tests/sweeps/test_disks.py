@@ -21,7 +21,8 @@ from laresa import files
 from laresa.errors import StorageError
 from laresa.training import fit
 from sweeps import trials
-from sweeps.service.storage.files import SweepFolder, file_digest
+from sweeps.service.storage.files import SweepFolder
+from sweeps.service.storage.state import file_digest
 from sweeps.service.tracking.client import fetch_artifacts
 from sweeps.service.tracking.schema import make_store
 from sweeps.service.tracking.sweep import Sweep

@@ -23,7 +23,7 @@ from sweeps.service.planning.estimate import Estimate, against_actual, cost_of, 
 from sweeps.service.planning.footprint import footprint, network_parameters
 from sweeps.service.planning.plan import PlanRow
 from sweeps.service.search.budget import Spent
-from sweeps.service.search.sources import OptunaSource
+from sweeps.service.search.optuna_source import OptunaSource
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import Cell, Replicate, RunOptions, Search, Study
 from sweeps.service.tracking.sweep import Sweep

@@ -232,7 +232,7 @@ def test_a_press_during_the_settling_waits_until_all_is_settled(monkeypatch: pyt
     monkeypatch.setattr(runner, "Spending", lambda *_: Mock(seconds=0.0))
     monkeypatch.setattr(runner, "actual_against_plan", lambda folder: {})
     monkeypatch.setattr(runner.planning, "plan", plan)
-    monkeypatch.setattr("sweeps.service.search.sources.OptunaSource", Mock())
+    monkeypatch.setattr("sweeps.service.search.optuna_source.OptunaSource", Mock())
     monkeypatch.setattr(runner.Runner, "_search", lambda *_: {})
     monkeypatch.setattr(runner.Runner, "_told", lambda *_: 0)
     monkeypatch.setattr(runner.Runner, "_settle", settle)

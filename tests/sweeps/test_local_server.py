@@ -19,7 +19,7 @@ import pytest
 
 from cluster.launch import healthy
 from laresa.errors import ConfigError
-from sweeps.service.storage.files import write_json
+from sweeps.service.storage.state import write_json
 from sweeps.service.tracking import client as tracking
 from sweeps.service.tracking.local_server import LocalServer, Started, TrackingError, has_secret
 from sweeps.service.tracking.schema import make_store

@@ -13,7 +13,7 @@ from laresa.config import TrialConfig
 from laresa.errors import ConfigError
 from laresa.measurement import SCORES
 from sweeps import best, pareto
-from sweeps.service.search.sources import OptunaSource
+from sweeps.service.search.optuna_source import OptunaSource
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import PlannedTrial, Replicate, Search
 from sweeps.service.tracking.best import front

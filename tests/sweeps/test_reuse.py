@@ -13,9 +13,10 @@ from laresa.config import TrialConfig
 from laresa.measurement import Measurement
 from sweeps import trials
 from sweeps.service.planning import reuse as reusing
-from sweeps.service.search.sources import OptunaSource
-from sweeps.service.storage.files import SweepFolder, write_json
+from sweeps.service.search.optuna_source import OptunaSource
+from sweeps.service.storage.files import SweepFolder
 from sweeps.service.storage.outcome import describe_outcome
+from sweeps.service.storage.state import write_json
 from sweeps.service.study import PlannedTrial, Replicate, Search
 from sweeps.service.tracking import write as tracking
 from sweeps.service.tracking.client import client

@@ -14,7 +14,8 @@ from laresa.errors import ConfigError, StorageError
 from sweeps.service.planning.estimate import read_journal
 from sweeps.service.search import sources
 from sweeps.service.search.budget import choose
-from sweeps.service.search.sources import SAMPLERS, Interleaved, OptunaSource, Source
+from sweeps.service.search.optuna_source import SAMPLERS, Interleaved, OptunaSource
+from sweeps.service.search.sources import Source
 from sweeps.service.search.space import as_params, check_space, default_space, parse_distribution, parse_space, suggest
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import Choice, PlannedTrial, Replicate, Search, Study

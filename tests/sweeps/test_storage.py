@@ -13,7 +13,9 @@ import pytest
 
 from laresa.errors import DamagedError, StorageError
 from laresa.files import is_full
-from sweeps.service.storage.files import FencedError, SweepBusyError, SweepFolder, read_state, write_state
+from sweeps.service.storage.files import SweepFolder
+from sweeps.service.storage.shared_folder import FencedError, SweepBusyError
+from sweeps.service.storage.state import read_state, write_state
 
 
 def test_a_newer_attempt_fences_its_predecessor(tmp_path: Path):

@@ -13,7 +13,8 @@ from laresa.errors import ConfigError
 from sweeps import ablation, search
 from sweeps.ablation import FULL
 from sweeps.service.planning.plan import check_plan, plan, write_plan
-from sweeps.service.storage.files import SweepFolder, write_state
+from sweeps.service.storage.files import SweepFolder
+from sweeps.service.storage.state import write_state
 from sweeps.service.study import Cell, Choice, Replicate, Study
 
 

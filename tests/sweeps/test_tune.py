@@ -22,7 +22,8 @@ from sweeps.service.driver.progress import ProgressDisplay
 from sweeps.service.driver.schedulers import SCHEDULERS, Asha, InOrder, MedianStopping, check_searches, scheduler_of
 from sweeps.service.driver.shares import Shares
 from sweeps.service.driver.source_search import SourceSearch
-from sweeps.service.storage.files import MEASURED, SweepFolder, write_state
+from sweeps.service.storage.files import MEASURED, SweepFolder
+from sweeps.service.storage.state import write_state
 from sweeps.service.study import Group, PlannedTrial, Replicate, Search
 from sweeps.service.tracking.write import SweepRun
 from sweeps.service.worker.session import OOM_SHARED_GPU, TrialContext

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from laresa.errors import StorageError
-from sweeps.service.storage.files import SweepFolder, home
+from sweeps.service.storage.files import SweepFolder
 from sweeps.service.storage.open import sweep_at
+from sweeps.service.storage.shared_folder import home
 
 log = logging.getLogger("laresa.nodes")
 PATIENCE = 5.0  # seconds that a network file system may take to show a new file

@@ -42,7 +42,8 @@ from sweeps.service.worker.plugins import pack
 if TYPE_CHECKING:
     from sweeps.service.driver.tune import Ended
     from sweeps.service.search.budget import Searched
-    from sweeps.service.search.sources import Capped, OptunaSource
+    from sweeps.service.search.optuna_source import OptunaSource
+    from sweeps.service.search.sources import Capped
 
 log = logging.getLogger("laresa.runner")
 
@@ -132,7 +133,8 @@ class Runner:
             raise
 
     def _run(self) -> SweepResult:
-        from sweeps.service.search.sources import FixedPlan, OptunaSource
+        from sweeps.service.search.optuna_source import OptunaSource
+        from sweeps.service.search.sources import FixedPlan
 
         note_plan(self.study, self.options, self.folder, self.sweep.uri)
         check_same_data(self.api, self.sweep.experiment_id, [search.base for search in self.study.searches])
@@ -175,7 +177,7 @@ class Runner:
         """Ask and train until the budgets are spent or the hours are over; what is chosen, by arm."""
         from sweeps.service.driver.schedulers import scheduler_of
         from sweeps.service.search.budget import ending
-        from sweeps.service.search.sources import Interleaved
+        from sweeps.service.search.optuna_source import Interleaved
 
         turns, searches = Interleaved(sources, self._seconds()), self.study.searches
         after = sum(cell.config.epochs for cell in self.study.cells) * len(self.study.replicates)

@@ -18,7 +18,7 @@ from laresa.errors import ConfigError, nearest
 from laresa.plugins import table
 from sweeps.service.driver.source_search import SourceSearch
 from sweeps.service.search.groups import why_alone
-from sweeps.service.search.sources import check_search
+from sweeps.service.search.optuna_source import check_search
 from sweeps.service.study import Search
 
 

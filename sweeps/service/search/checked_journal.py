@@ -12,7 +12,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from laresa.files import cant_write, failpoint
-from sweeps.service.storage.files import CHECKSUM, checksum
+from sweeps.service.storage.state import CHECKSUM, checksum
 
 
 class CheckedJournal(JournalFileBackend):

@@ -22,8 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sweeps.service.storage.bucket import Bucket
-from sweeps.service.storage.files import SharedFolder
 from sweeps.service.storage.lease import Lease, leased, living
+from sweeps.service.storage.shared_folder import SharedFolder
 
 AT_ONCE = 16  # files fetched
 

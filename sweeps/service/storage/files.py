@@ -19,144 +19,26 @@ The files lie in a folder that every host sees (SharedFolder), or in a bucket (b
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import functools
-import hashlib
-import json
 import logging
-import os
-import shutil
-import tempfile
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from laresa.errors import DamagedError, LaresaError, StorageError
-from laresa.files import atomic_write, cant_write, failpoint, make_folder, sync_folder
+from laresa.errors import DamagedError
+from laresa.files import atomic_write, make_folder
+from sweeps.service.storage.shared_folder import (
+    SHARED_FOLDER,
+    FencedError,
+    SharedFolder,
+    writing,
+)
+from sweeps.service.storage.state import file_digest, read_state, undamaged, write_state
 
 log = logging.getLogger("laresa.storage")
 
 MEASURED = "measured.json"  # while a search's trial trains
 GROUP = "group.json"  # while a trial trains together with others
-
-
-class SweepBusyError(LaresaError):
-    """Another process runs this sweep."""
-
-
-class FencedError(LaresaError):
-    """A newer attempt trains this trial; this one must stop."""
-
-
-def home() -> Path:
-    """Where everything local lives: $LARESA_HOME, else .laresa in the current folder."""
-    return Path(os.environ.get("LARESA_HOME", ".laresa")).resolve()
-
-
-def make_home() -> None:
-    """For its user alone. One that is there stays as it is: who made it may want to share it."""
-    with contextlib.suppress(FileExistsError):
-        home().mkdir(mode=0o700, parents=True)
-
-
-class SharedFolder:
-    """How a sweep's files become the same on every host: here they lie in a shared folder, and are so already.
-
-    What is written is `put` afterwards, what may have been written elsewhere is `fetch`ed before it is read.
-    """
-
-    def place(self, path: Path) -> str:
-        """The path as any host finds it (`open.sweep_at`), and as a message shows it."""
-        return str(path)
-
-    def has(self, path: Path) -> bool:
-        return path.exists()
-
-    def glob(self, folder: Path, pattern: str) -> list[Path]:
-        return list(folder.glob(pattern))
-
-    def fetch(self, path: Path) -> Path:
-        """The path, with the file in it if there is one."""
-        return path
-
-    def put(self, path: Path) -> None:
-        """The file is whole: from now on it counts."""
-
-    def put_all(self, folder: Path) -> None:
-        """As `put`, for the files of a folder."""
-
-    def delete(self, path: Path) -> None:
-        failpoint(f"delete {path}")
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise cant_write(path, error) from error
-
-    def snapshot(self) -> SharedFolder:
-        """The same files, where reading many is cheap; what comes later may be missing."""
-        return self
-
-    def claim(self, folder: Path) -> Path | None:
-        """The attempt folder, made for the caller alone; None if somebody has it. mkdir is atomic over NFS, too."""
-        failpoint(f"claim {folder}")
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            return None
-        except OSError as error:
-            raise cant_write(folder, error) from error
-        sync_folder(folder.parent)
-        return folder
-
-    @contextlib.contextmanager
-    def lock(self, folder: Path) -> Iterator[None]:
-        """Hold the sweep for this process; the kernel lets go when the process ends, however it ends."""
-        try:
-            if home() in folder.parents:
-                make_home()
-            make_folder(folder)
-            file = (folder / "driver.lock").open("a+")
-        except OSError as error:
-            raise StorageError(f"storage {folder} can't be written ({error}): choose another --storage") from error
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                file.seek(0)
-                raise busy_error(folder.name, file.read().strip() or "another process") from error
-            with writing(folder / "driver.lock"):
-                file.truncate(0)
-                file.write(this_process())
-                file.flush()
-            try:
-                yield
-            finally:
-                with contextlib.suppress(OSError):  # who holds it is known by the lock, not by what stands in it
-                    file.truncate(0)
-
-    def driver(self, folder: Path) -> str:
-        """Whether a driver holds the lock: "at work", "none", or "unknown" where the sweep is not here."""
-        try:
-            with (folder / "driver.lock").open("r+") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return "at work"
-        except OSError:  # there is none, or it may not be asked
-            return "unknown"
-        return "none"
-
-    @contextlib.contextmanager
-    def for_tune(self, folder: Path) -> Iterator[str]:
-        """A place that Tune's workers on all hosts can write to, though nothing in it matters."""
-        for left in folder.glob("tune-*"):  # of a driver that was killed; this one holds the sweep alone
-            shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix="tune-", dir=folder) as scratch:
-            yield scratch
-
-
-SHARED_FOLDER = SharedFolder()
 
 
 @dataclass(frozen=True)
@@ -356,86 +238,3 @@ class SweepFolder:
 
     def for_tune(self) -> contextlib.AbstractContextManager[str]:
         return self.files.for_tune(self.root)
-
-
-def this_process() -> str:
-    return f"process {os.getpid()} on {os.uname().nodename}"
-
-
-def busy_error(sweep: str, holder: str) -> SweepBusyError:
-    return SweepBusyError(
-        f"sweep {sweep!r} is being run by {holder}: "
-        f"wait for it, watch it with `laresa status {sweep}`, or choose another --sweep"
-    )
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """StorageError for what the disk refuses."""
-    try:
-        yield
-    except StorageError:
-        raise
-    except OSError as error:
-        raise cant_write(path, error) from error
-
-
-# ---------------------------------------------------------------------------------------------------- JSON
-CHECKSUM = "checksum"
-
-
-def write_json(path: Path, value: Any) -> None:
-    atomic_write(path, json.dumps(value, indent=1))
-
-
-def read_json(path: Path) -> Any:
-    """None where there is no such file. DamagedError: it is no JSON."""
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:  # text that is no UTF-8, too
-        raise DamagedError(f"{path} is damaged ({error}): move it away and run the same command again") from error
-    except OSError as error:
-        raise StorageError(f"{path} can't be read ({error.strerror or error})") from error
-
-
-def write_state(path: Path, value: Mapping[str, Any]) -> None:
-    """JSON with a checksum among its keys, for what decides how a sweep goes on."""
-    write_json(path, {**value, CHECKSUM: checksum(value)})
-
-
-def read_state(path: Path) -> Any:
-    """What `write_state` wrote; None where there is nothing. DamagedError: one bit of it is another."""
-    value = read_json(path)
-    if value is None:
-        return None
-    if not isinstance(value, dict) or value.pop(CHECKSUM, None) != checksum(value):
-        raise DamagedError(
-            f"{path} is damaged: its content is not what was written (or was by an earlier version); "
-            "move it away and run the same command again"
-        )
-    return value
-
-
-def undamaged(path: Path, so: str) -> Any:
-    """As `read_state`, and None for a damaged file, which is warned of once. so: what comes of it."""
-    try:
-        return read_state(path)
-    except DamagedError as error:
-        _warn(f"{str(error).partition(';')[0]}; {so}")
-        return None
-
-
-@functools.cache
-def _warn(text: str) -> None:
-    log.warning("%s", text)
-
-
-def checksum(value: Mapping[str, Any]) -> str:
-    return f"{zlib.crc32(json.dumps(value).encode()):08x}"
-
-
-def file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -24,7 +24,7 @@ from typing import Any
 
 from laresa.errors import StorageError
 from sweeps.service.storage.bucket import Bucket
-from sweeps.service.storage.files import busy_error, this_process
+from sweeps.service.storage.shared_folder import busy_error, this_process
 
 log = logging.getLogger("laresa.lease")
 LEASE_SECONDS = 20.0  # without a sign, after which a driver counts as dead

@@ -7,7 +7,8 @@ from pathlib import Path
 from laresa.errors import ConfigError
 from sweeps.service.storage.bucket import Bucket, is_uri
 from sweeps.service.storage.bucket_files import BucketFiles
-from sweeps.service.storage.files import SweepFolder, home
+from sweeps.service.storage.files import SweepFolder
+from sweeps.service.storage.shared_folder import home
 
 
 def sweep_at(place: str) -> SweepFolder:

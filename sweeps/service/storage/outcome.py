@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sweeps.service.storage.files import MEASURED, TrialFolder, write_json
+from sweeps.service.storage.files import MEASURED, TrialFolder
+from sweeps.service.storage.state import write_json
 
 if TYPE_CHECKING:
     from sweeps.service.study import PlannedTrial

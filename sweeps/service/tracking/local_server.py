@@ -25,7 +25,7 @@ import psutil
 from cluster import launch
 from cluster.private import write_private
 from laresa.errors import ConfigError, LaresaError
-from sweeps.service.storage.files import home, make_home
+from sweeps.service.storage.shared_folder import home, make_home
 
 SECRET = "LARESA_MLFLOW_SECRET"  # in the server's environment, which its user alone can read
 

@@ -11,7 +11,7 @@ from laresa.checkpoint import write_tensors
 from laresa.files import atomic_write
 from laresa.measurement import Measurement
 from laresa.methods import Result
-from sweeps.service.storage.files import write_json
+from sweeps.service.storage.state import write_json
 from sweeps.service.study import PlannedTrial
 
 

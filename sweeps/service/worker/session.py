@@ -20,9 +20,11 @@ from laresa.errors import StorageError
 from laresa.files import atomic_write, cant_write, is_full
 from laresa.measurement import Measurement
 from laresa.methods import AT_ONCE, Method, Result, start
-from sweeps.service.storage.files import MEASURED, Attempt, FencedError, SweepFolder, TrialFolder, write_json
+from sweeps.service.storage.files import MEASURED, Attempt, SweepFolder, TrialFolder
 from sweeps.service.storage.open import sweep_at
 from sweeps.service.storage.outcome import describe_outcome, pruned_metrics
+from sweeps.service.storage.shared_folder import FencedError
+from sweeps.service.storage.state import write_json
 from sweeps.service.study import PlannedTrial, RunOptions
 from sweeps.service.tracking.async_writer import AsyncWriter
 from sweeps.service.tracking.write import SweepRun, TrialRun

@@ -13,8 +13,8 @@ import torch
 from ray import tune
 
 from laresa.errors import StorageError
-from sweeps.service.storage.files import FencedError
 from sweeps.service.storage.open import sweep_at
+from sweeps.service.storage.shared_folder import FencedError
 from sweeps.service.study import PlannedTrial
 from sweeps.service.tracking.async_writer import AsyncWriter
 from sweeps.service.worker import board

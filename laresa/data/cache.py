@@ -33,8 +33,8 @@ import torch
 from numpy.typing import NDArray
 
 from laresa.data.dataset import Dataset, DataSource, Split, Statistics, check_fold, fingerprint, statistics
+from laresa.data.seals import as_sealed, seal
 from laresa.errors import DataError
-from laresa.files import sync_file
 from laresa.labels import cache_folder
 from laresa.progress import Told
 from laresa.taxonomy import Taxonomy
@@ -43,7 +43,6 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1  # of the files above, part of the key
 LARGE = 10**8  # bytes above which it is said before they are written
-HASHED = 2**30  # bytes of a file up to which its content is checked
 PARTS = ("train", "val", "test")
 FILES = ("images.npy", "labels.npy", "meta.json")
 
@@ -190,7 +189,7 @@ def _decode(source: Source, size: int, folder: Path) -> None:
         _finish(partial, images, filled)
         _describe(source, partial, counts, np.array(labels, dtype=np.int64), total - filled)
         for name in FILES:
-            _seal(partial / name)
+            seal(partial / name)
         os.replace(partial, folder)
     finally:
         for left in folder.parent.glob(f"{folder.name}.*.part"):
@@ -250,50 +249,19 @@ def _cut_images(folder: Path, images: NDArray[np.uint8], order: NDArray[np.int64
     """The test images in the order of the cut, as a file of their own: an index would copy them into every process."""
     path = folder / f"cut-{seed}.npy"
     with _alone(path):
-        if not _as_sealed(path):
+        if not as_sealed(path):
             partial = path.with_suffix(".part")
             shuffled = _new_map(partial, images.shape)
             for start in range(0, len(order), 1024):
                 shuffled[start : start + 1024] = images[order[start : start + 1024]]
             shuffled.flush()  # type: ignore[attr-defined]  # a memory map
             os.replace(partial, path)
-            _seal(path)
+            seal(path)
     return _map(path)
 
 
-# ---------------------------------------------------------------------- seals
-_unbroken: set[tuple[str, int, int]] = set()  # path, size and time of what this process has hashed
-
-
 def _whole(folder: Path) -> bool:
-    return all(_as_sealed(folder / name) for name in FILES)
-
-
-def _seal(path: Path) -> None:
-    sync_file(path)  # large ones are not hashed again: after a power cut a file of the right size may hold zeros
-    status = path.stat()
-    seal = {"size": status.st_size, "time": status.st_mtime_ns, "sha256": _sha256(path)}
-    path.with_suffix(".seal").write_text(json.dumps(seal), encoding="utf-8")
-
-
-def _as_sealed(path: Path) -> bool:
-    """Whether a file is there, and is what was written."""
-    try:
-        seal, status = json.loads(path.with_suffix(".seal").read_bytes()), path.stat()
-        size, time, digest = seal["size"], seal["time"], seal["sha256"]
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return False
-    if status.st_size > HASHED:
-        return bool((status.st_size, status.st_mtime_ns) == (size, time))
-    known = (str(path), status.st_size, status.st_mtime_ns)
-    if known not in _unbroken and status.st_size == size and _sha256(path) == digest:
-        _unbroken.add(known)
-    return known in _unbroken
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return all(as_sealed(folder / name) for name in FILES)
 
 
 # ---------------------------------------------------------------------- files

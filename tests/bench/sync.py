@@ -20,7 +20,8 @@ def epochs() -> list[dict[str, object]]:
     from sweeps.service.storage.files import SweepFolder
     from sweeps.service.study import PlannedTrial
     from sweeps.service.tracking.write import SweepRun
-    from sweeps.service.worker.session import Session, TrialContext
+    from sweeps.service.worker.members import TrialContext
+    from sweeps.service.worker.session import Session
 
     config = TrialConfig(backbone="test_resnet", dataset="emoji120", subset="ce", epochs=1000, patience=1000)
     Path("build").mkdir(exist_ok=True)

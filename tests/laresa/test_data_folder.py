@@ -14,7 +14,7 @@ from PIL import Image
 
 from laresa import data
 from laresa.config import TrialConfig
-from laresa.data import cache
+from laresa.data import cache, seals
 from laresa.data.dataset import resize
 from laresa.data.report import check, describe
 from laresa.errors import ConfigError, DataError
@@ -306,7 +306,7 @@ def test_a_damaged_cache_is_decoded_anew(root, name, damage, monkeypatch):
     else:
         content[-1] ^= 1
         path.write_bytes({"flipped": content, "cut off": content[:-1], "emptied": b""}[damage])
-    monkeypatch.setattr(cache, "_unbroken", set())  # as another process
+    monkeypatch.setattr(seals, "_unbroken", set())  # as another process
     again = data.load(str(root))
     assert again.fingerprint == loaded.fingerprint
     for part, (images, labels) in whole.items():
@@ -318,13 +318,13 @@ def test_a_damaged_cache_is_decoded_anew(root, name, damage, monkeypatch):
 def test_a_file_is_hashed_once_a_process_and_a_large_one_never(root, monkeypatch):
     data.load(str(root))
     hashed = []
-    sha256 = cache._sha256
-    monkeypatch.setattr(cache, "_sha256", lambda path: hashed.append(path.name) or sha256(path))
-    monkeypatch.setattr(cache, "_unbroken", set())
+    sha256 = seals._sha256
+    monkeypatch.setattr(seals, "_sha256", lambda path: hashed.append(path.name) or sha256(path))
+    monkeypatch.setattr(seals, "_unbroken", set())
     data.load(str(root))
     data.load(str(root))
     assert sorted(hashed) == ["cut-42.npy", "images.npy", "labels.npy", "meta.json"]
-    monkeypatch.setattr(cache, "HASHED", 0)
+    monkeypatch.setattr(seals, "HASHED", 0)
     folder = data.prepare(str(root))
     os.utime(folder / "images.npy")  # somebody wrote to it
     hashed.clear()

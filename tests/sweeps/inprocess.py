@@ -24,7 +24,8 @@ from sweeps.service.tracking.async_writer import AsyncWriter, _Batch, _Concluded
 from sweeps.service.tracking.client import client
 from sweeps.service.tracking.deliver import Tracker
 from sweeps.service.tracking.write import TrialRun
-from sweeps.service.worker.session import Session, TrialContext
+from sweeps.service.worker.members import TrialContext
+from sweeps.service.worker.session import Session
 
 STORE = ("create_experiment", "create_run", "set_tag", "delete_tag", "set_experiment_tag", "log_batch")
 STORE += ("update_run_info", "delete_run")

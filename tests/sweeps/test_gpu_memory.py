@@ -35,8 +35,8 @@ from sweeps.service.worker import calibrate as calibrating
 from sweeps.service.worker import gpu_memory as gpu
 from sweeps.service.worker import trial as worker_trial
 from sweeps.service.worker.device import VISIBLE, trial_device
+from sweeps.service.worker.members import TrialContext
 from sweeps.service.worker.plugins import pack
-from sweeps.service.worker.session import TrialContext
 from sweeps.service.worker.trial import TuneTrial
 from tests.sweeps.conftest import ablation as given_settings
 

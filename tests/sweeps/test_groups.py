@@ -24,8 +24,8 @@ from sweeps.service.study import Group, PlannedTrial
 from sweeps.service.tracking.write import SweepRun
 from sweeps.service.worker import session
 from sweeps.service.worker.device import VISIBLE
+from sweeps.service.worker.members import TrialContext
 from sweeps.service.worker.plugins import Shipment, pack, unpack
-from sweeps.service.worker.session import TrialContext
 from sweeps.service.worker.trial import TuneTrial
 
 FUSED = """

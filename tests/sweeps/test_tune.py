@@ -26,7 +26,7 @@ from sweeps.service.storage.files import MEASURED, SweepFolder
 from sweeps.service.storage.state import write_state
 from sweeps.service.study import Group, PlannedTrial, Replicate, Search
 from sweeps.service.tracking.write import SweepRun
-from sweeps.service.worker.session import OOM_SHARED_GPU, TrialContext
+from sweeps.service.worker.members import OOM_SHARED_GPU, TrialContext
 from sweeps.service.worker.trial import group_result
 
 

@@ -19,7 +19,7 @@ from sweeps.service.provenance import bytes_of
 from sweeps.service.search.sources import Source
 from sweeps.service.storage.outcome import conclude_pruned
 from sweeps.service.study import Group, PlannedTrial
-from sweeps.service.worker.session import OOM_SHARED_GPU, STOPPED, STORAGE, TrialContext
+from sweeps.service.worker.members import OOM_SHARED_GPU, STOPPED, STORAGE, TrialContext
 
 
 class SourceSearch(Searcher):

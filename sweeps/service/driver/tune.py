@@ -29,8 +29,8 @@ from sweeps.service.search.sources import Source
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.study import PlannedTrial, RunOptions
 from sweeps.service.tracking.write import SweepRun
+from sweeps.service.worker.members import TrialContext
 from sweeps.service.worker.plugins import pack
-from sweeps.service.worker.session import TrialContext
 from sweeps.service.worker.trial import TuneTrial
 
 PENDING_SECONDS = 30.0  # without a running trial, after which the reason is told

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import platform
 import time
 import traceback
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,87 +18,23 @@ from laresa.errors import StorageError
 from laresa.files import atomic_write, cant_write, is_full
 from laresa.measurement import Measurement
 from laresa.methods import AT_ONCE, Method, Result, start
-from sweeps.service.storage.files import MEASURED, Attempt, SweepFolder, TrialFolder
+from sweeps.service.storage.files import MEASURED
 from sweeps.service.storage.open import sweep_at
 from sweeps.service.storage.outcome import describe_outcome, pruned_metrics
 from sweeps.service.storage.shared_folder import FencedError
 from sweeps.service.storage.state import write_json
-from sweeps.service.study import PlannedTrial, RunOptions
+from sweeps.service.study import PlannedTrial
 from sweeps.service.tracking.async_writer import AsyncWriter
-from sweeps.service.tracking.write import SweepRun, TrialRun
 from sweeps.service.worker.gpu_memory import forget_peak, free_gib, out_of_memory, peak_gib, wait_for_room
 from sweeps.service.worker.group_files import KEEP_SECONDS, GroupFiles
 from sweeps.service.worker.halving import Halving
 from sweeps.service.worker.leaves import write_described, write_latents, write_weights
+from sweeps.service.worker.members import OOM_SHARED_GPU, STOPPED, UNFINISHED, Member, Row, TrialContext, row_of
 
 log = logging.getLogger("laresa.trial")
-OOM_SHARED_GPU = "oom_shared_gpu"  # the state of a trial that ran out of the memory of a GPU it shares
-STOPPED = "stopped"  # the state of a trial that the user stopped: it waits for the sweep to be run again
-UNFINISHED = (OOM_SHARED_GPU, STOPPED)  # states of trials that end here without an outcome, and go on elsewhere
-STORAGE = "storage"  # the state of a trial that ends without an outcome, for its storage can't be used
 RETRIES = 1  # of what failed by itself, from its last checkpoint: memory may be free the next time
 AWAY_SECONDS, AWAY_STEP_SECONDS = 120.0, 5.0  # how long storage may be away, and how often it is asked
 STEP_SECONDS = 1.0  # of a group, whose epochs may take milliseconds
-
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class TrialContext:
-    """What all trials of a sweep share: plain data that travels to the workers. folder: a `SweepFolder.place`.
-
-    files: name -> digest of the bytes, of the code that the trial is learned by, as the driver has it.
-    """
-
-    sweep: SweepRun
-    folder: str
-    cpus: float
-    tags: Mapping[str, str]
-    gpus: float = 0.0
-    gpu_memory: float | None = None  # GiB that a trial was said to need
-    latents_every: int | None = None  # epochs; as of RunOptions
-    keep_weights: str = "best"
-    files: Mapping[str, str] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def of(cls, sweep: SweepRun, folder: SweepFolder, options: RunOptions, tags: Mapping[str, str]) -> TrialContext:
-        memory = options.gpu_memory_per_trial if options.gpus < 1 else None  # alone, it may have all there is
-        shares = (options.cpus_per_trial, tags, options.gpus, memory)
-        return cls(sweep, folder.place, *shares, options.latents_every, options.keep_weights)
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> TrialContext:
-        return cls(**{**fields, "sweep": SweepRun(**fields["sweep"])})
-
-    def trial_folder(self, trial: PlannedTrial) -> TrialFolder:
-        return sweep_at(self.folder).trial(trial.key)
-
-
-class Member:
-    """One trial of a group: its place on storage, its run, and the right to write its files."""
-
-    def __init__(self, trial: PlannedTrial, context: TrialContext) -> None:
-        self.trial, self.signature = trial, trial.signature
-        self.folder = context.trial_folder(trial)
-        self._attempt: Attempt | None = None
-        tags = {**context.tags, "laresa.host": platform.node(), "laresa.threads": str(torch.get_num_threads())}
-        self.run = TrialRun(context.sweep, trial, tags)
-        self.told = 0  # epochs that the tracker was sent
-        self.last: Row = {"epoch": 0, "val/top1": 0.0}
-        self.row: Row | None = None  # how it ended
-
-    @property
-    def attempt(self) -> Attempt:
-        """Taken when first needed: the right to write this trial's files."""
-        if self._attempt is None:
-            self._attempt = self.folder.new_attempt()
-        return self._attempt
-
-    def forget_attempt(self) -> None:
-        self._attempt, self.told = None, 0
 
 
 class Session:
@@ -170,7 +104,7 @@ class Session:
         for index in asked:
             if self.method is not None:
                 self.method.stop(index)
-            self.members[index].row = self._standing(index) | _row(self.members[index], STOPPED, done=True)
+            self.members[index].row = self._standing(index) | row_of(self.members[index], STOPPED, done=True)
 
     def leave(self) -> None:
         """The group is given up before its end: keep its last epochs."""
@@ -277,10 +211,10 @@ class Session:
         member, history = self.members[index], self._history(index)
         if history:
             member.last = {"epoch": history[-1].epoch, **history[-1].metrics}
-        return {"seconds": seconds, **member.last, **_row(member, "running", done=False)}
+        return {"seconds": seconds, **member.last, **row_of(member, "running", done=False)}
 
     def _ended_row(self, member: Member, state: str) -> Row:
-        return {"epoch": 0, "val/top1": 0.0, **_row(member, state, done=True)}
+        return {"epoch": 0, "val/top1": 0.0, **row_of(member, state, done=True)}
 
     # ------------------------------------------------------------------ how a trial ends
     def _conclude_done(self) -> bool:
@@ -339,7 +273,7 @@ class Session:
         self._tell(member, history)
         self.writer.conclude(member.run, member.folder)
         summary = {"epoch": len(history), "error": error or "", "val/top1": metrics.get("best/val/top1", np.nan)}
-        member.row = {**metrics, **summary, **_row(member, state, done=True)}
+        member.row = {**metrics, **summary, **row_of(member, state, done=True)}
 
     # ------------------------------------------------------------------ what goes wrong for all of the group
     def _wait_for_storage(self, error: StorageError) -> None:
@@ -410,10 +344,6 @@ class Session:
             provenance["laresa.test_fingerprint"] = self.dataset.test_fingerprint
             provenance["laresa.fold"] = self.dataset.fold_note
         return provenance
-
-
-def _row(member: Member, state: str, *, done: bool) -> Row:
-    return {"signature": member.signature, "state": state, "done": done}
 
 
 _loaded: dict[tuple[Any, ...], Dataset] = {}

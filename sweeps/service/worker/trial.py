@@ -20,8 +20,9 @@ from sweeps.service.tracking.async_writer import AsyncWriter
 from sweeps.service.worker import board
 from sweeps.service.worker.checks import check_code, check_here
 from sweeps.service.worker.device import trial_device
+from sweeps.service.worker.members import STORAGE, TrialContext
 from sweeps.service.worker.plugins import Shipment, unpack
-from sweeps.service.worker.session import STORAGE, Session, TrialContext
+from sweeps.service.worker.session import Session
 
 log = logging.getLogger("laresa.trial")
 ASK_SECONDS = 1.0  # between two looks at who is to stop

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -116,6 +115,7 @@ def rerun(run_id: str, *, tracking_uri: str | None = None, tolerance: float = TO
     A trial that was pruned or failed is compared over the epochs it has. ConfigError: no such run, or it measured
     nothing; DataError: its data set is another one now.
     """
+    from laresa import seeds
     from laresa.data import load
 
     record = record_of(run_id, tracking_uri=tracking_uri)
@@ -130,7 +130,7 @@ def rerun(run_id: str, *, tracking_uri: str | None = None, tolerance: float = TO
             f"{known}: bring the pictures back to what they were, else there is nothing to compare"
         )
     threads, device = int(record.provenance.get("threads", "1")), _device(record)
-    with _threads(threads):
+    with seeds.threads(threads):
         history, metrics = _train_again(record, dataset, device)
     found = list(differences(record, history, metrics))
     return Comparison(
@@ -208,16 +208,3 @@ def _conditions(record: TrialRecord, threads: int, device: str) -> dict[str, tup
     then = {name: record.provenance.get(name, "not recorded") for name in (*VERSIONS, "device", "threads")}
     now = {**{name: present[name] for name in VERSIONS}, "device": device, "threads": str(threads)}
     return {name: (then[name], now[name]) for name in then}
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Sums depend on how many threads share them."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

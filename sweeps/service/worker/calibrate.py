@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -36,13 +34,14 @@ def calibrate(config: TrialConfig, threads: int, device: str) -> Calibration:
     import torch
 
     from laresa.data import load
+    from laresa.seeds import threads as use_threads
     from laresa.training import train
 
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--calibrate: trials would use a GPU and this machine has none; calibrate where one is")
     whole = load(config)
     few, place = shortened(config, whole), torch.device(device)
-    with _threads(threads):
+    with use_threads(threads):
         forget_peak(place)
         steps = train(config.replace(epochs=max(EPOCHS, config.epochs)), dataset=few, device=device)
         seconds = [next(steps).seconds for _ in range(EPOCHS)][-1]
@@ -68,15 +67,3 @@ def _some(split: Split, count: int) -> Split:
 
 def _work(data: Dataset) -> float:
     return len(data.train) + FORWARD * len(data.val)
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -28,7 +28,7 @@ PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, "#8c6d31", GREY)
 LINE_STYLES: tuple[Line, ...] = ("-", "--", ":")  # as often the palette is gone through; what comes then is not drawn
 WEIGHT, ENTROPY = "weight/", "weight/entropy"
 GRADIENT = "gradient/"  # each term's share of what pulls at the latents
-NOT_LEARNED = ("train/", "val/", "test/", "best/", "latent/", GRADIENT, WEIGHT)
+NOT_LEARNED = ("train/", "val/", "test/", "best/", "latent/", "energy/", GRADIENT, WEIGHT)
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 10,

@@ -175,7 +175,7 @@ def _unequal(epoch: int | None, then: Mapping[str, float], now: Mapping[str, flo
     for name in dict.fromkeys([*then, *now]):
         a, b = then.get(name), now.get(name)
         both_nan = a is not None and b is not None and math.isnan(a) and math.isnan(b)
-        if a != b and not both_nan and not name.startswith("seconds/"):
+        if a != b and not both_nan and not name.startswith(("seconds/", "energy/")):
             yield Difference(epoch, name, a, b)
 
 

@@ -213,10 +213,22 @@ def test_epochs_to_ces_peak_are_paired_and_count_who_never_reached_it() -> None:
     assert "energy" not in " ".join(c.title for c in table.columns)
 
 
+def test_energy_is_there_where_a_gpu_counted_it_and_missing_where_an_epoch_did_not() -> None:
+    def counted(arm: str, *epochs: tuple[float, float]) -> TrialRecord:
+        rows = enumerate(epochs, start=1)
+        history = tuple(Measurement(e, {"val/top1": t, "energy/joules": j}, 1.0) for e, (t, j) in rows)
+        return record(arm, 0.5, history=history, **WHERE)
+
+    records = [counted("ce", (0.1, 3000), (0.5, 1000)), counted(FULL, (0.6, 2000)), curve("ce+reg", 0, 0.7)]
+    table = drawn(records)["paper-reach"]
+    assert [column.title for column in table.columns][5:7] == ["kJ", "of ce's energy [%]"]
+    assert [[cell.text for cell in row[5:7]] for row in table.blocks[0].rows] == [["4", "100"], ["2", "50"], ["–", "–"]]
+
+
 def test_epochs_without_a_validation_are_passed_over() -> None:
     epochs: tuple[dict[str, float], ...] = ({}, {"val/top1": math.nan}, {"val/top1": 0.5})
     history = tuple(Measurement(number, metrics, 1.0) for number, metrics in enumerate(epochs, start=1))
-    assert reach.first_at(record(history=history), 0.5) == (3.0, 3.0)
+    assert reach.first_at(record(history=history), 0.5)[:2] == (3.0, 3.0)
     assert reach.first_at(record(history=history), 0.6) == (math.inf, math.inf)
     assert "paper-reach" not in drawn(three_seeds())  # no history
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import traceback
 from collections.abc import Collection, Mapping, Sequence
@@ -25,6 +26,7 @@ from sweeps.service.storage.shared_folder import FencedError
 from sweeps.service.storage.state import write_json
 from sweeps.service.study import PlannedTrial
 from sweeps.service.tracking.async_writer import AsyncWriter
+from sweeps.service.worker.energy import JOULES, meter_of
 from sweeps.service.worker.gpu_memory import forget_peak, free_gib, out_of_memory, peak_gib, wait_for_room
 from sweeps.service.worker.group_files import KEEP_SECONDS, GroupFiles
 from sweeps.service.worker.halving import Halving
@@ -64,6 +66,7 @@ class Session:
         self._at_once, self._failures = AT_ONCE, 0
         self._kept_at, self._unkept = time.monotonic(), False
         self._away_since: float | None = None
+        self._joules = meter_of(device, context.gpus) if len(trials) == 1 else None
 
     @property
     def first(self) -> Member:
@@ -158,8 +161,12 @@ class Session:
         """An epoch; of a group as many as fit into a step, until one of its trials is done. Seconds of each trial."""
         seconds, began = [0.0] * len(self.members), time.monotonic()
         while True:
+            before = self._joules() if self._joules else math.nan
             for index, measurement in enumerate(method.epoch()):
                 seconds[index] += 0.0 if measurement is None else measurement.seconds
+                used = self._joules() - before if self._joules else math.nan
+                if math.isfinite(used) and measurement is not None and isinstance(measurement.metrics, dict):
+                    measurement.metrics[JOULES] = used
             self._unkept = True
             self._keep_latents(method)
             if self._halving is not None:

@@ -56,9 +56,9 @@ def test_a_death_at_some_of_all_writes(
         api = MlflowClient(server)
         api.delete_experiment(api.get_experiment_by_name(name).experiment_id)
 
-    assert run("undisturbed", 10**6) == "ended"
+    assert run("deaths-undisturbed", 10**6) == "ended"
     count = passages.stat().st_size
-    check("undisturbed")
+    check("deaths-undisturbed")
     assert count > 40
     places = sorted(random.Random(0).sample(range(2, count - 2), DEATHS))
     died = 0

@@ -163,7 +163,7 @@ def test_gpu_hours_are_counted_over_all_runs(tmp_path: Path):
 def test_a_sweep_ends_at_its_number_of_trials_and_a_greater_one_continues(
     server: str, pictures: Path, tmp_path: Path, laresa_home: Path
 ):
-    arguments = ["run", *ablation("capped", pictures, "ce,ce+anchor", "0,1", epochs=2), "--priority", "2"]
+    arguments = ["run", *ablation("capped", pictures, "ce,ce+anchor", "31,32", epochs=2), "--priority", "2"]
     arguments += ["--latents-every", "2", "--keep-weights", "all"]
     done = laresa(*arguments, "--max-trials", "3", check=False, cwd=tmp_path)
     assert done.returncode == 3

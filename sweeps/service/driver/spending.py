@@ -56,5 +56,6 @@ class Spending:
 
     def write(self) -> None:
         self._written = time.monotonic()
-        with contextlib.suppress(StorageError):  # the trials say so
-            self._folder.write(NAME, {"gpu_seconds": self.seconds})
+        if self.seconds:
+            with contextlib.suppress(StorageError):  # the trials say so
+                self._folder.write(NAME, {"gpu_seconds": self.seconds})

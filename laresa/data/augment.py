@@ -36,16 +36,20 @@ def augment(
     for name in fields:
         component("AUGMENTATIONS", name)
     target_NC: Tensor | None = None
+    fresh = False  # whether `images` is nobody else's
     for name, function in table("AUGMENTATIONS").items():
         if name not in fields or (name == "flip" and "crop" in fields):
             continue
         if name == "crop" and "flip" in fields:
             images = crop_flip(images, generator)  # both at once is twice as fast
             continue
+        if function is flip and fresh:
+            images = crop_flip(images, generator, crop=False, in_place=True)
+            continue
         found = function(images, y_N, generator, **fields[name])
         changed, mixed = found if isinstance(found, tuple) else (found, None)
         _check(name, changed, images, mixed, classes)
-        images = changed
+        images, fresh = changed, function in (autoaugment, resizedcrop)
         if mixed is not None:
             if target_NC is not None:
                 raise ConfigError(f"augmentation {name!r} mixes images that another has mixed already: use one of them")
@@ -101,16 +105,20 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     return found
 
 
-def crop_flip(images: Tensor, generator: torch.Generator, *, crop: bool = True, flip: bool = True) -> Tensor:
+def crop_flip(
+    images: Tensor, generator: torch.Generator, *, crop: bool = True, flip: bool = True, in_place: bool = False
+) -> Tensor:
     """RandomCrop(H, padding=H / 8) with zeros (4 pixels at 32, as LARESA's App. A); half of the images flipped.
 
-    Offsets are uniform over the 2 * padding + 1 places of each axis, as torchvision's.
+    Offsets are uniform over the 2 * padding + 1 places of each axis, as torchvision's. in_place: a flip alone changes
+    `images` itself.
     """
     count, channels, height, width = images.shape
     flipped_N = _randint(2, count, generator, images.device) if flip else torch.zeros_like(images[:, 0, 0, 0]).long()
     if not crop:
         index = flipped_N.nonzero().flatten()
-        return images.index_copy(0, index, images.index_select(0, index).flip(-1))
+        found = images if in_place else images.clone()
+        return found.index_copy_(0, index, images.index_select(0, index).flip(-1))
     image_N = torch.arange(count, device=images.device)
     if flip:  # the flipped images stand behind the others: to flip is to choose from the second half
         images = torch.cat([images, images.flip(-1)])

@@ -202,6 +202,15 @@ def test_autoaugment_keeps_the_probabilities_of_its_table():
     assert share == pytest.approx(expected, abs=0.012)
 
 
+def test_a_flip_after_another_augmentation_is_the_same_and_what_was_given_stays(images):
+    before, y_N = images.clone(), torch.zeros(len(images), dtype=torch.int64)
+    both, _ = augment(images, y_N, {"autoaugment": {}, "flip": {}}, generator(5), classes=2)
+    same = generator(5)
+    assert torch.equal(both, crop_flip(autoaugment(images, same), same, crop=False))
+    augment(images, y_N, {"flip": {}}, generator(5), classes=2)
+    assert torch.equal(images, before)
+
+
 def test_normalise_is_the_textbook_formula(images):
     mean, std = (0.1, 0.5, 0.9), (0.2, 0.3, 0.4)
     expected = torch.stack([tv1.functional.normalize(image.float() / 255, mean, std) for image in images])

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from laresa.config import SUBSETS, TrialConfig
 from laresa.errors import ConfigError, StorageError
 from sweeps.service.planning.estimate import read_journal
-from sweeps.service.search import sources
+from sweeps.service.search import optuna_source
 from sweeps.service.search.budget import choose
 from sweeps.service.search.optuna_source import SAMPLERS, Interleaved, OptunaSource
 from sweeps.service.search.sources import Source
@@ -225,7 +225,7 @@ def test_suggestions_that_all_fail_come_to_an_end(tmp_path: Path, monkeypatch: p
     def refuse(*_: object) -> TrialConfig:
         raise ConfigError("no")
 
-    monkeypatch.setattr(sources, "suggest", refuse)
+    monkeypatch.setattr(optuna_source, "suggest", refuse)
     for number, budget in enumerate((by_epochs(), search())):
         (tmp_path / str(number)).mkdir()
         source = OptunaSource(budget, SweepFolder(tmp_path / str(number)))

@@ -43,9 +43,11 @@ def build(args: argparse.Namespace) -> Study:
         raise ConfigError("--set subset: it would be ignored, each arm has its own; expected --subsets")
     if args.scale == "tiny" and not {"shots", "train_fraction"} & set_fields(args.set).keys():
         args.set = [*args.set, f"shots={TINY_SHOTS}"]
+    given = set_fields(args.set)
+    literal = {name: value for name, value in READINGS["literal"].items() if name not in given}
     chosen, cells, known = subsets(args) or list(SUBSETS), list[Cell](), None
     for pair in _pairs(args):
-        base = base_config(pair).replace(**READINGS["literal"])
+        base = base_config(pair).replace(**literal)
         cells += [Cell(s, base.replace(subset=s), block=f"{base.dataset}, {base.backbone}") for s in chosen]
         found = replicates(pair)
         if known not in (None, found):

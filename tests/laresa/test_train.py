@@ -13,7 +13,7 @@ from laresa.config import TrialConfig
 from laresa.data import Dataset
 from laresa.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from laresa.errors import CheckpointError, ConfigError, NonFiniteLossError, StorageError
-from laresa.methods import Result
+from laresa.methods import Result, end_to_end
 from laresa.methods.end_to_end import EndToEnd
 from laresa.model import build_model
 from laresa.training import fit, train
@@ -176,6 +176,20 @@ def test_on_a_gpu_it_learns_repeats_and_resumes(tiny: Dataset, config: TrialConf
     assert learned(fit(config, dataset=tiny, device="cuda", resume_from=file)) == learned(undisturbed)
     assert learned(fit(config, dataset=tiny, device="cuda")) == learned(undisturbed)
     assert undisturbed.history[-1].metrics["train/loss_ce"] < undisturbed.history[0].metrics["train/loss_ce"]
+
+
+def test_pretrained_weights_are_fed_as_they_expect_unless_the_configuration_says_otherwise(
+    tiny: Dataset, config: TrialConfig, monkeypatch: pytest.MonkeyPatch
+):
+    """Of a backbone that names its own mean and deviation; no weights are fetched."""
+    made = end_to_end.build_model
+    monkeypatch.setattr(end_to_end, "build_model", lambda name, **named: made(name, **{**named, "pretrained": False}))
+    monkeypatch.setattr(end_to_end, "input_statistics", lambda model: ((0.4,) * 3, (0.3,) * 3))
+    fed = {
+        name: EndToEnd(config.replace(pretrained=True, normalisation=name), tiny, "cpu").mean
+        for name in ("auto", "none", "data")
+    }
+    assert fed == {"auto": (0.4,) * 3, "none": (0.0,) * 3, "data": tiny.mean}
 
 
 def test_channels_are_normalised_as_the_configuration_says(tiny: Dataset, config: TrialConfig):

@@ -228,7 +228,9 @@ def test_what_a_study_fills_is_reckoned_from_its_networks_images_and_epochs():
     assert footprint([config], RunOptions(keep_weights="none"), 1, network_parameters).artifacts == latents
     long = footprint([config.replace(subset="ce+anchor", epochs=1000)], options, 1, network_parameters)
     assert long.rows == 200 * 16  # longer histories are thinned
-    assert found.lines()[0].startswith("disk: about 219 MB of artifacts in MLflow (--keep-weights), 389 MB of check")
+    assert found.lines()[0].startswith(
+        "disk: about 219 MB of artifacts in MLflow (--keep-weights), 389 MB of checkpoints while 1 runs"
+    )
     unknown = footprint([config.replace(backbone="not_timms")], options, 1, network_parameters)
     assert (unknown.artifacts, unknown.storage) == (None, None)
     assert unknown.lines() == [

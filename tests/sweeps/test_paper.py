@@ -71,6 +71,12 @@ def test_what_can_t_be_one_study_is_named():
     assert study("--backbone", "efficientnet_b0", "--recipe", "default").blocks[0] == "cifar100, efficientnet_b0"
 
 
+def test_a_reading_that_is_given_is_not_replaced_by_the_literal_one():
+    part = study("--dataset", "cifar100", "--backbone", "resnet50", "--set", "variance.reduction=mean")
+    full = next(cell.config for cell in part.cells if cell.arm == FULL)
+    assert (full["variance.reduction"], full["variance.input"], full["center.input"]) == ("mean", "raw", "raw")
+
+
 def test_heads_on_frozen_features_are_one_block_a_data_set():
     heads = study("--features", "tf_efficientnet_lite0", "--dataset", "emoji120,icons158", "--recipe", "heads")
     assert heads.blocks == ("emoji120, tf_efficientnet_lite0", "icons158, tf_efficientnet_lite0")

@@ -31,13 +31,14 @@ class Footprint:
     storage: int | None
     decoded: int | None
     rows: int
+    at_once: int = 1  # trials
 
     def lines(self) -> list[str]:
         """What a terminal shows."""
         found = []
         for size, what in (
             (self.artifacts, "artifacts in MLflow (--keep-weights)"),
-            (self.storage, "checkpoints of running trials"),
+            (self.storage, f"checkpoints while {self.at_once} run{'s' * (self.at_once == 1)}"),
             (self.decoded, "decoded images on each node"),
         ):
             if size:
@@ -63,7 +64,7 @@ def footprint(
     for key, found in {(c.dataset, c.image_size): i for c, i in zip(configs, images, strict=True)}.items():
         size = None if found is None else found.decoded * 3 * (key[1] or found.size) ** 2
         decoded = None if decoded is None or size is None else decoded + size
-    return Footprint(artifacts, storage, decoded, sum(map(_rows, configs)))
+    return Footprint(artifacts, storage, decoded, sum(map(_rows, configs)), at_once)
 
 
 def network_parameters(config: TrialConfig) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from laresa.config import TrialConfig
 from laresa.measurement import Measurement
 from sweeps import trials
 from sweeps.service.planning import reuse as reusing
+from sweeps.service.planning.reuse import Fingerprints
 from sweeps.service.search.optuna_source import OptunaSource
 from sweeps.service.storage.files import SweepFolder
 from sweeps.service.storage.outcome import describe_outcome
@@ -126,3 +128,18 @@ def test_a_search_is_told_what_was_reused_and_trains_the_rest(tmp_path: Path):
     assert source.next().trials[0].signature == seen[1]
     assert source.next() is None
     assert (source.spent.told, len(set(seen)), source.finished) == (2, 3, True)
+
+
+def test_a_data_sets_own_fields_make_other_pictures(monkeypatch: pytest.MonkeyPatch):
+    """CUB cut otherwise has another fingerprint, though it is the same data set at the same size."""
+    loaded = []
+
+    def load(config: TrialConfig) -> SimpleNamespace:
+        loaded.append(config["cub200.resize"])
+        return SimpleNamespace(fingerprint=f"at {config['cub200.resize']:g}")
+
+    monkeypatch.setattr("laresa.data.load", load)
+    known = Fingerprints()
+    config = TrialConfig(dataset="cub200", **{"cub200.resize": 1.0})
+    assert [known(config), known(config.replace(**{"cub200.resize": 0.0})), known(config)] == ["at 1", "at 0", "at 1"]
+    assert loaded == [1.0, 0.0]
